@@ -1,0 +1,1 @@
+"""Scorers, their aggregation and the pool that serves them."""

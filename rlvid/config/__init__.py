@@ -1,0 +1,33 @@
+"""The recipe and its sections; imports without torch."""
+
+from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig, KlConfig
+from rlvid.config.cluster import ClusterConfig
+from rlvid.config.learner import EmaConfig, LearnerConfig, LoraConfig, OptimizerConfig
+from rlvid.config.model import ModelConfig
+from rlvid.config.phases import CheckpointConfig, EvaluateConfig, GrpoConfig, SftConfig
+from rlvid.config.prompts import PromptsConfig
+from rlvid.config.recipe import Recipe
+from rlvid.config.rewards import RewardsConfig, ScorerConfig
+from rlvid.config.rollout import RolloutConfig, StepPlanConfig
+
+__all__ = [
+    "AdvantageConfig",
+    "AlgorithmConfig",
+    "CheckpointConfig",
+    "ClusterConfig",
+    "EmaConfig",
+    "EvaluateConfig",
+    "GrpoConfig",
+    "KlConfig",
+    "LearnerConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PromptsConfig",
+    "Recipe",
+    "RewardsConfig",
+    "RolloutConfig",
+    "ScorerConfig",
+    "SftConfig",
+    "StepPlanConfig",
+]

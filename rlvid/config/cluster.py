@@ -1,0 +1,21 @@
+"""The `cluster` section: the Ray cluster of a run."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from rlvid.config.base import Section
+
+
+class ClusterConfig(Section):
+    """Where Ray runs."""
+
+    address: str | None = None
+    """None starts Ray on this machine for the length of the run; else an address to join."""
+    num_cpus: int | None = None
+    """Logical CPUs of a local cluster; None counts what the recipe's roles ask for."""
+    object_store_mb: int = Field(default=512, ge=100)
+    threads_per_role: int = Field(default=1, ge=1)
+    """torch threads of each process; two busy-waiting processes on two cores are far slower."""
+    start_deadline_s: float = Field(default=240.0, gt=0.0)
+    """Seconds the actors may take to load their models."""

@@ -1,0 +1,59 @@
+"""The `learner` section: parametrisation, optimiser, sharding."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlvid.config.base import Section
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the transformer (peft)."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0.0)
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Module name endings; these are the attention projections of diffusers' transformers."""
+
+
+class OptimizerConfig(Section):
+    """AdamW."""
+
+    learning_rate: float = Field(default=1e-4, gt=0.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=1e-4, ge=0.0)
+    warmup_steps: int = Field(default=0, ge=0)
+    """Linear warm-up from 0."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """After the warm-up; cosine ends at a tenth of the learning rate at the last step."""
+
+
+class EmaConfig(Section):
+    """Exponential moving average of the trained parameters."""
+
+    decay: float = Field(default=0.9, gt=0.0, lt=1.0)
+    """Flash-GRPO: 0.9 every 8 steps."""
+    every: int = Field(default=8, ge=1)
+
+
+class LearnerConfig(Section):
+    """A group of DeepSpeed ranks."""
+
+    num_ranks: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=1.0, gt=0.0)
+    num_gpus: float = Field(default=0.0, ge=0.0)
+    """Ray GPUs per rank."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    mode: Literal["full", "lora"] = "lora"
+    lora: LoraConfig = LoraConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    activation_checkpointing: bool = False
+    ema: EmaConfig | None = None
+    micro_batch_rows: int = Field(default=64, ge=1)
+    """Rows of one forward; a group with more is split (its gradient does not change)."""
+    deadline_s: float = Field(default=600.0, gt=0.0)
+    """Seconds one optimiser step, publish or checkpoint may take."""

@@ -1,0 +1,30 @@
+"""The `model` section: which video model, at which size."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlvid.config.base import Section
+
+
+class ModelConfig(Section):
+    """A diffusers pipeline folder and the clip it is asked for."""
+
+    path: str = "tiny"
+    """Folder in diffusers layout, or "tiny": the model that ships with rlvid."""
+    use: str = "wan"
+    """Model family, a short name or `package.module:Class`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the transformer; sampling arithmetic is float32 always."""
+    device: str = "auto"
+    """A torch device, or "auto": cuda where the process was given one, else cpu."""
+    num_frames: int = Field(default=17, ge=1)
+    height: int = Field(default=32, ge=8)
+    """Pixels."""
+    width: int = Field(default=32, ge=8)
+    """Pixels."""
+    fps: int = Field(default=8, ge=1)
+    attention_backend: str | None = None
+    """Name for diffusers' attention dispatcher ("flash", "xformers", ...); None keeps its default."""

@@ -1,0 +1,73 @@
+"""Sections of the single phases: sft, grpo, evaluate, and the checkpoints they write."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlvid.config.base import Section
+from rlvid.config.learner import LearnerConfig, OptimizerConfig
+from rlvid.config.rewards import ScorerConfig
+
+
+class CheckpointConfig(Section):
+    """Checkpoints of a training phase."""
+
+    every: int = Field(default=10, ge=1)
+    """Optimiser steps."""
+    keep: int = Field(default=2, ge=1)
+
+
+class SftConfig(Section):
+    """Flow matching on clips."""
+
+    num_steps: int = Field(default=3000, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    """Clips per optimiser step, over all ranks."""
+    clips: str = "tiny_world"
+    """"tiny_world", or a folder of .mp4 clips with a captions.jsonl ({"file": ..., "text": ...})."""
+    num_clips: int = Field(default=8192, ge=1)
+    """Clips rendered from the tiny world; a folder gives what it holds."""
+    clip_seed: int = 0
+    timestep_density: Literal["uniform", "logit_normal"] = "logit_normal"
+    """How sigma is drawn before the shift (Stable Diffusion 3, arXiv:2403.03206, section 3.1)."""
+    prompt_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of clips trained with the empty prompt, which guidance needs."""
+    initialise: bool = False
+    """Start the transformer from random weights; False tunes the weights of `model.path`."""
+    learner: LearnerConfig = LearnerConfig(
+        mode="full", optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay="cosine")
+    )
+    checkpoint: CheckpointConfig = CheckpointConfig(every=500)
+
+
+class GrpoConfig(Section):
+    """Length of the RL phase."""
+
+    num_steps: int = Field(default=30, ge=1)
+    """Optimiser batches: sample, score, credit, learn, publish."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluate_every: int = Field(default=10, ge=0)
+    """Steps between held-out evaluations during training; 0 turns them off."""
+    evaluate_prompts: int = Field(default=16, ge=1)
+    """Prompts of an evaluation during training, one seed each."""
+    max_replay_drift_frac: float = Field(default=1.0, gt=0.0)
+    """Stop when |ratio - 1| before an update exceeds this share of the clip range."""
+
+
+class EvaluateConfig(Section):
+    """Pinned, paired evaluation on held-out prompts."""
+
+    num_prompts: int = Field(default=32, ge=1)
+    seeds_per_prompt: int = Field(default=2, ge=1)
+    num_denoising_steps: int = Field(default=20, ge=1)
+    """Euler steps of the pinned ODE sampler."""
+    guidance_scale: float | None = None
+    """None takes `rollout.guidance_scale`."""
+    judges: tuple[ScorerConfig, ...] = (ScorerConfig(use="lpips_free_judge"),)
+    """Scorers that took no part in training; at least one."""
+    num_bootstrap: int = Field(default=10000, ge=100)
+    confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
+    use_ema: bool = False
+    """Judge the averaged weights instead of the last ones."""

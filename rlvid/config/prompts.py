@@ -1,0 +1,18 @@
+"""The `prompts` section: where prompts come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rlvid.config.base import Section
+
+
+class PromptsConfig(Section):
+    """A prompt set; order is fixed by the recipe's seed."""
+
+    source: str = "tiny_world"
+    """"tiny_world", or a .txt (a prompt a line) or .jsonl ({"text": ..., "facts": {...}}) file."""
+    split: Literal["train", "heldout", "all"] = "train"
+    """Of the tiny world; a file is one split and takes "all"."""
+    limit: int | None = None
+    """Use only the first prompts of the split."""

@@ -1,0 +1,51 @@
+"""A recipe: the complete, resolved description of a run."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from rlvid.config.algorithm import AlgorithmConfig
+from rlvid.config.base import Section
+from rlvid.config.cluster import ClusterConfig
+from rlvid.config.learner import LearnerConfig
+from rlvid.config.model import ModelConfig
+from rlvid.config.phases import EvaluateConfig, GrpoConfig, SftConfig
+from rlvid.config.prompts import PromptsConfig
+from rlvid.config.rewards import RewardsConfig
+from rlvid.config.rollout import RolloutConfig
+
+
+class Recipe(Section):
+    """Everything a run depends on. Components get their section, never the whole recipe."""
+
+    name: str = Field(min_length=1)
+    seed: int = Field(default=0, ge=0)
+    phases: tuple[str, ...] = ("grpo", "evaluate")
+    """In order; short names or `package.module:Class`."""
+    model: ModelConfig = ModelConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    rewards: RewardsConfig = RewardsConfig()
+    learner: LearnerConfig = LearnerConfig()
+    sft: SftConfig = SftConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        trained = {scorer.label for scorer in self.rewards.scorers if scorer.weight}
+        judges = {judge.label for judge in self.evaluate.judges}
+        if "evaluate" in self.phases and judges and judges <= trained:
+            raise ValueError(
+                "evaluate.judges must name at least one scorer that did not train, "
+                f"got {sorted(judges)}, all of them rewards with weight"
+            )
+        best_of_n = self.algorithm.advantage.best_of_n
+        if best_of_n is not None and best_of_n > self.rollout.group_size:
+            raise ValueError(
+                f"algorithm.advantage.best_of_n must be at most rollout.group_size "
+                f"{self.rollout.group_size}, got {best_of_n}"
+            )
+        return self

@@ -1,0 +1,82 @@
+"""The `rollout` section: how groups are sampled."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rlvid.config.base import Section
+
+NoiseScheduleName = Literal["flow", "dance", "flash", "truncated", "sage", "cps"]
+
+
+class StepPlanConfig(Section):
+    """Which denoising steps are stochastic and trained."""
+
+    kind: Literal["all", "fraction", "window", "random", "isotemporal", "branch"] = "isotemporal"
+    """all: every step; fraction: a random part of the steps; window: MixGRPO's sliding window;
+    random: `num_steps` drawn anew for each prompt; isotemporal: one step per prompt (Flash-GRPO);
+    branch: one step per prompt with `num_branches` rollouts per initial noise (TempFlow-GRPO)."""
+    range_frac: tuple[float, float] = (0.0, 0.5)
+    """Part of the schedule from which steps are drawn; Flash-GRPO uses the first half."""
+    fraction: float = Field(default=0.6, gt=0.0, le=1.0)
+    """For `fraction`; 0.6 is DanceGRPO's timestep_fraction."""
+    num_steps: int = Field(default=1, ge=1)
+    """For `random`: how many. For `window`: its width (MixGRPO uses 4 of 25)."""
+    window_stride: int = Field(default=1, ge=1)
+    window_every: int = Field(default=25, ge=1)
+    """Optimiser steps between moves of the window (MixGRPO: 25)."""
+    num_branches: int = Field(default=2, ge=2)
+    """For `branch`: rollouts per initial noise."""
+
+
+class RolloutConfig(Section):
+    """Sampling of groups on the rollout actors."""
+
+    num_actors: int = Field(default=1, ge=1)
+    group_size: int = Field(default=8)
+    """Rollouts per prompt; the advantage is group-relative, so at least 2."""
+    groups_per_step: int = Field(default=8, ge=1)
+    """Prompts per optimiser step."""
+    num_denoising_steps: int = Field(default=10, ge=1)
+    shift: float = Field(default=3.0, gt=0.0)
+    """Time shift of the sigma schedule: sigma = shift u / (1 + (shift - 1) u)."""
+    guidance_scale: float = Field(default=3.0, ge=1.0)
+    """Classifier-free guidance in rollout and training; 1 turns it off."""
+    noise_schedule: NoiseScheduleName = "flash"
+    eta: float = Field(default=1.0, ge=0.0)
+    """Noise strength: a of Flow-SDE, eta of Dance-SDE, factor of Flash, noise level of CPS."""
+    truncation: float = Field(default=0.45, gt=0.0)
+    """tau of the truncated schedule (LongCat-Video, arXiv:2510.22200)."""
+    initial_noise: Literal["shared", "independent"] = "shared"
+    """Whether a group's rollouts start from one noise; `branch` plans set their own."""
+    step_plan: StepPlanConfig = StepPlanConfig()
+    max_staleness: int = Field(default=0, ge=0)
+    """Versions a group may be behind when it is consumed; 0 is the synchronous loop."""
+    num_cpus: float = Field(default=1.0, gt=0.0)
+    """Ray CPUs per actor."""
+    num_gpus: float = Field(default=0.0, ge=0.0)
+    """Ray GPUs per actor."""
+    deadline_s: float = Field(default=300.0, gt=0.0)
+    """Seconds a lease on one group lasts; then the group is issued again."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RolloutConfig:
+        if self.group_size < 2:
+            raise ValueError(
+                f"group_size must be at least 2 (the advantage is group-relative), "
+                f"got {self.group_size}"
+            )
+        branches = self.step_plan.num_branches
+        if self.step_plan.kind == "branch" and self.group_size % branches:
+            raise ValueError(
+                f"group_size must be a multiple of step_plan.num_branches, "
+                f"got {self.group_size} and {branches}"
+            )
+        low, high = self.step_plan.range_frac
+        if not 0.0 <= low < high <= 1.0:
+            raise ValueError(
+                f"step_plan.range_frac must be two ascending numbers in [0, 1], got {low}, {high}"
+            )
+        return self

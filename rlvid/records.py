@@ -1,0 +1,198 @@
+"""The records that cross process borders, from prompt to learner batch.
+
+Letters in shapes: G rollouts in a group, S trained denoising steps, C latent channels, F latent
+frames, H W latent height and width, B a batch. Records are frozen; stages return new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What the user asked for."""
+
+    prompt_id: str
+    """Stable name of the text, the first 16 hex digits of its blake2b digest."""
+    text: str
+    enhanced_text: str | None = None
+    """What a prompt enhancer made of `text`; the model sees this one when it is there."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What a checker may know of the wanted video, e.g. {"colour": "red", "motion": "falls"}."""
+
+    @property
+    def model_text(self) -> str:
+        return self.enhanced_text or self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """Which denoising steps of a group are stochastic and which are trained.
+
+    One plan serves a whole group (isotemporal grouping, Flash-GRPO, arXiv:2605.15980): rewards of a
+    group are comparable only if its rollouts differ by the same kind of choice.
+    """
+
+    sigmas: tuple[float, ...]
+    """[K+1] noise levels, 1 down to 0."""
+    stochastic_steps: tuple[int, ...]
+    """Indices into the K denoising steps, ascending; the SDE is used there and Euler elsewhere."""
+    trained_steps: tuple[int, ...]
+    """Subset of `stochastic_steps` that carries a gradient."""
+    noise_schedule: str
+    """Name in `rlvid.flow.sde.NOISE_SCHEDULES`."""
+    eta: float
+    """Strength of the SDE's noise; 0 is the ODE."""
+    num_noises: int
+    """Distinct initial noises in the group: 1 shared, `group_size` independent, between: branches."""
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def first_stochastic_step(self) -> int:
+        """Up to and including this step all rollouts of one initial noise share their state."""
+        return self.stochastic_steps[0] if self.stochastic_steps else self.num_steps
+
+    def noise_index(self, rollout_index: int, group_size: int) -> int:
+        """Which of the group's initial noises the rollout starts from."""
+        return rollout_index * self.num_noises // group_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One sampled video and what the learner needs to score its trained steps again."""
+
+    index: int
+    """Place in the group, 0 to G-1."""
+    noise_seed: int
+    """Seeds the initial noise; shared by rollouts of one `noise_index`."""
+    step_seed: int
+    """Seeds the noise of every stochastic step; its own in every rollout."""
+    latents: Tensor
+    """[C, F, H, W] float32, the clean end of the trajectory, normalised as the model sees it."""
+    trained_latents: Tensor
+    """[S, C, F, H, W] state before each trained step."""
+    trained_next_latents: Tensor
+    """[S, C, F, H, W] state after each trained step."""
+    behaviour_mean: Tensor
+    """[S, C, F, H, W] mean of the transition when it was sampled."""
+    behaviour_log_prob: Tensor
+    """[S] float32, summed over elements, in nats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutGroup:
+    """The rollouts of one prompt under one step plan."""
+
+    group_id: str
+    """Unique in the run: "step-position", e.g. "000012-03"."""
+    lease_id: str
+    """Which lease of the group this answers; a late answer of an expired lease is refused by it."""
+    prompt: Prompt
+    plan: StepPlan
+    rollouts: tuple[Rollout, ...]
+    policy_version: int
+    weights_digest: str
+    """Digest of the manifest of the weights that sampled it."""
+    actor_id: str
+    sample_s: float
+    """Seconds the actor spent sampling the group."""
+    num_forwards: int
+    """Transformer evaluations, counted per latent and guidance branch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What one scorer said of one rollout."""
+
+    group_id: str
+    index: int
+    scorer: str
+    value: float | None
+    """None when the scorer failed; the sample is then masked and counted, never scored 0."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerBatch:
+    """The trained steps of one group with their credit, ready for the loss. N = G * S rows."""
+
+    prompt: Prompt
+    sigma: Tensor
+    """[N] float32."""
+    sigma_next: Tensor
+    """[N] float32."""
+    latents: Tensor
+    """[N, C, F, H, W]."""
+    next_latents: Tensor
+    """[N, C, F, H, W]."""
+    behaviour_mean: Tensor
+    """[N, C, F, H, W]."""
+    behaviour_log_prob: Tensor
+    """[N]."""
+    advantage: Tensor
+    """[N]."""
+    step_weight: Tensor
+    """[N], the W of methods section 3.2, already normalised over the whole update."""
+    forward_row: Tensor
+    """[N] int64: row of `unique_rows` whose forward serves row n (rows that share state and step)."""
+    unique_rows: Tensor
+    """[U] int64: rows that need a forward of their own; U = N unless initial noise is shared."""
+    noise_schedule: str
+    eta: float
+    first_sigma: float
+    """sigmas[1] of the plan, which some schedules need."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsBucket:
+    """One flat buffer of a weights publish."""
+
+    index: int
+    num_bytes: int
+    digest: str
+    """xxh3-128 of the bytes, hex."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsTensor:
+    """Where one parameter lies in the buckets."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bucket: int
+    offset: int
+    """Bytes from the start of the bucket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsManifest:
+    """What a publish contains; an actor takes the weights only if all of it holds."""
+
+    version: int
+    parent_version: int
+    kind: str
+    """"full" or "lora"."""
+    base_digest: str
+    """Digest of the model folder the weights belong to; an actor with another base refuses."""
+    tensors: tuple[WeightsTensor, ...]
+    buckets: tuple[WeightsBucket, ...]
+    digest: str
+    """xxh3-128 over versions, names, shapes, dtypes, offsets and bucket digests, hex."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one optimiser step says about itself; `metrics` uses names of the metrics table."""
+
+    step: int
+    metrics: Mapping[str, float]
+    trained_group_ids: Sequence[str] = ()
+    dropped_group_ids: Sequence[str] = ()
