@@ -30,6 +30,20 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseSettings:
+    """The noise of a stochastic denoising step."""
+
+    schedule: str
+    """Name in `rlvid.flow.sde.NOISE_SCHEDULES`."""
+    eta: float
+    """Strength; 0 is the ODE."""
+    truncation: float
+    """tau of the truncated schedule."""
+    first_sigma: float
+    """sigmas[1] of the plan: the Flash schedule's slope, and Flow-SDE's stand-in near sigma = 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
     """Which denoising steps of a group are stochastic and which are trained.
 
@@ -43,10 +57,7 @@ class StepPlan:
     """Indices into the K denoising steps, ascending; the SDE is used there and Euler elsewhere."""
     trained_steps: tuple[int, ...]
     """Subset of `stochastic_steps` that carries a gradient."""
-    noise_schedule: str
-    """Name in `rlvid.flow.sde.NOISE_SCHEDULES`."""
-    eta: float
-    """Strength of the SDE's noise; 0 is the ODE."""
+    noise: NoiseSettings
     num_noises: int
     """Distinct initial noises in the group: 1 shared, `group_size` independent, between: branches."""
 
@@ -144,10 +155,7 @@ class LearnerBatch:
     """[N] int64: row of `unique_rows` whose forward serves row n (rows that share state and step)."""
     unique_rows: Tensor
     """[U] int64: rows that need a forward of their own; U = N unless initial noise is shared."""
-    noise_schedule: str
-    eta: float
-    first_sigma: float
-    """sigmas[1] of the plan, which some schedules need."""
+    noise: NoiseSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
