@@ -1,1 +1,1 @@
-""""""
+"""Rollout actors: processes that sample groups of videos from the current policy."""

@@ -76,6 +76,22 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupTask:
+    """One group to sample: everything but the weights, so that it replays anywhere."""
+
+    group_id: str
+    """Unique in the run: "step-position", e.g. "000012-03"."""
+    lease_id: str
+    prompt: Prompt
+    plan: StepPlan
+    noise_seeds: tuple[int, ...]
+    """[G]; equal seeds share their initial noise and the work up to the first stochastic step."""
+    step_seeds: tuple[int, ...]
+    """[G]."""
+    guidance_scale: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """One sampled video and what the learner needs to score its trained steps again."""
 

@@ -1,0 +1,46 @@
+"""A RolloutWorker in a process of its own; adds nothing but the process."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from torch import Tensor
+
+from rlvid.actors.rollout_worker import RolloutWorker, WeightsReceipt, open_rollout_worker
+from rlvid.config import LearnerConfig, ModelConfig
+from rlvid.models.policy import Policy
+from rlvid.records import GroupTask, RolloutGroup, WeightsManifest
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class RolloutActor:
+    """See RolloutWorker; arguments that are object references arrive resolved."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        model_config: ModelConfig,
+        learner_config: LearnerConfig | None,
+        actor_id: str,
+        num_threads: int,
+    ) -> None:
+        self._worker: RolloutWorker = open_rollout_worker(
+            policy, model_config, learner_config, actor_id=actor_id, num_threads=num_threads
+        )
+
+    def ready(self) -> dict[str, Any]:
+        return {"actor_id": self._worker.actor_id, "pid": os.getpid()}
+
+    def sample(self, task: GroupTask) -> RolloutGroup:
+        return self._worker.sample(task)
+
+    def fetch_weights(self, manifest: WeightsManifest, *buckets: Any) -> WeightsReceipt:
+        return self._worker.fetch_weights(manifest, buckets)
+
+    def use_policy(self, policy: Policy) -> None:
+        self._worker.use_policy(policy)
+
+    def canary(self, latents: Tensor, sigma: Tensor, text: str) -> Tensor:
+        return self._worker.canary(latents, sigma, text)
