@@ -18,7 +18,7 @@ class AdvantageConfig(Section):
     combine: Literal["normalise_then_sum", "weighted_sum"] = "normalise_then_sum"
     """Several rewards: normalise each, then sum with weights; or sum first, then normalise."""
     best_of_n: int | None = Field(default=None, ge=2)
-    """Keep the top and bottom halves of this many rollouts of a group (DanceGRPO); None keeps all."""
+    """Keep the top and bottom halves of this many rollouts of a group (DanceGRPO); None: all."""
     clip: float = Field(default=5.0, gt=0.0)
     """Advantages are clipped to [-clip, clip]."""
     min_std: float = Field(default=1e-6, gt=0.0)
@@ -29,7 +29,7 @@ class KlConfig(Section):
     """Pull towards another policy; the closed form of Flow-GRPO on velocities."""
 
     kind: Literal["none", "reference", "moving_anchor"] = "none"
-    """reference: the policy before RL; moving_anchor: a copy of the policy, renewed now and then."""
+    """reference: the policy before RL; moving_anchor: a copy of the policy, renewed at times."""
     coefficient: float = Field(default=3e-4, ge=0.0)
     anchor_every: int = Field(default=10, ge=1)
     """Optimiser steps between renewals of the moving anchor (SAGE-GRPO, arXiv:2603.21872)."""
@@ -40,7 +40,9 @@ class AlgorithmConfig(Section):
 
     use: str = "grpo"
     """Short name or `package.module:Class`."""
-    step_weight: Literal["none", "inverse_lambda", "tempflow", "longcat", "guard"] = "inverse_lambda"
+    step_weight: Literal["none", "inverse_lambda", "tempflow", "longcat", "guard"] = (
+        "inverse_lambda"
+    )
     """Weight of a trained step; inverse_lambda is temporal gradient rectification."""
     ratio: Literal["plain", "guard"] = "plain"
     trust_region: Literal["clip", "divergence_mask"] = "clip"

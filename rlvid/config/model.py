@@ -27,4 +27,4 @@ class ModelConfig(Section):
     """Pixels."""
     fps: int = Field(default=8, ge=1)
     attention_backend: str | None = None
-    """Name for diffusers' attention dispatcher ("flash", "xformers", ...); None keeps its default."""
+    """Name for diffusers' attention dispatcher ("flash", "xformers", ...); None: its default."""

@@ -26,7 +26,7 @@ class SftConfig(Section):
     batch_size: int = Field(default=32, ge=1)
     """Clips per optimiser step, over all ranks."""
     clips: str = "tiny_world"
-    """"tiny_world", or a folder of .mp4 clips with a captions.jsonl ({"file": ..., "text": ...})."""
+    """"tiny_world", or a folder of .mp4 clips and a captions.jsonl ({"file": ..., "text": ...})."""
     num_clips: int = Field(default=8192, ge=1)
     """Clips rendered from the tiny world; a folder gives what it holds."""
     clip_seed: int = 0
