@@ -11,7 +11,7 @@ from torch import Tensor
 from rlvid.actors.rollout_worker import RolloutWorker, WeightsReceipt, open_rollout_worker
 from rlvid.config import LearnerConfig, ModelConfig
 from rlvid.models.policy import Policy
-from rlvid.records import GroupTask, RolloutGroup, WeightsManifest
+from rlvid.records import GroupSummary, GroupTask, RolloutGroup, WeightsManifest
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -33,8 +33,11 @@ class RolloutActor:
     def ready(self) -> dict[str, Any]:
         return {"actor_id": self._worker.actor_id, "pid": os.getpid()}
 
-    def sample(self, task: GroupTask) -> RolloutGroup:
-        return self._worker.sample(task)
+    @ray.method(num_returns=2)
+    def sample(self, task: GroupTask) -> tuple[RolloutGroup, GroupSummary]:
+        """The group stays in the object store; the driver fetches the summary only."""
+        group = self._worker.sample(task)
+        return group, group.summary()
 
     def fetch_weights(self, manifest: WeightsManifest, *buckets: Any) -> WeightsReceipt:
         return self._worker.fetch_weights(manifest, buckets)

@@ -133,6 +133,30 @@ class RolloutGroup:
     num_forwards: int
     """Transformer evaluations, counted per latent and guidance branch."""
 
+    def summary(self) -> GroupSummary:
+        return GroupSummary(
+            group_id=self.group_id,
+            lease_id=self.lease_id,
+            actor_id=self.actor_id,
+            policy_version=self.policy_version,
+            weights_digest=self.weights_digest,
+            sample_s=self.sample_s,
+            num_forwards=self.num_forwards,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSummary:
+    """What the driver may know of a sampled group; the group itself never passes through it."""
+
+    group_id: str
+    lease_id: str
+    actor_id: str
+    policy_version: int
+    weights_digest: str
+    sample_s: float
+    num_forwards: int
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:

@@ -1,1 +1,1 @@
-""""""
+"""The phases of a recipe, one file each."""

@@ -1,0 +1,213 @@
+"""The rollout actors of a run: starts them, hands out groups, replaces the lost ones.
+
+Owned by the driver. An actor works on one group at a time; which one is whichever is idle, which
+does not matter to the result because every seed is in the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from rlvid.actors.ray_actor import RolloutActor
+from rlvid.actors.rollout_worker import WeightsReceipt
+from rlvid.config import LearnerConfig, ModelConfig, RolloutConfig
+from rlvid.models.policy import Policy
+from rlvid.records import GroupSummary, GroupTask, WeightsManifest
+
+logger = logging.getLogger(__name__)
+
+MAX_REPLACEMENTS_PER_ACTOR = 3
+"""Crash-loop budget: an actor slot that dies more often stops the run."""
+
+
+class ActorLost(RuntimeError):
+    """The actor died or missed its deadline; it has been replaced, the group must be leased anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledGroup:
+    """A finished group: where it lies and what the driver may know of it."""
+
+    group: Any
+    """Object reference of the RolloutGroup, owned by the driver."""
+    summary: GroupSummary
+
+
+@dataclass(slots=True)
+class _Slot:
+    index: int
+    handle: Any
+    actor_id: str
+    num_replacements: int = 0
+
+
+class RolloutPool:
+    """A fixed number of rollout actors under supervision."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        model_config: ModelConfig,
+        rollout_config: RolloutConfig,
+        learner_config: LearnerConfig | None,
+        *,
+        num_threads: int,
+        start_deadline_s: float,
+    ) -> None:
+        self._policy = policy
+        self._model_config = model_config
+        self._config = rollout_config
+        self._learner_config = learner_config
+        self._num_threads = num_threads
+        self._start_deadline_s = start_deadline_s
+        self._slots: list[_Slot] = []
+        self._idle: asyncio.Queue[_Slot] = asyncio.Queue()
+        self._weights: tuple[WeightsManifest, Sequence[Any]] | None = None
+        self.num_lost = 0
+
+    def start(self) -> None:
+        """Create the actors; they load their models while the caller goes on."""
+        for index in range(self._config.num_actors):
+            slot = _Slot(index, None, "")
+            self._spawn(slot)
+            self._slots.append(slot)
+
+    def wait_ready(self) -> None:
+        """Block until every actor has loaded its model.
+
+        Raises:
+            TimeoutError: names the actors that did not answer.
+        """
+        for slot in self._slots:
+            self._get(slot, slot.handle.ready.remote(), self._start_deadline_s, "loading its model")
+            self._idle.put_nowait(slot)
+
+    def publish(
+        self, manifest: WeightsManifest, buckets: Sequence[Any], deadline_s: float
+    ) -> list[WeightsReceipt]:
+        """Hand the weights to every actor and return their receipts.
+
+        Raises:
+            ValueError: a receipt names another version or digest than was published.
+        """
+        self._weights = (manifest, buckets)
+        calls = [(slot, slot.handle.fetch_weights.remote(manifest, *buckets)) for slot in self._slots]
+        receipts = []
+        for slot, call in calls:
+            try:
+                receipt = self._get(slot, call, deadline_s, f"taking weights {manifest.version}")
+            except RayActorError:
+                receipt = self._replace(slot)
+            if receipt is None or receipt.digest != manifest.digest:
+                raise ValueError(
+                    f"{slot.actor_id}: took weights {receipt}, published version "
+                    f"{manifest.version} with digest {manifest.digest}"
+                )
+            receipts.append(receipt)
+        return receipts
+
+    async def sample(self, task: GroupTask) -> SampledGroup:
+        """Sample one group on the next idle actor.
+
+        Raises:
+            ActorLost: the actor died or overran `rollout.deadline_s`; lease the group again.
+        """
+        slot = await self._idle.get()
+        try:
+            group, summary = slot.handle.sample.remote(task)
+            answer = await asyncio.wait_for(_value(summary), self._config.deadline_s)
+            return SampledGroup(group=group, summary=answer)
+        except (RayActorError, TimeoutError) as error:
+            lost = slot.actor_id
+            await asyncio.to_thread(self._replace, slot)
+            raise ActorLost(
+                f"{lost}: lost while sampling group {task.group_id} "
+                f"({type(error).__name__} within {self._config.deadline_s:.0f} s)"
+            ) from error
+        finally:
+            self._idle.put_nowait(slot)
+
+    def use_policy(self, policy: Policy, deadline_s: float) -> None:
+        """Make every actor sample with a policy from files (evaluation)."""
+        calls = [(slot, slot.handle.use_policy.remote(policy)) for slot in self._slots]
+        for slot, call in calls:
+            self._get(slot, call, deadline_s, "loading a policy")
+        self._policy = policy
+        self._weights = None
+
+    def canaries(self, latents: Any, sigma: Any, text: str, deadline_s: float) -> list[Any]:
+        """Return each actor's velocity for a fixed input, in the order of the actors."""
+        calls = [(slot, slot.handle.canary.remote(latents, sigma, text)) for slot in self._slots]
+        return [self._get(slot, call, deadline_s, "answering the canary") for slot, call in calls]
+
+    @property
+    def actor_ids(self) -> tuple[str, ...]:
+        return tuple(slot.actor_id for slot in self._slots)
+
+    def kill_actor(self, index: int) -> None:
+        """End one actor as a crash would; the chaos tests use it."""
+        ray.kill(self._slots[index].handle)
+
+    def shutdown(self) -> None:
+        for slot in self._slots:
+            ray.kill(slot.handle)
+        self._slots = []
+
+    def _spawn(self, slot: _Slot) -> None:
+        slot.actor_id = f"actor-{slot.index}.{slot.num_replacements}"
+        slot.handle = RolloutActor.options(
+            num_cpus=self._config.num_cpus,
+            num_gpus=self._config.num_gpus,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._num_threads)}},
+        ).remote(
+            self._policy,
+            self._model_config,
+            self._learner_config,
+            slot.actor_id,
+            self._num_threads,
+        )
+
+    def _replace(self, slot: _Slot) -> WeightsReceipt | None:
+        """Start a new actor in the slot and bring it to the current weights."""
+        self.num_lost += 1
+        slot.num_replacements += 1
+        if slot.num_replacements > MAX_REPLACEMENTS_PER_ACTOR:
+            raise RuntimeError(
+                f"{slot.actor_id}: lost {slot.num_replacements} times, the budget is "
+                f"{MAX_REPLACEMENTS_PER_ACTOR}; look for its error in the Ray logs"
+            )
+        lost = slot.actor_id
+        ray.kill(slot.handle)
+        self._spawn(slot)
+        logger.warning("replaced lost actor old=%s new=%s", lost, slot.actor_id)
+        self._get(slot, slot.handle.ready.remote(), self._start_deadline_s, "loading its model")
+        if self._weights is None:
+            return None
+        manifest, buckets = self._weights
+        call = slot.handle.fetch_weights.remote(manifest, *buckets)
+        receipt: WeightsReceipt = self._get(slot, call, self._start_deadline_s, "taking weights")
+        return receipt
+
+    @staticmethod
+    def _get(slot: _Slot, call: Any, deadline_s: float, doing: str) -> Any:
+        started = time.monotonic()
+        try:
+            return ray.get(call, timeout=deadline_s)
+        except ray.exceptions.GetTimeoutError as error:
+            raise TimeoutError(
+                f"{slot.actor_id}: {doing} took more than {deadline_s:.0f} s "
+                f"(waited {time.monotonic() - started:.0f} s); "
+                "raise cluster.start_deadline_s or look at the actor's log"
+            ) from error
+
+
+async def _value(reference: Any) -> Any:
+    return await reference

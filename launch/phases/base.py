@@ -1,0 +1,108 @@
+"""What a phase is, what it is given, and the artifacts it hands to the next one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from rlvid.config import Recipe
+from rlvid.models.policy import Policy
+from rlvid.observability.recorder import Recorder
+from rlvid.plugins import resolve
+
+PHASES = {
+    "tiny_base": "rlvid.launch.phases.tiny_base:TinyBase",
+    "sft": "rlvid.launch.phases.sft:Sft",
+    "grpo": "rlvid.launch.phases.grpo:Grpo",
+    "evaluate": "rlvid.launch.phases.evaluate:Evaluate",
+}
+"""Short names of the built-in phases; a recipe may name `package.module:Class` instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifacts:
+    """Typed files of the run folder that flow from phase to phase."""
+
+    base_policy: Policy
+    """What the run started from; evaluation compares against it."""
+    policy: Policy
+    """The newest policy."""
+    ema_policy: Policy | None = None
+    """Its averaged weights, where the learner kept them."""
+    evaluation: str | None = None
+    """JSON file of the last paired evaluation."""
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    """Wall seconds by phase."""
+
+    def with_timing(self, name: str, seconds: float) -> Artifacts:
+        return replace(self, timings_s={**self.timings_s, name: seconds})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseContext:
+    """What a phase may use."""
+
+    recipe: Recipe
+    folder: Path
+    """The phase's own folder; it exists."""
+    recorder: Recorder
+    resume: bool
+    """True when an earlier attempt at this phase may have left checkpoints in `folder`."""
+
+
+@runtime_checkable
+class Phase(Protocol):
+    """One stage of a recipe."""
+
+    def run(self, context: PhaseContext, artifacts: Artifacts) -> Artifacts: ...
+
+
+def open_phase(name: str, index: int) -> Phase:
+    """Return the phase a recipe names.
+
+    Raises:
+        ValueError: the name is unknown or what it names has no `run`.
+    """
+    where = f"phases[{index}]"
+    kind = resolve(name, PHASES, where=where)
+    phase = kind() if callable(kind) else kind
+    if not isinstance(phase, Phase):
+        raise ValueError(
+            f"{where}: {name!r} is not a phase; expected a class with "
+            "run(context, artifacts) -> artifacts"
+        )
+    return phase
+
+
+def save_artifacts(folder: Path, artifacts: Artifacts) -> None:
+    """Mark the phase as finished; the rename makes it all or nothing."""
+    tree = {
+        "base_policy": artifacts.base_policy.to_json(),
+        "policy": artifacts.policy.to_json(),
+        "ema_policy": artifacts.ema_policy.to_json() if artifacts.ema_policy else None,
+        "evaluation": artifacts.evaluation,
+        "timings_s": dict(artifacts.timings_s),
+    }
+    temporary = folder / "artifacts.json.part"
+    temporary.write_text(json.dumps(tree, indent=1) + "\n")
+    os.replace(temporary, folder / "artifacts.json")
+
+
+def load_artifacts(folder: Path) -> Artifacts | None:
+    """Return what the finished phase left, or None when it has not finished."""
+    path = folder / "artifacts.json"
+    if not path.is_file():
+        return None
+    tree: dict[str, Any] = json.loads(path.read_text())
+    ema = tree["ema_policy"]
+    return Artifacts(
+        base_policy=Policy.from_json(tree["base_policy"]),
+        policy=Policy.from_json(tree["policy"]),
+        ema_policy=Policy.from_json(ema) if ema else None,
+        evaluation=tree["evaluation"],
+        timings_s=tree["timings_s"],
+    )

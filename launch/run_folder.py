@@ -1,0 +1,120 @@
+"""The folder of a run: resolved recipe, versions, one folder a phase, metrics, report.
+
+    <run>/recipe.yaml  versions.json  metrics.jsonl  tensorboard/  report.html
+    <run>/phases/00_grpo/{artifacts.json, checkpoints/, policy/, ledger.sqlite}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rlvid.config import Recipe
+from rlvid.config.loader import dump_recipe
+
+PACKAGES = (
+    "rlvid", "torch", "diffusers", "transformers", "deepspeed", "ray", "peft", "vllm", "numpy",
+    "pymunk", "opencv-python-headless",
+)  # fmt: skip
+
+
+class RunFolderError(ValueError):
+    """The run folder cannot be used as asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def phase(self, index: int, name: str) -> Path:
+        """Folder of a phase; a plugin's name is shortened to its class."""
+        return self.path / "phases" / f"{index:02d}_{name.rpartition(':')[2].lower()}"
+
+
+def open_run_folder(path: Path, recipe: Recipe, *, resume: bool) -> RunFolder:
+    """Create the folder and write recipe and versions, or check that a resume fits.
+
+    Raises:
+        RunFolderError: the folder is in use and `resume` is off, cannot be written, holds no run to
+            resume, or holds a run of another recipe.
+    """
+    folder = RunFolder(path=path)
+    if resume:
+        _check_resume(folder, recipe)
+        return folder
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunFolderError(
+            f"run folder {str(path)!r}: already in use; "
+            "add --resume to continue that run, or name another with --run-folder"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        folder.recipe.write_text(dump_recipe(recipe))
+        (path / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
+    except OSError as error:
+        raise RunFolderError(
+            f"run folder {str(path)!r}: cannot be written ({error.strerror}); "
+            "name a folder you may write with --run-folder"
+        ) from error
+    return folder
+
+
+def _check_resume(folder: RunFolder, recipe: Recipe) -> None:
+    if not folder.recipe.is_file():
+        raise RunFolderError(
+            f"run folder {str(folder.path)!r}: nothing to resume, it has no recipe.yaml; "
+            "leave out --resume to start a run there"
+        )
+    before = folder.recipe.read_text().splitlines()
+    now = dump_recipe(recipe).splitlines()
+    changed = sorted({line.strip() for line in set(before) ^ set(now)})
+    if changed:
+        raise RunFolderError(
+            f"run folder {str(folder.path)!r}: holds a run of another recipe, "
+            f"these lines differ: {'; '.join(changed[:6])}. "
+            f"Resume with {str(folder.recipe)!r} and no overrides, or start a new folder"
+        )
+    if not os.access(folder.path, os.W_OK):
+        raise RunFolderError(
+            f"run folder {str(folder.path)!r}: cannot be written; check its owner and mode"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Package versions, Python, platform and the commit of the checkout, for reproduction."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    found["commit"] = _commit()
+    return found
+
+
+def _commit() -> str:
+    """The checkout's commit, or "not a checkout" for an installed wheel."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).resolve().parent, capture_output=True, text=True, timeout=10,
+            check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "not a checkout"
+    return answer.stdout.strip()
