@@ -1,0 +1,171 @@
+"""Sampling a group under a step plan, and plain ODE sampling for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlvid.flow.sde import euler_step, sde_step
+from rlvid.records import StepPlan
+
+VelocityFunction = Callable[[Tensor, Tensor], Tensor]
+"""(latents [B, C, F, H, W], sigma [B]) -> velocity [B, C, F, H, W] float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSample:
+    """The rollouts of one group, stacked."""
+
+    latents: Tensor
+    """[G, C, F, H, W] float32, the clean end."""
+    trained_latents: Tensor
+    """[G, S, C, F, H, W] state before each trained step."""
+    trained_next_latents: Tensor
+    """[G, S, C, F, H, W]."""
+    behaviour_mean: Tensor
+    """[G, S, C, F, H, W] float32."""
+    behaviour_log_prob: Tensor
+    """[G, S] float32, summed over elements, in nats."""
+    num_forwards: int
+    """Latents handed to `velocity`; with guidance the transformer saw twice as many."""
+
+
+def initial_noise(seed: int, shape: Sequence[int]) -> Tensor:
+    """Return standard normal [*shape] float32 on the CPU: the same on every device and batch."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+
+
+def _sigma_rows(sigma: float, like: Tensor) -> Tensor:
+    return torch.full((like.shape[0],), sigma, dtype=torch.float32, device=like.device)
+
+
+@torch.no_grad()
+def sample_ode(velocity: VelocityFunction, latents: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Run Euler steps from latents [B, C, F, H, W] at sigmas[0] to sigmas[-1]."""
+    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+        rows, rows_next = _sigma_rows(sigma, latents), _sigma_rows(sigma_next, latents)
+        latents = euler_step(velocity(latents, rows), latents, rows, rows_next)
+    return latents
+
+
+@torch.no_grad()
+def sample_group(
+    velocity: VelocityFunction,
+    plan: StepPlan,
+    *,
+    noise_seeds: Sequence[int],
+    step_seeds: Sequence[int],
+    latent_shape: Sequence[int],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> GroupSample:
+    """Sample the G rollouts of a group, doing once what its rollouts share.
+
+    Rollouts of one initial noise are equal up to the first stochastic step, and so is the velocity
+    there. So up to and including that step the batch has one row per distinct noise, and G rows
+    after it. `rlvid.algorithms.batch.forward_batches` gives the learner the same batches.
+
+    Args:
+        noise_seeds: [G]; equal seeds share their noise, as `plan.noise_index` says.
+        step_seeds: [G], one generator per rollout, so batching does not change the draw.
+        latent_shape: (C, F, H, W).
+        dtype: of the stored trained states. They are rounded to it before the velocity and the
+            log-probability are computed, so the learner scores the very values that were sampled.
+    """
+    group_size = len(noise_seeds)
+    distinct = _distinct_noises(plan, noise_seeds, step_seeds)
+    rows = torch.tensor([plan.noise_index(i, group_size) for i in range(group_size)], device=device)
+    generators = [torch.Generator().manual_seed(seed) for seed in step_seeds]
+    latents = torch.stack([initial_noise(seed, latent_shape) for seed in distinct]).to(device)
+    recorded: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    num_forwards = 0
+    for j in range(plan.num_steps):
+        is_trained = j in plan.trained_steps
+        if is_trained:
+            latents = latents.to(dtype).float()
+        sigma = _sigma_rows(plan.sigmas[j], latents)
+        predicted = velocity(latents, sigma)
+        num_forwards += latents.shape[0]
+        if j == plan.first_stochastic_step:
+            latents, predicted = latents[rows], predicted[rows]
+            sigma = _sigma_rows(plan.sigmas[j], latents)
+        sigma_next = _sigma_rows(plan.sigmas[j + 1], latents)
+        if j not in plan.stochastic_steps:
+            latents = euler_step(predicted, latents, sigma, sigma_next)
+            continue
+        draws = [torch.randn(tuple(latent_shape), generator=generator) for generator in generators]
+        taken = sde_step(
+            predicted,
+            latents,
+            sigma,
+            sigma_next,
+            noise=plan.noise,
+            step_noise=torch.stack(draws).to(device),
+        )
+        if is_trained and dtype != torch.float32:
+            rounded = taken.next_latents.to(dtype).float()
+            taken = sde_step(
+                predicted, latents, sigma, sigma_next, noise=plan.noise, next_latents=rounded
+            )
+        if is_trained:
+            recorded.append((latents, taken.next_latents, taken.mean, taken.log_prob))
+        latents = taken.next_latents
+    if not plan.stochastic_steps:
+        latents = latents[rows]
+    return _group_sample(latents, recorded, dtype, num_forwards)
+
+
+def _distinct_noises(
+    plan: StepPlan, noise_seeds: Sequence[int], step_seeds: Sequence[int]
+) -> list[int]:
+    """Return the seed of each noise index; ValueError where seeds and plan disagree."""
+    group_size = len(noise_seeds)
+    if len(step_seeds) != group_size:
+        raise ValueError(
+            f"sample_group: step_seeds: expected {group_size} seeds, one per rollout as in "
+            f"noise_seeds, got {len(step_seeds)}"
+        )
+    by_index: dict[int, int] = {}
+    for i, seed in enumerate(noise_seeds):
+        known = by_index.setdefault(plan.noise_index(i, group_size), seed)
+        if known != seed:
+            raise ValueError(
+                f"sample_group: noise_seeds[{i}]: expected {known}, which plan.noise_index shares "
+                f"with it, got {seed}. Derive the noise seed from (prompt, step, noise index)."
+            )
+    if len(by_index) != plan.num_noises:
+        raise ValueError(
+            f"sample_group: plan.num_noises: expected at most group size {group_size}, "
+            f"got {plan.num_noises}"
+        )
+    return [by_index[index] for index in range(plan.num_noises)]
+
+
+def _group_sample(
+    latents: Tensor,
+    recorded: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    dtype: torch.dtype,
+    num_forwards: int,
+) -> GroupSample:
+    if not recorded:
+        empty = latents.new_zeros((latents.shape[0], 0, *latents.shape[1:]))
+        return GroupSample(
+            latents=latents,
+            trained_latents=empty.to(dtype),
+            trained_next_latents=empty.to(dtype),
+            behaviour_mean=empty,
+            behaviour_log_prob=latents.new_zeros((latents.shape[0], 0)),
+            num_forwards=num_forwards,
+        )
+    before, after, means, log_probs = zip(*recorded, strict=True)
+    return GroupSample(
+        latents=latents,
+        trained_latents=torch.stack(before, dim=1).to(dtype),
+        trained_next_latents=torch.stack(after, dim=1).to(dtype),
+        behaviour_mean=torch.stack(means, dim=1),
+        behaviour_log_prob=torch.stack(log_probs, dim=1),
+        num_forwards=num_forwards,
+    )

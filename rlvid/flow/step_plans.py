@@ -1,0 +1,105 @@
+"""Which denoising steps of a group are stochastic and which are trained."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from rlvid.config.rollout import RolloutConfig, StepPlanConfig
+from rlvid.flow.sigmas import shifted_sigmas
+from rlvid.records import NoiseSettings, StepPlan
+from rlvid.seeds import derive_seed
+
+
+def make_step_plan(
+    config: RolloutConfig, *, recipe_seed: int, prompt_id: str, step: int
+) -> StepPlan:
+    """Return the plan of the group of `prompt_id` in optimiser step `step`.
+
+    A pure function of its arguments, so every replica of a prompt agrees without a broadcast. The
+    last denoising step is never stochastic: noise added there would stay in the video, and CPS has
+    none there.
+
+    Raises:
+        ValueError: settings under which no step could be trained.
+    """
+    _check_noise(config)
+    sigmas = shifted_sigmas(config.num_denoising_steps, config.shift)
+    rng = random.Random(derive_seed(recipe_seed, prompt_id, step, "step_plan"))
+    stochastic, trained = _choose_steps(config, rng, step)
+    if config.step_plan.kind == "branch":
+        num_noises = config.group_size // config.step_plan.num_branches
+    else:
+        num_noises = 1 if config.initial_noise == "shared" else config.group_size
+    return StepPlan(
+        sigmas=sigmas,
+        stochastic_steps=stochastic,
+        trained_steps=trained,
+        noise=NoiseSettings(
+            schedule=config.noise_schedule,
+            eta=config.eta,
+            truncation=config.truncation,
+            first_sigma=sigmas[1],
+        ),
+        num_noises=num_noises,
+    )
+
+
+def _check_noise(config: RolloutConfig) -> None:
+    if config.num_denoising_steps < 2:
+        raise ValueError(
+            "rollout.num_denoising_steps: too few to train: expected at least 2 (the last step is "
+            f"deterministic), got {config.num_denoising_steps}"
+        )
+    if config.eta == 0.0:
+        raise ValueError(
+            "rollout.eta: no exploration: expected a positive number, got 0. At 0 all rollouts of "
+            "one noise are equal and have no probability."
+        )
+    if config.noise_schedule == "cps" and config.eta > 1.0:
+        raise ValueError(f"rollout.eta: too large for cps: expected at most 1, got {config.eta}")
+
+
+def _choose_steps(
+    config: RolloutConfig, rng: random.Random, step: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return (stochastic, trained) step indices, ascending."""
+    plan = config.step_plan
+    every = tuple(range(config.num_denoising_steps - 1))
+    if plan.kind == "all":
+        return every, every
+    if plan.kind == "fraction":
+        # DanceGRPO samples with noise everywhere and trains a random part of the steps.
+        count = max(1, math.floor(plan.fraction * len(every) + 1e-9))
+        return every, tuple(sorted(rng.sample(every, count)))
+    eligible = _steps_in_range(plan, config.num_denoising_steps)
+    if plan.kind in ("isotemporal", "branch"):
+        chosen: tuple[int, ...] = (rng.choice(eligible),)
+        return chosen, chosen
+    if plan.num_steps > len(eligible):
+        raise ValueError(
+            f"rollout.step_plan.num_steps: more than there are: expected at most {len(eligible)} "
+            f"(steps of range_frac {plan.range_frac}, the last one excluded), got {plan.num_steps}"
+        )
+    if plan.kind == "random":
+        chosen = tuple(sorted(rng.sample(eligible, plan.num_steps)))
+        return chosen, chosen
+    # MixGRPO's progressive window (arXiv:2507.21802); past the end it starts over.
+    num_places = len(eligible) - plan.num_steps + 1
+    begin = step // plan.window_every * plan.window_stride % num_places
+    chosen = eligible[begin : begin + plan.num_steps]
+    return chosen, chosen
+
+
+def _steps_in_range(plan: StepPlanConfig, num_denoising_steps: int) -> tuple[int, ...]:
+    """Step indices whose start lies in `range_frac` of the schedule, without the last step."""
+    low, high = plan.range_frac
+    # The 1e-9 keeps 0.3 * 10 from counting as 2.9999 or 3.0001.
+    start = math.ceil(low * num_denoising_steps - 1e-9)
+    stop = min(math.ceil(high * num_denoising_steps - 1e-9), num_denoising_steps - 1)
+    if start >= stop:
+        raise ValueError(
+            f"rollout.step_plan.range_frac: holds no step that can be stochastic: got {low}, "
+            f"{high} of {num_denoising_steps} denoising steps, the last one excluded. Widen it."
+        )
+    return tuple(range(start, stop))
