@@ -1,0 +1,92 @@
+"""MP4 files that every browser plays: H.264, yuv420p; the one place of `data` that imports av."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+CRF = "12"
+"""x264 quality; 12 keeps the mean error of a tiny world clip under 2 of 255 levels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoInfo:
+    """What the header of a video file says."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
+    """Write [T, 3, H, W] float in [0, 1] as H.264, with the index in front so that it streams.
+
+    Raises:
+        ValueError: another shape, no frames, or an odd height or width, which yuv420p cannot hold.
+    """
+    if (
+        video.ndim != 4
+        or video.shape[1] != 3
+        or video.shape[0] < 1
+        or not video.is_floating_point()
+    ):
+        raise ValueError(
+            f"write_mp4: wrong video: expected float [T, 3, H, W] with T >= 1, "
+            f"got {video.dtype} {tuple(video.shape)}."
+        )
+    height, width = int(video.shape[2]), int(video.shape[3])
+    if height % 2 or width % 2:
+        raise ValueError(
+            f"write_mp4: odd size: expected even height and width, got {height}x{width}. "
+            "Pad or crop the video by one pixel."
+        )
+    frames = video.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+    array = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": CRF, "preset": "veryfast"}
+        for frame in array:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def probe_mp4(path: str | Path) -> VideoInfo:
+    """Return what the header says, without decoding."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: no video stream. Expected an MP4 with one.")
+            stream = container.streams.video[0]
+            return VideoInfo(
+                num_frames=stream.frames,
+                height=stream.height,
+                width=stream.width,
+                fps=float(stream.average_rate),
+            )
+    except (av.error.FFmpegError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as a video: {error}.") from error
+
+
+def read_mp4(path: str | Path) -> tuple[Tensor, float]:
+    """Return all frames as [T, 3, H, W] float32 in [0, 1], and the frame rate."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: no video stream. Expected an MP4 with one.")
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate)
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    except (av.error.FFmpegError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as a video: {error}.") from error
+    if not frames:
+        raise ValueError(f"{path}: no frames in the video stream.")
+    video = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+    return video.float().div_(255.0).contiguous(), fps
