@@ -1,1 +1,77 @@
-""""""
+"""Video models: the protocol, one adapter per family, and the tiny model that ships with rlvid.
+
+Importing this package imports no diffusers; only the adapters do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import xxhash
+
+from rlvid.plugins import resolve
+
+if TYPE_CHECKING:
+    from rlvid.config.model import ModelConfig
+    from rlvid.models.base import VideoModel
+
+MODELS = {"wan": "rlvid.models.wan:WanModel"}
+"""Short name to adapter class; strings, so that listing the models imports none of them."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def model_folder(config: ModelConfig) -> Path:
+    """Return the pipeline folder that `model.path` names; "tiny" is the shipped one."""
+    if config.path == "tiny":
+        from rlvid.models.tiny import pipeline_folder
+
+        return pipeline_folder()
+    return Path(config.path).expanduser()
+
+
+def load_model(config: ModelConfig, device: str | None = None) -> VideoModel:
+    """Return the model of `config`, frozen but for its transformer, in evaluation mode.
+
+    A family is a class with `load(folder, *, device, dtype, attention_backend) -> VideoModel`.
+
+    Args:
+        device: overrides `config.device`; "auto" is cuda where this process sees one, else cpu.
+    """
+    family = resolve(config.use, MODELS, where="model.use")
+    load = getattr(family, "load", None)
+    if load is None:
+        raise ValueError(
+            f"model.use: {config.use!r} has no `load`: expected a class with "
+            "load(folder, *, device, dtype, attention_backend). See rlvid.models.wan."
+        )
+    name = device or config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    model: VideoModel = load(
+        model_folder(config),
+        device=torch.device(name),
+        dtype=_DTYPES[config.dtype],
+        attention_backend=config.attention_backend,
+    )
+    return model
+
+
+def digest_folder(path: str | Path) -> str:
+    """Return the xxh3-128 digest, hex, over the names and contents of every file under `path`.
+
+    The same files give the same digest wherever the folder lies; an actor compares it with the
+    manifest's `base_digest` to see that it holds the base model that the weights belong to.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ValueError(f"model.path: no folder at {folder}. Give a pipeline folder, or 'tiny'.")
+    digest = xxhash.xxh3_128()
+    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+        content = file.read_bytes()
+        # Lengths keep (name, content) pairs apart: without them a byte could move between the two.
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
