@@ -1,20 +1,24 @@
 """The rollout actors of a run: starts them, hands out groups, replaces the lost ones.
 
-Owned by the driver. An actor works on one group at a time; which one is whichever is idle, which
-does not matter to the result because every seed is in the task.
+    submit(task) --> queue --> idle actor --> collect() --> SampledGroup
+                                 |  died, or overran its deadline
+                                 +--> replaced and brought to the current weights; LostGroup
+
+Owned by the driver, one thread. An actor holds one group at a time; which actor samples a group
+does not matter to the result, because every seed is in the task.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from rlvid.actors.ray_actor import RolloutActor
 from rlvid.actors.rollout_worker import WeightsReceipt
@@ -28,10 +32,6 @@ MAX_REPLACEMENTS_PER_ACTOR = 3
 """Crash-loop budget: an actor slot that dies more often stops the run."""
 
 
-class ActorLost(RuntimeError):
-    """The actor died or missed its deadline; it has been replaced, the group must be leased anew."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledGroup:
     """A finished group: where it lies and what the driver may know of it."""
@@ -41,12 +41,24 @@ class SampledGroup:
     summary: GroupSummary
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostGroup:
+    """A group whose actor died or overran; the actor is replaced, the group must be leased anew."""
+
+    group_id: str
+    reason: str
+
+
+@dataclass(slots=True, eq=False)
 class _Slot:
     index: int
     handle: Any
     actor_id: str
     num_replacements: int = 0
+    task: GroupTask | None = None
+    group: Any = None
+    summary: Any = None
+    since: float = 0.0
 
 
 class RolloutPool:
@@ -69,7 +81,7 @@ class RolloutPool:
         self._num_threads = num_threads
         self._start_deadline_s = start_deadline_s
         self._slots: list[_Slot] = []
-        self._idle: asyncio.Queue[_Slot] = asyncio.Queue()
+        self._queue: deque[GroupTask] = deque()
         self._weights: tuple[WeightsManifest, Sequence[Any]] | None = None
         self.num_lost = 0
 
@@ -88,7 +100,6 @@ class RolloutPool:
         """
         for slot in self._slots:
             self._get(slot, slot.handle.ready.remote(), self._start_deadline_s, "loading its model")
-            self._idle.put_nowait(slot)
 
     def publish(
         self, manifest: WeightsManifest, buckets: Sequence[Any], deadline_s: float
@@ -114,26 +125,36 @@ class RolloutPool:
             receipts.append(receipt)
         return receipts
 
-    async def sample(self, task: GroupTask) -> SampledGroup:
-        """Sample one group on the next idle actor.
+    def submit(self, task: GroupTask) -> None:
+        """Queue a group; the next idle actor samples it."""
+        self._queue.append(task)
+        self._feed()
+
+    def collect(self, timeout_s: float) -> list[SampledGroup | LostGroup]:
+        """Return what finished or was lost, waiting at most `timeout_s` for the first.
 
         Raises:
-            ActorLost: the actor died or overran `rollout.deadline_s`; lease the group again.
+            RuntimeError: an actor slot died more often than its budget allows.
+            Exception: what sampling raised, e.g. ValueError for a clip size that does not divide.
         """
-        slot = await self._idle.get()
-        try:
-            group, summary = slot.handle.sample.remote(task)
-            answer = await asyncio.wait_for(_value(summary), self._config.deadline_s)
-            return SampledGroup(group=group, summary=answer)
-        except (RayActorError, TimeoutError) as error:
-            lost = slot.actor_id
-            await asyncio.to_thread(self._replace, slot)
-            raise ActorLost(
-                f"{lost}: lost while sampling group {task.group_id} "
-                f"({type(error).__name__} within {self._config.deadline_s:.0f} s)"
-            ) from error
-        finally:
-            self._idle.put_nowait(slot)
+        busy = {slot.summary: slot for slot in self._slots if slot.task is not None}
+        if not busy:
+            return []
+        done, _ = ray.wait(list(busy), timeout=timeout_s, fetch_local=False)
+        results: list[SampledGroup | LostGroup] = [self._take(busy[summary]) for summary in done]
+        now = time.monotonic()
+        results += [
+            self._lose(slot, f"overran rollout.deadline_s of {self._config.deadline_s:g} s")
+            for slot in busy.values()
+            if slot.task is not None and now - slot.since > self._config.deadline_s
+        ]
+        self._feed()
+        return results
+
+    @property
+    def num_outstanding(self) -> int:
+        """Groups submitted and not yet collected."""
+        return len(self._queue) + sum(slot.task is not None for slot in self._slots)
 
     def use_policy(self, policy: Policy, deadline_s: float) -> None:
         """Make every actor sample with a policy from files (evaluation)."""
@@ -160,6 +181,33 @@ class RolloutPool:
         for slot in self._slots:
             ray.kill(slot.handle)
         self._slots = []
+
+    def _feed(self) -> None:
+        for slot in self._slots:
+            if slot.task is None and self._queue:
+                slot.task = self._queue.popleft()
+                slot.group, slot.summary = slot.handle.sample.remote(slot.task)
+                slot.since = time.monotonic()
+
+    def _take(self, slot: _Slot) -> SampledGroup | LostGroup:
+        try:
+            summary: GroupSummary = ray.get(slot.summary, timeout=self._config.deadline_s)
+        except RayTaskError as error:
+            if isinstance(error.cause, Exception):
+                raise error.cause from error
+            raise
+        except RayActorError:
+            return self._lose(slot, "its actor died")
+        sampled = SampledGroup(group=slot.group, summary=summary)
+        slot.task = slot.group = slot.summary = None
+        return sampled
+
+    def _lose(self, slot: _Slot, reason: str) -> LostGroup:
+        assert slot.task is not None, "only a busy slot can lose a group"
+        lost = LostGroup(group_id=slot.task.group_id, reason=f"{slot.actor_id}: {reason}")
+        slot.task = slot.group = slot.summary = None
+        self._replace(slot)
+        return lost
 
     def _spawn(self, slot: _Slot) -> None:
         slot.actor_id = f"actor-{slot.index}.{slot.num_replacements}"
@@ -208,6 +256,3 @@ class RolloutPool:
                 "raise cluster.start_deadline_s or look at the actor's log"
             ) from error
 
-
-async def _value(reference: Any) -> Any:
-    return await reference

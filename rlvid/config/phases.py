@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rlvid.config.base import Section
 from rlvid.config.learner import LearnerConfig, OptimizerConfig
+from rlvid.config.prompts import PromptsConfig
 from rlvid.config.rewards import ScorerConfig
 
 
@@ -59,15 +60,19 @@ class GrpoConfig(Section):
 class EvaluateConfig(Section):
     """Pinned, paired evaluation on held-out prompts."""
 
+    prompts: PromptsConfig = PromptsConfig(split="heldout")
+    """Prompts that training never sees; a prompt in both sets is an error."""
     num_prompts: int = Field(default=32, ge=1)
     seeds_per_prompt: int = Field(default=2, ge=1)
     num_denoising_steps: int = Field(default=20, ge=1)
     """Euler steps of the pinned ODE sampler."""
     guidance_scale: float | None = None
     """None takes `rollout.guidance_scale`."""
-    judges: tuple[ScorerConfig, ...] = (ScorerConfig(use="lpips_free_judge"),)
+    judges: tuple[ScorerConfig, ...] = (ScorerConfig(use="attribute_judge"),)
     """Scorers that took no part in training; at least one."""
     num_bootstrap: int = Field(default=10000, ge=100)
     confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
+    num_clips: int = Field(default=6, ge=0)
+    """Pairs of clips, before and after, that the report shows."""
     use_ema: bool = False
     """Judge the averaged weights instead of the last ones."""

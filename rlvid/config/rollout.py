@@ -74,6 +74,11 @@ class RolloutConfig(Section):
                 f"group_size must be a multiple of step_plan.num_branches, "
                 f"got {self.group_size} and {branches}"
             )
+        if self.max_staleness:
+            raise ValueError(
+                f"max_staleness must be 0, got {self.max_staleness}: "
+                "this release runs the synchronous loop only"
+            )
         low, high = self.step_plan.range_frac
         if not 0.0 <= low < high <= 1.0:
             raise ValueError(

@@ -1,0 +1,96 @@
+"""Held-out prompts, and the pinned measurement of a policy on them.
+
+Pinned: Euler steps, seeds that depend on the prompt alone, so two policies are compared on equal
+noise. Evaluating with the training sampler measures its noise instead (methods, section 6).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlvid.config import Recipe
+from rlvid.data.prompts import load_prompts
+from rlvid.launch.groups import ScoredGroup, mean_rewards, pinned_task, sample_and_score
+from rlvid.launch.roles import SamplingRoles
+from rlvid.records import Prompt
+from rlvid.seeds import derive_seed
+
+Pair = tuple[str, int]
+"""(prompt id, seed index): what is compared between two policies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Scores of one policy on the held-out pairs."""
+
+    rewards: dict[Pair, float]
+    """Weighted mean of the training scorers."""
+    scores: dict[str, dict[Pair, float]]
+    """Scorer to its own scores, judges included."""
+    groups: tuple[ScoredGroup, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the means under the names of the metrics table."""
+        found = {
+            f"heldout/{name}/mean": statistics.fmean(values.values())
+            for name, values in self.scores.items()
+            if values
+        }
+        if self.rewards:
+            found["heldout/reward/mean"] = statistics.fmean(self.rewards.values())
+            found["heldout/reward/std"] = statistics.pstdev(self.rewards.values())
+        return found
+
+
+def heldout_prompts(recipe: Recipe, num_prompts: int) -> tuple[Prompt, ...]:
+    """Return the first `num_prompts` held-out prompts of an order no recipe seed moves.
+
+    Raises:
+        ValueError: a held-out prompt is also trained on.
+    """
+    heldout = load_prompts(recipe.evaluate.prompts)
+    trained = {prompt.prompt_id for prompt in load_prompts(recipe.prompts)}
+    leaked = [prompt.text for prompt in heldout if prompt.prompt_id in trained]
+    if leaked:
+        raise ValueError(
+            f"evaluate.prompts: {len(leaked)} held-out prompts are also trained on, e.g. "
+            f"{leaked[0]!r}; give evaluate.prompts another split or file"
+        )
+    order = sorted(heldout, key=lambda prompt: derive_seed(0, prompt.prompt_id, "heldout"))
+    return tuple(order[:num_prompts])
+
+
+def measure(
+    recipe: Recipe,
+    roles: SamplingRoles,
+    prompts: Sequence[Prompt],
+    *,
+    label: str,
+    num_seeds: int,
+    step: int,
+) -> Measurement:
+    """Sample every prompt with pinned seeds under the actors' present policy, and score it."""
+    tasks = [
+        pinned_task(recipe, prompt, label=label, position=position, num_seeds=num_seeds)
+        for position, prompt in enumerate(prompts)
+    ]
+    scored = sample_and_score(
+        tasks,
+        roles.rollouts,
+        roles.rewards,
+        roles.ledger,
+        step=step,
+        lease_s=recipe.rollout.deadline_s,
+    )
+    for group in scored:
+        roles.ledger.drop(group.task.group_id, "evaluation")
+    weights = {s.label: s.weight for s in recipe.rewards.scorers if s.weight}
+    scores: dict[str, dict[Pair, float]] = {}
+    for group in scored:
+        for score in group.scores.scores:
+            if score.value is not None:
+                pair = (group.task.prompt.prompt_id, score.index)
+                scores.setdefault(score.scorer, {})[pair] = score.value
+    return Measurement(rewards=mean_rewards(scored, weights), scores=scores, groups=tuple(scored))

@@ -1,0 +1,258 @@
+"""The RL phase: one loop that samples, scores, credits, learns and publishes.
+
+Rollout actors sample groups (rlvid.flow.sampler), the reward pool scores them, the learner credits
+and steps (rlvid.algorithms, learners.rl) and publishes weights back. The driver holds references
+and small numbers, never a tensor.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rlvid.config import Recipe
+from rlvid.data.prompts import load_prompts, prompts_for_step
+from rlvid.launch.groups import ScoredGroup, sample_and_score, training_task
+from rlvid.launch.heldout import heldout_prompts, measure
+from rlvid.launch.phases.base import Artifacts, PhaseContext
+from rlvid.launch.roles import SamplingRoles, open_sampling
+from rlvid.launch.step_metrics import step_metrics
+from rlvid.learners.checkpoint import find_latest
+from rlvid.learners.group import LearnerGroup
+from rlvid.models.policy import Policy
+from rlvid.observability.progress import PhaseProgress, open_progress
+from rlvid.observability.trace import Trace
+from rlvid.records import Prompt, StepReport, WeightsManifest
+
+logger = logging.getLogger(__name__)
+
+CANARY_TOLERANCE = 1e-5
+"""Largest difference between an actor's and the learner's canary velocity, float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """What the loop works with."""
+
+    recipe: Recipe
+    context: PhaseContext
+    sampling: SamplingRoles
+    learner: LearnerGroup
+    prompts: tuple[Prompt, ...]
+    heldout: tuple[Prompt, ...]
+    progress: PhaseProgress
+    trace: Trace
+
+
+class Grpo:
+    """Group-relative policy optimisation on prompts alone."""
+
+    def run(self, context: PhaseContext, artifacts: Artifacts) -> Artifacts:
+        recipe = context.recipe
+        checkpoints = context.folder / "checkpoints"
+        latest = find_latest(checkpoints) if context.resume else None
+        first_step = latest.step if latest else 0
+        context.recorder.resume_at(first_step)
+        with (
+            open_loop(context, artifacts.policy, first_step) as loop,
+        ):
+            if latest:
+                loop.learner.load_checkpoint(latest.path)
+            loop.sampling.ledger.forget_from(first_step)
+            train(loop, first_step)
+            exported = context.folder / "policy"
+            loop.learner.export(exported)
+            counts = loop.sampling.ledger.counts()
+            if not counts.is_balanced or counts.in_flight:
+                raise RuntimeError(f"ledger: groups are unaccounted for at the end: {counts}")
+        is_lora = recipe.learner.mode == "lora"
+        policy = _policy(artifacts.policy, exported, is_lora)
+        ema = exported.with_name("policy_ema")
+        return replace(
+            artifacts,
+            policy=policy,
+            ema_policy=_policy(artifacts.policy, ema, is_lora) if ema.is_dir() else None,
+        )
+
+
+def train(loop: Loop, first_step: int) -> None:
+    """Sample, score, credit, learn, publish, until the recipe's last step."""
+    recipe = loop.recipe
+    publish(loop, first_step)
+    check_canary(loop)
+    if recipe.grpo.evaluate_every and first_step == 0:
+        loop.context.recorder.write(0, evaluate(loop, 0))
+    for step in range(first_step, recipe.grpo.num_steps):
+        started = time.perf_counter()
+        scored = sample(loop, step)
+        sampled_s = time.perf_counter() - started
+        report = learn(loop, scored, step)
+        learned_s = time.perf_counter() - started - sampled_s
+        manifest = publish(loop, step + 1)
+        metrics = step_metrics(
+            recipe,
+            scored,
+            report,
+            manifest,
+            loop.sampling,
+            seconds={
+                "sample": sampled_s,
+                "learn": learned_s,
+                "step": time.perf_counter() - started,
+            },
+        )
+        if _is_due(step, recipe.grpo.evaluate_every, recipe.grpo.num_steps):
+            metrics |= evaluate(loop, step + 1)
+        loop.context.recorder.write(step + 1, metrics)
+        loop.progress.step_done(step, metrics)
+        if _is_due(step, recipe.grpo.checkpoint.every, recipe.grpo.num_steps):
+            checkpoint(loop, step + 1)
+
+
+def sample(loop: Loop, step: int) -> list[ScoredGroup]:
+    """Return the step's groups, sampled by the actors and scored by the pool."""
+    recipe = loop.recipe
+    chosen = prompts_for_step(loop.prompts, recipe.seed, step, recipe.rollout.groups_per_step)
+    tasks = [
+        training_task(recipe, prompt, visit=visit, step=step, position=position)
+        for position, (prompt, visit) in enumerate(chosen)
+    ]
+
+    def note(group: ScoredGroup) -> None:
+        now, summary, scores = time.time(), group.summary, group.scores
+        score_s = scores.decode_s + scores.score_s
+        loop.trace.add("rewards", "score", now - score_s, score_s, {"group": summary.group_id})
+        began = now - score_s - summary.sample_s
+        loop.trace.add(summary.actor_id, "sample", began, summary.sample_s)
+
+    return sample_and_score(
+        tasks,
+        loop.sampling.rollouts,
+        loop.sampling.rewards,
+        loop.sampling.ledger,
+        step=step,
+        lease_s=recipe.rollout.deadline_s,
+        on_group=note,
+    )
+
+
+def learn(loop: Loop, scored: list[ScoredGroup], step: int) -> StepReport:
+    """Credit the groups and take the step's updates; the ledger knows each group's end."""
+    ledger = loop.sampling.ledger
+    group_ids = [group.task.group_id for group in scored]
+    ledger.claim(group_ids)
+    with loop.trace.span("learner", "learn"):
+        report = loop.learner.train(
+            [group.group for group in scored],
+            [score for group in scored for score in group.scores.scores],
+            group_ids=group_ids,
+            step=step,
+        )
+    for group_id in report.dropped_group_ids:
+        ledger.drop(group_id, "no spread in its rewards")
+    ledger.consume([group_id for group_id in group_ids if group_id in report.trained_group_ids])
+    return report
+
+
+def publish(loop: Loop, version: int) -> WeightsManifest:
+    """Make every actor sample with the learner's weights; receipts carry the digest."""
+    with loop.trace.span("weights", "publish"):
+        manifest, buckets = loop.learner.publish(version)
+        loop.sampling.rollouts.publish(manifest, buckets, loop.recipe.learner.deadline_s)
+    return manifest
+
+
+def check_canary(loop: Loop) -> None:
+    """Compare each actor's velocity on a fixed input with the learner's.
+
+    Digests prove that the bytes arrived; only this proves that they are what samples.
+
+    Raises:
+        RuntimeError: an actor's velocity differs by more than `CANARY_TOLERANCE`.
+    """
+    text = loop.prompts[0].model_text
+    expected = loop.learner.canary(text)
+    latents, sigma, velocity = expected
+    pool = loop.sampling.rollouts
+    answers = pool.canaries(latents, sigma, text, loop.recipe.learner.deadline_s)
+    for actor_id, answer in zip(pool.actor_ids, answers, strict=True):
+        difference = float((answer - velocity).abs().max())
+        tolerance = CANARY_TOLERANCE if loop.recipe.model.dtype == "float32" else 0.05
+        if not difference <= tolerance:
+            raise RuntimeError(
+                f"{actor_id}: canary velocity differs from the learner's by {difference:.3g}, "
+                f"expected at most {tolerance:g}; the actor does not sample with the published "
+                "policy (dtype, adapter or attention backend differ)"
+            )
+
+
+def evaluate(loop: Loop, step: int) -> dict[str, float]:
+    """Measure the present policy on held-out prompts with the pinned sampler."""
+    with loop.trace.span("evaluate", "heldout"):
+        measured = measure(
+            loop.recipe,
+            loop.sampling,
+            loop.heldout,
+            label=f"heldout-{step:06d}",
+            num_seeds=1,
+            step=step,
+        )
+    metrics = measured.metrics()
+    loop.progress.say(f"step {step} held-out reward {metrics['heldout/reward/mean']:.4f}")
+    return metrics
+
+
+def checkpoint(loop: Loop, step: int) -> None:
+    """Write what a resume needs: learner state; prompts and seeds follow from the step."""
+    config = loop.recipe.grpo.checkpoint
+    with loop.trace.span("learner", "checkpoint"):
+        loop.learner.save_checkpoint(
+            loop.context.folder / "checkpoints", step=step, keep=config.keep
+        )
+
+
+@contextmanager
+def open_loop(context: PhaseContext, policy: Policy, first_step: int) -> Iterator[Loop]:
+    """Start learner, actors and reward pool side by side, and the progress display."""
+    recipe = context.recipe
+    prompts = load_prompts(recipe.prompts)
+    heldout = heldout_prompts(recipe, recipe.grpo.evaluate_prompts)
+    learner = LearnerGroup.start_rl(recipe, policy)
+    ledger_path = context.folder / "ledger.sqlite"
+    try:
+        with (
+            open_sampling(recipe, policy, recipe.learner, ledger_path) as sampling,
+            open_progress("grpo", recipe.grpo.num_steps, first_step=first_step) as progress,
+        ):
+            learner.wait_ready(recipe.cluster.start_deadline_s)
+            yield Loop(
+                recipe=recipe,
+                context=context,
+                sampling=sampling,
+                learner=learner,
+                prompts=prompts,
+                heldout=heldout,
+                progress=progress,
+                trace=Trace(context.folder / "trace.json"),
+            )
+    finally:
+        learner.shutdown()
+
+
+def _policy(base: Policy, exported: Path, is_lora: bool) -> Policy:
+    if not is_lora:
+        return Policy(model_path=str(exported))
+    if base.lora_path is not None:
+        raise ValueError(
+            "grpo: a LoRA on top of a LoRA cannot be exported; train the first one with mode full"
+        )
+    return Policy(model_path=base.model_path, lora_path=str(exported))
+
+
+def _is_due(step: int, every: int, num_steps: int) -> bool:
+    """True after every `every`-th step and after the last."""
+    return bool(every) and ((step + 1) % every == 0 or step + 1 == num_steps)

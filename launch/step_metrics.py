@@ -1,0 +1,82 @@
+"""The row of metrics a GRPO step writes, by the names of the metrics table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from rlvid.config import Recipe
+from rlvid.launch.groups import ScoredGroup, mean_rewards
+from rlvid.launch.roles import SamplingRoles
+from rlvid.records import StepReport, WeightsManifest
+
+
+def step_metrics(
+    recipe: Recipe,
+    scored: Sequence[ScoredGroup],
+    report: StepReport,
+    manifest: WeightsManifest,
+    sampling: SamplingRoles,
+    *,
+    seconds: Mapping[str, float],
+) -> dict[str, float]:
+    """Return rollout, reward, learner, weights and time metrics of one step."""
+    weights = {s.label: s.weight for s in recipe.rewards.scorers if s.weight}
+    rewards = list(mean_rewards(scored, weights).values())
+    staleness = [report.step - group.summary.policy_version for group in scored]
+    sample_s = sum(group.summary.sample_s for group in scored)
+    score_s = sum(group.scores.decode_s + group.scores.score_s for group in scored)
+    return {
+        **_scorer_metrics(scored),
+        **(_reward_metrics(rewards, scored, weights) if rewards else {}),
+        "rollout/groups/consumed": float(len(report.trained_group_ids)),
+        "rollout/groups/uniform": float(len(report.dropped_group_ids)),
+        "rollout/staleness/mean": statistics.fmean(staleness),
+        "rollout/staleness/max": float(max(staleness)),
+        "rollout/forwards/count": float(sum(group.summary.num_forwards for group in scored)),
+        "rollout/actors/lost": float(sampling.rollouts.num_lost),
+        "weights/version/value": float(manifest.version),
+        "weights/publish/mb": sum(bucket.num_bytes for bucket in manifest.buckets) / 2**20,
+        "time/rollout_actors/seconds": sample_s,
+        "time/reward_pool/seconds": score_s,
+        **{f"time/{name}/seconds": value for name, value in seconds.items()},
+        **report.metrics,
+    }
+
+
+def _reward_metrics(
+    rewards: Sequence[float], scored: Sequence[ScoredGroup], weights: Mapping[str, float]
+) -> dict[str, float]:
+    spreads = []
+    for group in scored:
+        values = list(mean_rewards([group], weights).values())
+        if len(values) > 1:
+            spreads.append(statistics.pstdev(values))
+    return {
+        "rollout/reward/mean": statistics.fmean(rewards),
+        "rollout/reward/std": statistics.pstdev(rewards),
+        "rollout/reward/min": min(rewards),
+        "rollout/reward/max": max(rewards),
+        **({"rollout/reward/group_std": statistics.fmean(spreads)} if spreads else {}),
+    }
+
+
+def _scorer_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    missing: dict[str, int] = {}
+    for group in scored:
+        for score in group.scores.scores:
+            values.setdefault(score.scorer, [])
+            missing.setdefault(score.scorer, 0)
+            if score.value is None:
+                missing[score.scorer] += 1
+            else:
+                values[score.scorer].append(score.value)
+    metrics: dict[str, float] = {}
+    for name, found in values.items():
+        total = len(found) + missing[name]
+        metrics[f"rewards/{name}/missing_frac"] = missing[name] / total
+        if found:
+            metrics[f"rewards/{name}/mean"] = statistics.fmean(found)
+            metrics[f"rewards/{name}/std"] = statistics.pstdev(found)
+    return metrics
