@@ -188,7 +188,9 @@ class LearnerBatch:
     behaviour_log_prob: Tensor
     """[N]."""
     advantage: Tensor
-    """[N]."""
+    """[N]; 0 where `trained` is False."""
+    trained: Tensor
+    """[N] bool; a row with False is forwarded, so that batches are the rollout's, but not learned."""
     step_weight: Tensor
     """[N], the W of methods section 3.2, already normalised over the whole update."""
     forward_row: Tensor

@@ -82,4 +82,4 @@ def update_step_weights(kind: str, plans: Sequence[StepPlan]) -> list[Tensor]:
         sigma_next = torch.tensor([plan.sigmas[j + 1] for j in steps], dtype=torch.float64)
         raw.append(step_weight(kind, plan.noise, sigma, sigma_next))
     flat = normalise_weights(kind, torch.cat(raw)).float()
-    return list(flat.split([len(weights) for weights in raw]))
+    return list(torch.split(flat, [len(weights) for weights in raw]))

@@ -1,0 +1,91 @@
+"""What an algorithm is: two pure functions, credit and loss, and the records they return.
+
+Letters: P groups of a batch, G rollouts in a group, N rows of a learner batch, U forwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig
+from rlvid.records import LearnerBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit:
+    """What the scores of a batch of groups say about its rollouts."""
+
+    advantage: Tensor
+    """[P, G] float32; exactly 0 where `trained` is False."""
+    reward: Tensor
+    """[P, G] float32, weighted sum of raw scores for the reader; NaN where a score is missing."""
+    trained: Tensor
+    """[P, G] bool."""
+    dropped: tuple[tuple[int, str], ...]
+    """(row of the group, reason) of groups that teach nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossTerms:
+    """A loss and its metrics over some rows; terms of disjoint rows add up."""
+
+    loss_sum: Tensor
+    """Scalar with a gradient, summed over trained rows. The learner divides by the number of
+    trained rows over all ranks, so any layout gives the same gradient."""
+    num_rows: int
+    """Trained rows in `loss_sum`."""
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+    """Metric to its sum over trained rows; divide by the rows of all ranks for the mean."""
+    maxima: Mapping[str, Tensor] = field(default_factory=dict)
+    """Metric to its largest value over trained rows; -inf without any."""
+    minima: Mapping[str, Tensor] = field(default_factory=dict)
+    """Metric to its smallest value over trained rows; inf without any."""
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """Credit and loss of one algorithm; holds no state."""
+
+    def credit(
+        self,
+        scores: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        config: AdvantageConfig,
+    ) -> Credit:
+        """Scores [P, G] by scorer (NaN where missing) -> advantages."""
+        ...
+
+    def loss(
+        self,
+        batch: LearnerBatch,
+        velocity: Tensor,
+        *,
+        config: AlgorithmConfig,
+        reference_velocity: Tensor | None = None,
+    ) -> LossTerms:
+        """Velocities of `batch` under the policy, [N, ...] or [U, ...] -> loss."""
+        ...
+
+
+def metric_values(terms: Sequence[LossTerms]) -> dict[str, float]:
+    """Return the metrics of terms of one process by name: means, maxima and minima.
+
+    Raises:
+        ValueError: no trained row in any of them.
+    """
+    num_rows = sum(term.num_rows for term in terms)
+    if num_rows == 0:
+        raise ValueError("metric_values: no trained rows: expected at least 1, got 0")
+    values: dict[str, float] = {}
+    for name in terms[0].sums:
+        values[name] = float(torch.stack([term.sums[name] for term in terms]).sum()) / num_rows
+    for name in terms[0].maxima:
+        values[name] = float(torch.stack([term.maxima[name] for term in terms]).max())
+    for name in terms[0].minima:
+        values[name] = float(torch.stack([term.minima[name] for term in terms]).min())
+    return values

@@ -1,0 +1,146 @@
+"""From a sampled group and its credit to the rows the loss works on.
+
+Rows are ordered by trained step, then by rollout: row n = s * G + g. The rollout's batches are
+kept: at the first stochastic step it ran one forward per distinct initial noise, later one per
+rollout. A matrix product can round differently in a batch of another size, and then the ratio is
+not exactly 1 on the policy that sampled; so masked rollouts stay in their forward as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rlvid.records import LearnerBatch, Rollout, RolloutGroup, StepPlan
+
+
+def assemble(
+    group: RolloutGroup,
+    advantage: Tensor,
+    trained: Tensor,
+    *,
+    step_weights: Tensor,
+    device: torch.device | str = "cpu",
+) -> LearnerBatch:
+    """Return the N = S * G rows of a group.
+
+    Args:
+        advantage: [G].
+        trained: [G] bool, from `Credit.trained`.
+        step_weights: [S], normalised over the update (`rlvid.flow.step_weights`).
+    """
+    plan, rollouts = group.plan, sorted(group.rollouts, key=lambda rollout: rollout.index)
+    size, num_trained = len(rollouts), len(plan.trained_steps)
+    _check(group, rollouts, advantage, trained, step_weights)
+    sigma = torch.tensor([plan.sigmas[j] for j in plan.trained_steps], dtype=torch.float32)
+    sigma_next = torch.tensor([plan.sigmas[j + 1] for j in plan.trained_steps], dtype=torch.float32)
+    forward_row, unique_rows = _shared_forwards(plan, size)
+    kept = trained.bool().cpu()
+    credited = torch.where(kept, advantage.float().cpu(), 0.0)
+
+    def by_step(values: Sequence[Tensor]) -> Tensor:
+        """G tensors [S, ...] -> [S * G, ...] float32."""
+        return torch.stack(list(values), dim=1).flatten(0, 1).to(device).float()
+
+    return LearnerBatch(
+        prompt=group.prompt,
+        sigma=sigma.repeat_interleave(size).to(device),
+        sigma_next=sigma_next.repeat_interleave(size).to(device),
+        latents=by_step([rollout.trained_latents for rollout in rollouts]),
+        next_latents=by_step([rollout.trained_next_latents for rollout in rollouts]),
+        behaviour_mean=by_step([rollout.behaviour_mean for rollout in rollouts]),
+        behaviour_log_prob=by_step([rollout.behaviour_log_prob for rollout in rollouts]),
+        advantage=credited.repeat(num_trained).to(device),
+        trained=kept.repeat(num_trained).to(device),
+        step_weight=step_weights.float().cpu().repeat_interleave(size).to(device),
+        forward_row=forward_row.to(device),
+        unique_rows=unique_rows.to(device),
+        noise=plan.noise,
+    )
+
+
+def _check(
+    group: RolloutGroup,
+    rollouts: Sequence[Rollout],
+    advantage: Tensor,
+    trained: Tensor,
+    step_weights: Tensor,
+) -> None:
+    size, num_trained = len(rollouts), len(group.plan.trained_steps)
+    where = f"assemble: group {group.group_id}"
+    if [rollout.index for rollout in rollouts] != list(range(size)):
+        raise ValueError(
+            f"{where}: rollout indices: expected 0 to {size - 1}, "
+            f"got {[rollout.index for rollout in rollouts]}"
+        )
+    if advantage.shape != (size,) or trained.shape != (size,):
+        raise ValueError(
+            f"{where}: expected advantage and trained of shape ({size},), "
+            f"got {tuple(advantage.shape)} and {tuple(trained.shape)}"
+        )
+    if step_weights.shape != (num_trained,):
+        raise ValueError(
+            f"{where}: step_weights: expected one per trained step, ({num_trained},), "
+            f"got {tuple(step_weights.shape)}"
+        )
+
+
+def _shared_forwards(plan: StepPlan, size: int) -> tuple[Tensor, Tensor]:
+    """Return (forward_row [N], unique_rows [U]) of a group of `size` rollouts."""
+    forward_row: list[int] = []
+    unique_rows: list[int] = []
+    for position, j in enumerate(plan.trained_steps):
+        is_shared = j == plan.first_stochastic_step
+        place: dict[int, int] = {}
+        for g in range(size):
+            key = plan.noise_index(g, size) if is_shared else g
+            if key not in place:
+                place[key] = len(unique_rows)
+                unique_rows.append(position * size + g)
+            forward_row.append(place[key])
+    return (
+        torch.tensor(forward_row, dtype=torch.int64),
+        torch.tensor(unique_rows, dtype=torch.int64),
+    )
+
+
+def forward_batches(batch: LearnerBatch) -> list[Tensor]:
+    """Return, for each trained step, the rows [int64] to forward together, as the rollout did.
+
+    Concatenated they are `unique_rows`, so velocities of all of them, in order, are [U, ...].
+    """
+    rows = batch.unique_rows
+    if rows.numel() == 0:
+        return []
+    _, counts = torch.unique_consecutive(batch.sigma[rows], return_counts=True)
+    return list(torch.split(rows, counts.tolist()))
+
+
+def select_forward(batch: LearnerBatch, rows: Tensor) -> LearnerBatch:
+    """Return the part of `batch` that the forwards of `rows` serve, for a loss of their own.
+
+    `rows` is one of `forward_batches`, or a slice of one where memory asks for smaller batches.
+    Velocities of `rows`, in order, are then the [U, ...] of the part.
+    """
+    place = torch.full((batch.sigma.shape[0],), -1, dtype=torch.int64, device=rows.device)
+    place[rows] = torch.arange(rows.numel(), device=rows.device)
+    forward_row = place[batch.unique_rows[batch.forward_row]]
+    served = forward_row >= 0
+    new_index = torch.cumsum(served, dim=0) - 1
+    return replace(
+        batch,
+        sigma=batch.sigma[served],
+        sigma_next=batch.sigma_next[served],
+        latents=batch.latents[served],
+        next_latents=batch.next_latents[served],
+        behaviour_mean=batch.behaviour_mean[served],
+        behaviour_log_prob=batch.behaviour_log_prob[served],
+        advantage=batch.advantage[served],
+        trained=batch.trained[served],
+        step_weight=batch.step_weight[served],
+        forward_row=forward_row[served],
+        unique_rows=new_index[rows],
+    )
