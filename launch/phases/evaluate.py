@@ -1,0 +1,201 @@
+"""Paired evaluation of the run's policy against its base on held-out prompts.
+
+Both policies sample the same prompts from the same noise with a pinned ODE sampler; the training
+scorers and at least one judge that did not train score them; differences get a bootstrap interval
+that resamples whole prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlvid.config import Recipe
+from rlvid.data.video_files import write_mp4
+from rlvid.evaluation.statistics import paired_bootstrap
+from rlvid.launch.heldout import Measurement, Pair, heldout_prompts, measure
+from rlvid.launch.phases.base import Artifacts, PhaseContext
+from rlvid.launch.roles import SamplingRoles, open_sampling
+from rlvid.models.policy import Policy
+from rlvid.observability.progress import open_progress
+from rlvid.records import Prompt
+
+REWARD = "reward"
+"""Name of the weighted sum in tables, beside the scorers' own names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One row of the evaluation table."""
+
+    name: str
+    trained: bool
+    """Whether this number was trained on; at least one row was not."""
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    win_rate: float
+    num_pairs: int
+    num_missing: int
+    """Pairs without a score from either policy; they are left out of the row."""
+
+
+class Evaluate:
+    """Writes evaluation.json and the clips of the report."""
+
+    def run(self, context: PhaseContext, artifacts: Artifacts) -> Artifacts:
+        recipe = with_judges(context.recipe)
+        prompts = heldout_prompts(recipe, recipe.evaluate.num_prompts)
+        after_policy = _chosen(recipe, artifacts)
+        ledger = context.folder / "ledger.sqlite"
+        ledger.unlink(missing_ok=True)
+        with (
+            open_sampling(recipe, artifacts.base_policy, None, ledger) as roles,
+            open_progress("evaluate", 2) as progress,
+        ):
+            before = self._measure(recipe, roles, prompts, "base", context.folder)
+            progress.step_done(0, before.metrics())
+            roles.rollouts.use_policy(after_policy, recipe.cluster.start_deadline_s)
+            after = self._measure(recipe, roles, prompts, "after", context.folder)
+            progress.step_done(1, after.metrics())
+        table = compare(recipe, before, after)
+        path = context.folder / "evaluation.json"
+        path.write_text(json.dumps(_tree(recipe, table, prompts), indent=1) + "\n")
+        for row in table:
+            progress.say(
+                f"{row.name}: {row.before:.4f} -> {row.after:.4f}, difference "
+                f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}], "
+                f"better on {row.win_rate:.0%} of {row.num_pairs} pairs"
+            )
+        return replace(artifacts, evaluation=str(path))
+
+    def _measure(
+        self,
+        recipe: Recipe,
+        roles: SamplingRoles,
+        prompts: tuple[Prompt, ...],
+        label: str,
+        folder: Path,
+    ) -> Measurement:
+        measured = measure(
+            recipe,
+            roles,
+            prompts,
+            label=label,
+            num_seeds=recipe.evaluate.seeds_per_prompt,
+            step=0,
+        )
+        clips = folder / "clips"
+        clips.mkdir(exist_ok=True)
+        for position, group in enumerate(measured.groups[: recipe.evaluate.num_clips]):
+            videos = roles.rewards.clips(group.group)
+            write_mp4(
+                clips / f"{position:02d}_{label}.mp4", videos[0].float() / 255.0, recipe.model.fps
+            )
+        return measured
+
+
+def with_judges(recipe: Recipe) -> Recipe:
+    """Return the recipe with the judges added to the pool, scoring without weight.
+
+    A judge that is also a scorer keeps its place there; the recipe has made sure that at least one
+    is not.
+    """
+    labels = {scorer.label for scorer in recipe.rewards.scorers}
+    judges = tuple(
+        judge.model_copy(update={"weight": 0.0})
+        for judge in recipe.evaluate.judges
+        if judge.label not in labels
+    )
+    scorers = (*recipe.rewards.scorers, *judges)
+    rewards = recipe.rewards.model_copy(update={"scorers": scorers})
+    return recipe.model_copy(update={"rewards": rewards})
+
+
+def compare(recipe: Recipe, before: Measurement, after: Measurement) -> tuple[Comparison, ...]:
+    """Return a row for the reward, then one for every scorer and judge."""
+    trained = {scorer.label for scorer in recipe.rewards.scorers if scorer.weight}
+    rows = [_compare(recipe, REWARD, True, before.rewards, after.rewards)]
+    for scorer in recipe.rewards.scorers:
+        name = scorer.label
+        rows.append(
+            _compare(
+                recipe,
+                name,
+                name in trained,
+                before.scores.get(name, {}),
+                after.scores.get(name, {}),
+            )
+        )
+    return tuple(rows)
+
+
+def _compare(
+    recipe: Recipe,
+    name: str,
+    trained: bool,
+    before: Mapping[Pair, float],
+    after: Mapping[Pair, float],
+) -> Comparison:
+    pairs = sorted(set(before) & set(after))
+    evaluate = recipe.evaluate
+    if not pairs:
+        raise ValueError(
+            f"evaluate: {name!r} gave no score for both policies on any held-out pair; "
+            "run `rlvid doctor` and look at the scorer's errors in the reward actor's log"
+        )
+    first = [before[pair] for pair in pairs]
+    second = [after[pair] for pair in pairs]
+    interval = paired_bootstrap(
+        first,
+        second,
+        [prompt_id for prompt_id, _ in pairs],
+        num_bootstrap=evaluate.num_bootstrap,
+        confidence=evaluate.confidence,
+    )
+    asked = min(evaluate.num_prompts, len({p for p, _ in set(before) | set(after)}))
+    return Comparison(
+        name=name,
+        trained=trained,
+        before=sum(first) / len(first),
+        after=sum(second) / len(second),
+        difference=interval.mean_difference,
+        low=interval.low,
+        high=interval.high,
+        win_rate=interval.win_rate,
+        num_pairs=len(pairs),
+        num_missing=asked * evaluate.seeds_per_prompt - len(pairs),
+    )
+
+
+def _chosen(recipe: Recipe, artifacts: Artifacts) -> Policy:
+    if not recipe.evaluate.use_ema:
+        return artifacts.policy
+    if artifacts.ema_policy is None:
+        raise ValueError(
+            "evaluate.use_ema: the run kept no averaged weights; "
+            "set learner.ema in the recipe, or leave use_ema off"
+        )
+    return artifacts.ema_policy
+
+
+def _tree(
+    recipe: Recipe, table: tuple[Comparison, ...], prompts: tuple[Prompt, ...]
+) -> dict[str, Any]:
+    return {
+        "sampler": {
+            "kind": "euler",
+            "num_denoising_steps": recipe.evaluate.num_denoising_steps,
+            "shift": recipe.rollout.shift,
+            "guidance_scale": recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale,
+            "seeds_per_prompt": recipe.evaluate.seeds_per_prompt,
+        },
+        "confidence": recipe.evaluate.confidence,
+        "prompts": [prompt.text for prompt in prompts],
+        "rows": [{name: getattr(row, name) for name in row.__slots__} for row in table],
+    }

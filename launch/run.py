@@ -1,0 +1,112 @@
+"""Runs a recipe: phases in order, each once, then the report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlvid.config import Recipe
+from rlvid.launch.cluster import open_cluster
+from rlvid.launch.phases.base import (
+    Artifacts,
+    PhaseContext,
+    load_artifacts,
+    open_phase,
+    save_artifacts,
+)
+from rlvid.launch.run_folder import RunFolder, open_run_folder
+from rlvid.models.policy import Policy
+from rlvid.observability.recorder import Recorder
+
+logger = logging.getLogger(__name__)
+
+
+def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Path:
+    """Run every phase that has not finished yet and return the path of the report.
+
+    Raises:
+        RunFolderError: the folder is in use, cannot be written, or holds another run.
+        ClusterError: the roles ask for more than the cluster has.
+        ValueError: user input that a phase refuses; the message names the recipe's path.
+    """
+    phases = [open_phase(name, index) for index, name in enumerate(recipe.phases)]
+    folder = open_run_folder(run_folder, recipe, resume=resume)
+    base = Policy(model_path=recipe.model.path)
+    artifacts = Artifacts(base_policy=base, policy=base)
+    with open_cluster(recipe):
+        for index, (name, phase) in enumerate(zip(recipe.phases, phases, strict=True)):
+            path = folder.phase(index, name)
+            done = load_artifacts(path)
+            if done is not None:
+                logger.info("phase %s is finished, not run again", path.name)
+                artifacts = done
+                continue
+            path.mkdir(parents=True, exist_ok=True)
+            started = time.perf_counter()
+            with Recorder(folder.path, path.name) as recorder:
+                context = PhaseContext(
+                    recipe=recipe, folder=path, recorder=recorder, resume=resume
+                )
+                artifacts = phase.run(context, artifacts)
+            artifacts = artifacts.with_timing(path.name, time.perf_counter() - started)
+            save_artifacts(path, artifacts)
+    return write_report(folder, recipe, artifacts)
+
+
+def evaluate_run(
+    recipe: Recipe, policy: Policy, run_folder: Path, *, base: Policy | None = None
+) -> Path:
+    """Evaluate any policy against a base and return the path of the report.
+
+    Args:
+        base: what it is compared with; the recipe's model when None.
+    """
+    recipe = recipe.model_copy(update={"phases": ("evaluate",)})
+    phase = open_phase("evaluate", 0)
+    folder = open_run_folder(run_folder, recipe, resume=False)
+    artifacts = Artifacts(base_policy=base or Policy(model_path=recipe.model.path), policy=policy)
+    path = folder.phase(0, "evaluate")
+    path.mkdir(parents=True)
+    started = time.perf_counter()
+    with open_cluster(recipe), Recorder(folder.path, path.name) as recorder:
+        context = PhaseContext(recipe=recipe, folder=path, recorder=recorder, resume=False)
+        artifacts = phase.run(context, artifacts)
+    artifacts = artifacts.with_timing(path.name, time.perf_counter() - started)
+    save_artifacts(path, artifacts)
+    return write_report(folder, recipe, artifacts)
+
+
+def policy_of(run_folder: Path) -> Policy:
+    """Return the newest policy a run has finished.
+
+    Raises:
+        ValueError: no phase of the run has finished.
+    """
+    for path in sorted((run_folder / "phases").glob("*"), reverse=True):
+        artifacts = load_artifacts(path)
+        if artifacts is not None:
+            return artifacts.policy
+    raise ValueError(
+        f"run folder {str(run_folder)!r}: no finished phase in it; "
+        "finish the run with `rlvid run RECIPE --resume`, or name another folder"
+    )
+
+
+def write_report(folder: RunFolder, recipe: Recipe, artifacts: Artifacts) -> Path:
+    """Write the self-contained HTML page of the run."""
+    from rlvid.launch.report_data import report_data
+    from rlvid.observability.report import build_report
+
+    folder.report.write_text(build_report(report_data(folder, recipe, artifacts)))
+    return folder.report
+
+
+def read_evaluation(path: str | None) -> Sequence[dict[str, object]]:
+    """Return the rows of an evaluation file, none where there was no evaluation."""
+    if path is None:
+        return ()
+    rows: list[dict[str, object]] = json.loads(Path(path).read_text())["rows"]
+    return rows
