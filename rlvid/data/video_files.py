@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 CRF = "12"
-"""x264 quality; 12 keeps the mean error of a tiny world clip under 2 of 255 levels."""
+"""x264 quality; 12 leaves the loss to yuv420p: about 3 of 255 levels in a 32 px tiny world clip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,9 @@ _MOTION_WORDS: Mapping[str, str] = {
     "collides": "hits a wall on the {direction}",
 }
 
+_SLIDES = "slides to the {direction}"
+"""How a box or a triangle moves along the ground; its fact is "rolls" as well."""
+
 _CAMERA_WORDS: Mapping[str, str] = {
     "still": "the camera stays still",
     "pans left": "the camera pans left",
@@ -66,7 +69,9 @@ def caption(facts: Mapping[str, str]) -> str:
     """Return the sentence of the facts, e.g. "a red ball falls to the left while ..."."""
     check_facts(facts)
     article = "an" if facts["colour"][0] in "aeiou" else "a"
-    motion = _MOTION_WORDS[facts["motion"]].format(direction=facts["direction"])
+    slides = facts["motion"] == "rolls" and facts["object"] != "ball"
+    words = _SLIDES if slides else _MOTION_WORDS[facts["motion"]]
+    motion = words.format(direction=facts["direction"])
     camera = _CAMERA_WORDS[facts["camera"]]
     return f"{article} {facts['colour']} {facts['object']} {motion} while {camera}"
 

@@ -83,7 +83,7 @@ _MOTIONS: Mapping[str, _Range] = {
     "bounces": _Range(drop=(7, 10), speed=(6.5, 7.5), throw=(0, 0), restitution=0.9, friction=0.0),
     "rolls": _Range(drop=(0, 0), speed=(6.5, 7.5), throw=(0, 0), restitution=0.0, friction=0.01),
     "flies": _Range(drop=(0, 0), speed=(6.5, 7.5), throw=(37, 41), restitution=0.3, friction=0.0),
-    "collides": _Range(drop=(0, 0), speed=(11, 13), throw=(0, 0), restitution=0.0, friction=0.0),
+    "collides": _Range(drop=(0, 0), speed=(10, 11.2), throw=(0, 0), restitution=0.0, friction=0.0),
 }
 
 _CAMERA_SENSE: Mapping[str, float] = {"still": 0.0, "pans left": -1.0, "pans right": 1.0}

@@ -68,7 +68,8 @@ def object_outline(scene: Scene) -> list[tuple[float, float]]:
 def camera_path(scene: Scene, num_frames: int, fps: float) -> Floats:
     """Return the [T] camera offset: a steady pan whose middle is the still camera's view."""
     time = np.arange(num_frames, dtype=np.float64) / fps
-    return scene.camera_speed * (time - time[-1] / 2)
+    offset: Floats = scene.camera_speed * (time - time[-1] / 2)
+    return offset
 
 
 def in_view(positions: Floats, camera_offset: Floats, scene: Scene) -> Flags:
