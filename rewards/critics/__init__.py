@@ -1,1 +1,10 @@
-""""""
+"""The built-in scorers, as strings, so that listing them imports none of them."""
+
+from __future__ import annotations
+
+BUILTIN: dict[str, str] = {
+    "adherence": "rlvid.rewards.critics.adherence:AdherenceCritic",
+    "physics": "rlvid.rewards.critics.physics:PhysicsCritic",
+    "realism": "rlvid.rewards.critics.realism:RealismCritic",
+    "attribute_judge": "rlvid.rewards.critics.attribute_judge:AttributeJudge",
+}

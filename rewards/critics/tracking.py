@@ -1,0 +1,184 @@
+"""Measures a clip of the tiny world: where its one coloured object is and how the camera pans.
+
+Used by the critics; knows of the world only that the object is its single saturated thing and
+that the background holds still. Lengths are in world pixels (the height of a clip is 32 of them),
+so that clips of any size compare. Letters: T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from rlvid.data.tiny_world.scene import WORLD_SIZE
+
+Floats = npt.NDArray[np.float64]
+Frames = npt.NDArray[np.float32]
+
+CHROMA_FLOOR = 0.08
+"""Largest max - min of RGB in the background; the drawn one reaches 0.05."""
+FULL_CHROMA = 0.35
+"""Chroma at which the object counts as seen for sure; the palest of the world has 0.51."""
+MAX_PAN = 6.0
+"""World px searched on both sides of the middle frame; a pan over a clip goes 4 each way. Beyond 5
+the ground's stripes repeat, only the posts tell then."""
+PAN_STEP = 0.25
+"""World px between tried shifts; a parabola refines the best one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedClip:
+    """What was measured in one clip."""
+
+    centre: Floats
+    """[T, 2] x, y in the image; where nothing is seen, interpolated between its neighbours."""
+    area: Floats
+    """[T] world px^2, 0 where nothing is seen."""
+    base: float
+    """From the centroid down to the object's lowest edge, world px: the median over the frames."""
+    confidence: Floats
+    """[T] in [0, 1]: how saturated and how large the found object is."""
+    stray: Floats
+    """[T] in [0, 1]: share of saturated area that is not in the object."""
+    colour: Floats
+    """[3] RGB in [0, 1], the mean over the object's inside in all frames."""
+    coverage: Frames
+    """[T, H, W] soft mask of the object."""
+    pan: Floats
+    """[T] camera offset relative to the middle frame, positive when it went right."""
+
+    @property
+    def world(self) -> Floats:
+        """[T, 2] where the object is in the world: the image position plus the pan."""
+        shift = np.stack([self.pan, np.zeros_like(self.pan)], axis=1)
+        return np.asarray(self.centre + shift, dtype=np.float64)
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether two frames at least show an object, which any statement of motion needs."""
+        return int((self.confidence > 0.1).sum()) >= 2
+
+
+def to_frames(video: Tensor) -> Frames:
+    """[T, 3, H, W] float in [0, 1] -> contiguous numpy [T, H, W, 3] float32."""
+    frames = video.detach().cpu().float().permute(0, 2, 3, 1).numpy()
+    return np.ascontiguousarray(np.clip(frames, 0.0, 1.0))
+
+
+def track(frames: Frames) -> TrackedClip:
+    """Find the object and the pan in [T, H, W, 3]."""
+    scale = WORLD_SIZE / frames.shape[1]
+    chroma = frames.max(axis=3) - frames.min(axis=3)
+    full = _full_chroma(chroma)
+    level = max(float(np.median(full)), CHROMA_FLOOR + 0.05)
+    saturated = np.clip((chroma - CHROMA_FLOOR) / (level - CHROMA_FLOOR), 0.0, 1.0)
+    coverage = np.stack([_largest_part(image) for image in saturated])
+    mass = coverage.sum(axis=(1, 2))
+    centre = _centres(coverage, mass) * scale
+    seen = (full - CHROMA_FLOOR) / (FULL_CHROMA - CHROMA_FLOOR)
+    confidence = np.clip(seen, 0.0, 1.0) * np.clip(mass * scale**2 / 10.0, 0.0, 1.0)
+    total = saturated.sum(axis=(1, 2))
+    inside = coverage > 0.8
+    colour = frames[inside].mean(axis=0) if inside.any() else np.full(3, 0.5)
+    return TrackedClip(
+        centre=_fill_gaps(centre, confidence > 0.05),
+        area=mass.astype(np.float64) * scale**2,
+        base=_base(coverage, centre[:, 1] / scale) * scale,
+        confidence=confidence.astype(np.float64),
+        stray=np.where(total > 0, 1.0 - mass / np.maximum(total, 1e-6), 0.0).astype(np.float64),
+        colour=np.asarray(colour, dtype=np.float64),
+        coverage=coverage.astype(np.float32),
+        pan=camera_pan(frames, coverage),
+    )
+
+
+def _full_chroma(chroma: Frames) -> Floats:
+    """[T] mean chroma of the most saturated fiftieth of each frame, about half the object."""
+    flat = chroma.reshape(len(chroma), -1)
+    count = max(1, flat.shape[1] // 50)
+    return np.asarray(np.partition(flat, -count, axis=1)[:, -count:].mean(axis=1), dtype=np.float64)
+
+
+def _largest_part(image: Frames) -> Frames:
+    """Keep the connected saturated part with the largest mass, its soft edge included."""
+    count, labels = cv2.connectedComponents((image > 0.35).astype(np.uint8), connectivity=4)
+    if count < 2:
+        return np.zeros_like(image)
+    masses = np.bincount(labels.ravel(), weights=image.ravel(), minlength=count)
+    masses[0] = 0.0
+    part = (labels == int(masses.argmax())).astype(np.uint8)
+    return np.asarray(image * cv2.dilate(part, np.ones((3, 3), np.uint8)), dtype=np.float32)
+
+
+def _centres(coverage: Frames, mass: Frames) -> Floats:
+    """[T, 2] centroid in pixels, counted from the left and top edge of the image."""
+    height, width = coverage.shape[1:]
+    safe = np.maximum(mass, 1e-6)
+    x = (coverage.sum(axis=1) * (np.arange(width) + 0.5)).sum(axis=1) / safe
+    y = (coverage.sum(axis=2) * (np.arange(height) + 0.5)).sum(axis=1) / safe
+    return np.stack([x, y], axis=1).astype(np.float64)
+
+
+def _fill_gaps(centre: Floats, seen: npt.NDArray[np.bool_]) -> Floats:
+    """Interpolate the centres of frames that show nothing; the middle when none does."""
+    if not seen.any():
+        return np.full_like(centre, WORLD_SIZE / 2)
+    frames = np.arange(len(centre))
+    filled = [np.interp(frames, frames[seen], centre[seen, axis]) for axis in (0, 1)]
+    return np.stack(filled, axis=1)
+
+
+def _base(coverage: Frames, centre_y: Floats) -> float:
+    """Median distance from the centroid to the lowest edge, pixels; soft rows count in part."""
+    rows = np.arange(coverage.shape[1])
+    below = np.clip(rows[None, :] + 1.0 - centre_y[:, None], 0.0, 1.0)
+    extent = (coverage.max(axis=2) * below).sum(axis=1)
+    seen = extent[extent > 0]
+    return float(np.median(seen)) if len(seen) else 0.0
+
+
+def camera_pan(frames: Frames, coverage: Frames) -> Floats:
+    """Return [T] world px the camera went right of the middle frame, by matching backgrounds.
+
+    Every frame is compared with the middle one shifted by s, leaving out the object of both:
+    the s of the least mean squared difference is the pan. All frames against one, because
+    errors of frame-to-frame shifts would add up.
+    """
+    scale = WORLD_SIZE / frames.shape[1]
+    grey = frames.mean(axis=3)
+    free = np.stack([1.0 - cv2.dilate(c, np.ones((3, 3), np.uint8)) for c in (coverage > 0.1) * 1.0])
+    middle = len(frames) // 2
+    shifts = np.arange(-MAX_PAN, MAX_PAN + PAN_STEP / 2, PAN_STEP)
+    errors = np.stack(
+        [_shifted_error(grey, free, middle, shift / scale) for shift in shifts], axis=1
+    )
+    return np.array([_refined_minimum(row, shifts) for row in errors])
+
+
+def _shifted_error(grey: Frames, free: Frames, middle: int, shift: float) -> Floats:
+    """[T] mean squared difference to the middle frame seen `shift` pixels further right."""
+    width = grey.shape[2]
+    whole = int(np.floor(shift))
+    part = shift - whole
+    low, high = max(0, -whole), min(width, width - whole - 1)
+    here = slice(low, high)
+    near, far = slice(low + whole, high + whole), slice(low + whole + 1, high + whole + 1)
+    moved = (1 - part) * grey[middle][:, near] + part * grey[middle][:, far]
+    both = free[:, :, here] * np.minimum(free[middle][:, near], free[middle][:, far])
+    error = (both * (grey[:, :, here] - moved) ** 2).sum(axis=(1, 2))
+    return np.asarray(error / np.maximum(both.sum(axis=(1, 2)), 1.0), dtype=np.float64)
+
+
+def _refined_minimum(errors: Floats, shifts: Floats) -> float:
+    """The shift of the least error, moved to the vertex of the parabola through its neighbours."""
+    best = int(errors.argmin())
+    if best in (0, len(shifts) - 1):
+        return float(shifts[best])
+    before, at, after = errors[best - 1 : best + 2]
+    bend = before - 2 * at + after
+    offset = 0.5 * (before - after) / bend if bend > 0 else 0.0
+    return float(shifts[best] + offset * (shifts[1] - shifts[0]))
