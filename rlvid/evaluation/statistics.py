@@ -128,7 +128,7 @@ def cluster_sums(
         raise ValueError(f"groups: expected {values.size} entries, one a pair, got {len(groups)}")
     places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
     index = np.array([places[group] for group in groups])
-    sums = np.bincount(index, weights=values, minlength=len(places))
+    sums = np.bincount(index, weights=values, minlength=len(places)).astype(np.float64)
     counts = np.bincount(index, minlength=len(places)).astype(np.float64)
     return sums, counts
 

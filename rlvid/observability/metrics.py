@@ -1,0 +1,116 @@
+"""The table of everything rlvid measures: one row a metric, with unit, healthy range and meaning.
+
+Names are `area/name/statistic`. A part in angle brackets stands for any one name, e.g. a scorer's.
+Writing a metric that is not in the table is an error, so that no dashboard is ever empty by a typo.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What one metric means."""
+
+    unit: str
+    """"1" for a plain number, "frac" for a share in [0, 1], "s", "nats", ..."""
+    healthy: tuple[float | None, float | None] | None
+    """(low, high) in which a good run stays, None where a bound does not matter; None: no range."""
+    meaning: str
+
+
+METRICS: dict[str, Metric] = {
+    "rollout/reward/mean": Metric("1", None, "reward of the step's rollouts, scorers weighted"),
+    "rollout/reward/std": Metric("1", (1e-6, None), "its spread over all rollouts of the step"),
+    "rollout/reward/group_std": Metric("1", (1e-6, None), "mean spread inside a group"),
+    "rollout/reward/min": Metric("1", None, "lowest reward of the step"),
+    "rollout/reward/max": Metric("1", None, "highest reward of the step"),
+    "rollout/groups/consumed": Metric("count", (1, None), "groups the step trained on"),
+    "rollout/groups/dropped": Metric("count", (0, 0), "groups dropped for a stated reason"),
+    "rollout/groups/uniform": Metric("count", None, "groups without spread, which teach nothing"),
+    "rollout/groups/reissued": Metric("count", (0, 0), "leases that expired and were issued again"),
+    "rollout/groups/refused": Metric("count", (0, 0), "late answers of expired leases"),
+    "rollout/groups/stale": Metric("count", (0, 0), "groups older than max_staleness"),
+    "rollout/staleness/mean": Metric("versions", (0, None), "policy versions behind when consumed"),
+    "rollout/staleness/max": Metric("versions", (0, None), "the most any group was behind"),
+    "rollout/forwards/count": Metric("count", (1, None), "transformer evaluations while sampling"),
+    "rollout/actors/lost": Metric("count", (0, 0), "actors that died or stalled in the step"),
+    "rollout/actors/alive": Metric("count", (1, None), "actors at the end of the step"),
+    "rewards/<scorer>/mean": Metric("1", None, "unweighted score of one scorer"),
+    "rewards/<scorer>/std": Metric("1", (1e-6, None), "its spread over the step's rollouts"),
+    "rewards/<scorer>/missing_frac": Metric("frac", (0, 0.1), "share of samples it did not score"),
+    "learner/loss/mean": Metric("1", None, "surrogate loss plus KL term"),
+    "learner/policy_loss/mean": Metric("1", None, "surrogate loss alone"),
+    "learner/ratio/mean": Metric("1", (0.99, 1.01), "tempered ratio of policy to behaviour"),
+    "learner/ratio/max_deviation": Metric("1", None, "largest |ratio - 1| of the step"),
+    "learner/replay_drift/max": Metric("1", None, "|ratio - 1| before an update; below clip range"),
+    "learner/clip/frac": Metric("frac", (0, 0.5), "rows whose gradient the trust region cut off"),
+    "learner/kl/mean": Metric("nats", (0, None), "closed-form KL to the reference or anchor"),
+    "learner/advantage/std": Metric("1", (1e-6, None), "spread of the advantages after clipping"),
+    "learner/advantage/clipped_frac": Metric("frac", (0, 0.1), "advantages cut to the clip value"),
+    "learner/step_weight/mean": Metric("1", None, "mean weight of the trained steps"),
+    "learner/grad_norm/total": Metric("1", (0, None), "gradient norm before clipping"),
+    "learner/learning_rate/value": Metric("1", (0, None), "learning rate of the step"),
+    "learner/rows/count": Metric("count", (1, None), "transitions in the step's loss"),
+    "learner/forwards/count": Metric("count", (1, None), "transformer evaluations of the update"),
+    "learner/memory/peak_mb": Metric("MB", None, "most device memory a rank held"),
+    "sft/loss/mean": Metric("1", (0, None), "flow-matching loss"),
+    "sft/grad_norm/total": Metric("1", (0, None), "gradient norm before clipping"),
+    "sft/learning_rate/value": Metric("1", (0, None), "learning rate of the step"),
+    "sft/clips/per_s": Metric("1/s", (0, None), "clips trained on in a second"),
+    "heldout/reward/mean": Metric("1", None, "reward on held-out prompts, pinned ODE sampler"),
+    "heldout/reward/std": Metric("1", None, "its spread over held-out clips"),
+    "heldout/<scorer>/mean": Metric("1", None, "one scorer or judge on held-out prompts"),
+    "weights/version/value": Metric("version", (0, None), "policy version after the step"),
+    "weights/publish/mb": Metric("MB", (0, None), "bytes of the publish"),
+    "weights/rejected/count": Metric("count", (0, 0), "publishes refused by a digest or canary"),
+    "time/step/seconds": Metric("s", (0, None), "wall time of the whole step"),
+    "time/<stage>/seconds": Metric("s", (0, None), "wall time of one stage of the step"),
+}
+"""Name to meaning; docs, recorder and report all read this table."""
+
+
+@lru_cache(maxsize=4096)
+def metric(name: str) -> Metric:
+    """Return the row of a metric.
+
+    Raises:
+        ValueError: the name is not in the table.
+    """
+    exact = METRICS.get(name)
+    if exact is not None:
+        return exact
+    for pattern, row in METRICS.items():
+        if "<" in pattern and re.fullmatch(re.sub(r"<\w+>", r"[^/]+", pattern), name):
+            return row
+    near = difflib.get_close_matches(name, list(METRICS), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+        f"metric {name!r}: not in the table; {hint}"
+        "New ones are added to METRICS in rlvid/observability/metrics.py with unit and meaning."
+    )
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ValueError at the first name that is not in the table."""
+    for name in names:
+        metric(name)
+
+
+def unhealthy(metrics: Mapping[str, float]) -> list[str]:
+    """Return a line for each value outside its healthy range."""
+    lines = []
+    for name, value in metrics.items():
+        row = metric(name)
+        low, high = row.healthy or (None, None)
+        below = low is not None and value < low
+        above = high is not None and value > high
+        if below or above or value != value:  # NaN is never healthy
+            bounds = f"{'' if low is None else low}..{'' if high is None else high}"
+            lines.append(f"{name} = {value:.4g} is outside {bounds}: {row.meaning}")
+    return lines

@@ -1,0 +1,211 @@
+"""The report of a run: one HTML file that needs nothing else, not even a network.
+
+`launch/` gathers a `ReportData`; `build_report` turns it into text. Charts are inline SVG, clips
+are H.264 embedded as base64, so the file can be mailed.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rlvid.observability.charts import WIDE, Series, line_chart, number
+from rlvid.observability.clips import encode_mp4, encode_strip
+from rlvid.observability.metrics import metric
+from rlvid.observability.trace import RoleTotal
+
+TEMPLATE = "report.html.jinja2"
+
+LEARNER_CHARTS = (
+    ("Largest |ratio - 1|", "learner/ratio/max_deviation"),
+    ("Rows cut off by the trust region", "learner/clip/frac"),
+    ("Gradient norm before clipping", "learner/grad_norm/total"),
+    ("KL", "learner/kl/mean"),
+    ("Spread of the rewards inside a group", "rollout/reward/group_std"),
+    ("Replay drift before the update", "learner/replay_drift/max"),
+    ("Flow-matching loss", "sft/loss/mean"),
+    ("Gradient norm of the SFT phase", "sft/grad_norm/total"),
+    ("Wall time of a step", "time/step/seconds"),
+)
+"""Title and metric of the single-line charts, where the run has the metric."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRow:
+    """One scorer of the paired evaluation on held-out prompts."""
+
+    scorer: str
+    trained_on: bool
+    """False for a judge that took no part in training."""
+    before: float
+    """Mean score of the base policy."""
+    after: float
+    mean_difference: float
+    low: float
+    """Bootstrap interval of the difference."""
+    high: float
+    win_rate: float
+    num_pairs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipPair:
+    """One held-out prompt, sampled by the base policy and by the trained one from one noise."""
+
+    prompt: str
+    before: Tensor
+    """[T, 3, H, W] in [0, 1]."""
+    after: Tensor
+    """[T, 3, H, W] in [0, 1]."""
+    scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Scorer to (before, after)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """Everything the report shows."""
+
+    title: str
+    summary: Sequence[str]
+    """The result in a few plain sentences, the most important one first."""
+    rows: Sequence[Mapping[str, Any]]
+    """Rows of metrics.jsonl: {"phase", "step", "metrics"}."""
+    evaluation: Sequence[EvaluationRow] = ()
+    confidence: float = 0.95
+    clips: Sequence[ClipPair] = ()
+    fps: int = 8
+    timings: Sequence[RoleTotal] = ()
+    recipe: str = ""
+    """The resolved recipe as YAML."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_report(data: ReportData) -> str:
+    """Return the page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    longest_s = max((total.seconds for total in data.timings), default=1.0) or 1.0
+    reach = max((max(abs(r.low), abs(r.high)) for r in data.evaluation), default=1.0) or 1.0
+    return environment.get_template(TEMPLATE).render(
+        data=data,
+        reward_chart=reward_chart(data.rows),
+        scorer_charts=scorer_charts(data.rows),
+        learner_charts=learner_charts(data.rows),
+        clips=[clip_view(pair, data.fps) for pair in data.clips],
+        bars=[100.0 * total.seconds / longest_s for total in data.timings],
+        forest=[forest_bar(row, reach) for row in data.evaluation],
+    )
+
+
+def reward_chart(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the training reward and the held-out reward in one chart."""
+    training = points(rows, "rollout/reward/mean")
+    spread = dict(points(rows, "rollout/reward/std"))
+    band = [spread.get(step, 0.0) for step, _ in training]
+    held_out = points(rows, "heldout/reward/mean")
+    return line_chart(
+        "Reward",
+        [
+            Series(label="training rollouts (band: std)", points=training, band=band),
+            Series(
+                label="held-out prompts, ODE sampler", points=held_out, colour=1, marks_points=True
+            ),
+        ],
+        note="Rollouts are sampled with noise; held-out clips by the deterministic sampler, from "
+        "fixed seeds.",
+        size=WIDE,
+    )
+
+
+def scorer_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one chart a scorer, training and held-out."""
+    names = sorted(
+        {
+            name.split("/")[1]
+            for row in rows
+            for name in row["metrics"]
+            if name.startswith(("rewards/", "heldout/")) and name.endswith("/mean")
+        }
+        - {"reward"}
+    )
+    charts = [
+        line_chart(
+            name,
+            [
+                Series(label="training", points=points(rows, f"rewards/{name}/mean")),
+                Series(
+                    label="held-out",
+                    points=points(rows, f"heldout/{name}/mean"),
+                    colour=1,
+                    marks_points=True,
+                ),
+            ],
+        )
+        for name in names
+    ]
+    return [chart for chart in charts if chart]
+
+
+def learner_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the charts that show whether the optimisation is healthy."""
+    charts = [
+        line_chart(
+            title,
+            [Series(label=title, points=points(rows, name))],
+            unit=metric(name).unit,
+            note=name,
+        )
+        for title, name in LEARNER_CHARTS
+    ]
+    return [chart for chart in charts if chart]
+
+
+def points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    """Return (step, value) of the rows that have the metric, by step."""
+    found = [(float(r["step"]), float(r["metrics"][name])) for r in rows if name in r["metrics"]]
+    return sorted(found)
+
+
+def clip_view(pair: ClipPair, fps: int) -> dict[str, Any]:
+    """Return what the template shows of one pair."""
+    return {
+        "prompt": pair.prompt,
+        "sides": [
+            {
+                "label": label,
+                "video": data_url("video/mp4", encode_mp4(clip, fps)),
+                "strip": data_url("image/png", encode_strip(clip)),
+                "scores": {name: both[side] for name, both in pair.scores.items()},
+            }
+            for side, (label, clip) in enumerate([("before", pair.before), ("after", pair.after)])
+        ],
+    }
+
+
+def data_url(kind: str, content: bytes) -> str:
+    """Return the bytes as a URL that carries them."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def forest_bar(row: EvaluationRow, reach: float) -> dict[str, float | str]:
+    """Return places in percent on an axis from -reach to reach, and what the interval says."""
+    verdict = "better" if row.low > 0 else "worse" if row.high < 0 else "undecided"
+    return {
+        "low": 50.0 + 46.0 * row.low / reach,
+        "high": 50.0 + 46.0 * row.high / reach,
+        "mean": 50.0 + 46.0 * row.mean_difference / reach,
+        "verdict": verdict,
+    }
