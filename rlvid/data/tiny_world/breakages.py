@@ -186,12 +186,12 @@ def shuffle(frames: Frames, rng: Rng) -> Frames:
 
 
 def freeze_and_jump(frames: Frames, rng: Rng) -> Frames:
-    """Hold one frame for nearly half the clip, then jump to where the clip is by then.
+    """Hold one frame for more than half the clip, then jump to where the clip is by then.
 
     The hold starts where the jump shows most: a rebound may come back to where it was frozen.
     """
     count = frames.shape[0]
-    hold = count * 2 // 5
+    hold = count * 3 // 5
     starts = range(1, count - hold - 2)
     jumps = [np.abs(frames[n + hold].astype(int) - frames[n]).mean() for n in starts]
     start = starts[int(np.argmax(jumps))]
