@@ -20,6 +20,15 @@ class CheckpointConfig(Section):
     keep: int = Field(default=2, ge=1)
 
 
+class TinyBaseConfig(Section):
+    """The tiny model from nothing: tokenizer, text encoder and a trained VAE."""
+
+    num_clips: int = Field(default=4096, ge=64)
+    """Tiny-world clips that the VAE is trained on."""
+    vae_steps: int = Field(default=4000, ge=1)
+    vae_batch_size: int = Field(default=8, ge=1)
+
+
 class SftConfig(Section):
     """Flow matching on clips."""
 

@@ -9,7 +9,7 @@ from rlvid.config.base import Section
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.learner import LearnerConfig
 from rlvid.config.model import ModelConfig
-from rlvid.config.phases import EvaluateConfig, GrpoConfig, SftConfig
+from rlvid.config.phases import EvaluateConfig, GrpoConfig, SftConfig, TinyBaseConfig
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.rewards import RewardsConfig
 from rlvid.config.rollout import RolloutConfig
@@ -28,6 +28,7 @@ class Recipe(Section):
     algorithm: AlgorithmConfig = AlgorithmConfig()
     rewards: RewardsConfig = RewardsConfig()
     learner: LearnerConfig = LearnerConfig()
+    tiny_base: TinyBaseConfig = TinyBaseConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

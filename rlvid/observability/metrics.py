@@ -59,6 +59,7 @@ METRICS: dict[str, Metric] = {
     "learner/rows/count": Metric("count", (1, None), "transitions in the step's loss"),
     "learner/forwards/count": Metric("count", (1, None), "transformer evaluations of the update"),
     "learner/memory/peak_mb": Metric("MB", None, "most device memory a rank held"),
+    "tiny_base/vae_loss/mean": Metric("1", (0, None), "weighted L1 and KL of the tiny VAE"),
     "sft/loss/mean": Metric("1", (0, None), "flow-matching loss"),
     "sft/grad_norm/total": Metric("1", (0, None), "gradient norm before clipping"),
     "sft/learning_rate/value": Metric("1", (0, None), "learning rate of the step"),

@@ -1,0 +1,89 @@
+"""Collects from a run folder what its report shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rlvid.config import Recipe
+from rlvid.data.video_files import read_mp4
+from rlvid.launch.phases.base import Artifacts
+from rlvid.launch.run_folder import RunFolder
+from rlvid.observability.recorder import read_rows
+from rlvid.observability.report import ClipPair, EvaluationRow, ReportData
+from rlvid.observability.trace import RoleTotal, read_totals
+
+
+def report_data(folder: RunFolder, recipe: Recipe, artifacts: Artifacts) -> ReportData:
+    """Read metrics, evaluation, clips and timings of a finished run."""
+    metrics = folder.path / "metrics.jsonl"
+    tree = _evaluation(artifacts)
+    return ReportData(
+        title=f"rlvid run {recipe.name}",
+        summary=_summary(recipe, artifacts, tree),
+        rows=read_rows(metrics) if metrics.exists() else [],
+        evaluation=[_row(row) for row in tree["rows"]] if tree else [],
+        confidence=tree["confidence"] if tree else recipe.evaluate.confidence,
+        clips=_clips(Path(artifacts.evaluation).parent, tree) if artifacts.evaluation else [],
+        fps=recipe.model.fps,
+        timings=_timings(folder, artifacts),
+        recipe=folder.recipe.read_text(),
+        versions=json.loads((folder.path / "versions.json").read_text()),
+    )
+
+
+def _evaluation(artifacts: Artifacts) -> dict[str, Any]:
+    if artifacts.evaluation is None:
+        return {}
+    tree: dict[str, Any] = json.loads(Path(artifacts.evaluation).read_text())
+    return tree
+
+
+def _row(row: dict[str, Any]) -> EvaluationRow:
+    return EvaluationRow(
+        scorer=row["name"],
+        trained_on=row["trained"],
+        before=row["before"],
+        after=row["after"],
+        mean_difference=row["difference"],
+        low=row["low"],
+        high=row["high"],
+        win_rate=row["win_rate"],
+        num_pairs=row["num_pairs"],
+    )
+
+
+def _summary(recipe: Recipe, artifacts: Artifacts, tree: dict[str, Any]) -> list[str]:
+    lines = [f"phases: {', '.join(recipe.phases)}; model {recipe.model.path}; seed {recipe.seed}"]
+    for row in tree.get("rows", [])[:1]:
+        lines.append(
+            f"held-out reward {row['before']:.4f} -> {row['after']:.4f}: "
+            f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] "
+            f"over {row['num_pairs']} prompt-seed pairs"
+        )
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in artifacts.timings_s.items())
+    lines.append(f"wall time: {seconds}")
+    return lines
+
+
+def _clips(folder: Path, tree: dict[str, Any]) -> list[ClipPair]:
+    pairs = []
+    for path in sorted((folder / "clips").glob("*_base.mp4")):
+        position = int(path.name.partition("_")[0])
+        after = path.with_name(path.name.replace("_base", "_after"))
+        before_clip, after_clip = read_mp4(path)[0], read_mp4(after)[0]
+        pairs.append(
+            ClipPair(prompt=tree["prompts"][position], before=before_clip, after=after_clip)
+        )
+    return pairs
+
+
+def _timings(folder: RunFolder, artifacts: Artifacts) -> list[RoleTotal]:
+    totals = [
+        RoleTotal(role="phase", work=name, seconds=seconds, count=1)
+        for name, seconds in artifacts.timings_s.items()
+    ]
+    for trace in sorted(folder.path.glob("phases/*/trace.json")):
+        totals += read_totals(trace)
+    return totals

@@ -1,0 +1,54 @@
+"""A run folder is never overwritten, and a resume fits the run it continues."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rlvid.config import Recipe
+from rlvid.launch.cluster import ClusterError, check_demand
+from rlvid.launch.run_folder import RunFolderError, open_run_folder
+
+
+def test_used_folder_is_not_overwritten(tmp_path: Path) -> None:
+    """A second run with the same name must not destroy the first one's results."""
+    recipe = Recipe(name="a")
+    open_run_folder(tmp_path / "run", recipe, resume=False)
+    with pytest.raises(RunFolderError, match="already in use; add --resume"):
+        open_run_folder(tmp_path / "run", recipe, resume=False)
+
+
+def test_resume_with_another_recipe_names_the_difference(tmp_path: Path) -> None:
+    """Half a run under other settings would be reported under the wrong recipe."""
+    open_run_folder(tmp_path / "run", Recipe(name="a", seed=1), resume=False)
+    with pytest.raises(RunFolderError, match="seed: 1; seed: 2"):
+        open_run_folder(tmp_path / "run", Recipe(name="a", seed=2), resume=True)
+
+
+def test_resume_of_nothing_says_so(tmp_path: Path) -> None:
+    """A mistyped folder must not start a run from scratch."""
+    with pytest.raises(RunFolderError, match="nothing to resume"):
+        open_run_folder(tmp_path / "run", Recipe(name="a"), resume=True)
+
+
+def test_recipe_and_versions_are_written_first(tmp_path: Path) -> None:
+    """What a run was must be known even if it dies in its first second."""
+    folder = open_run_folder(tmp_path / "run", Recipe(name="a"), resume=False)
+    assert "name: a" in folder.recipe.read_text()
+    assert '"torch"' in (folder.path / "versions.json").read_text()
+
+
+def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+    """The parent is a file, which no user, root included, can write into."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"cannot be written .*--run-folder") as caught:
+        open_run_folder(tmp_path / "file" / "run", Recipe(name="a"), resume=False)
+    assert "\n" not in str(caught.value)
+    assert os.fspath(tmp_path / "file" / "run") in str(caught.value)
+
+
+def test_more_gpus_than_there_are_is_refused() -> None:
+    """Ray would wait for ever for GPUs that no node has."""
+    recipe = Recipe.model_validate({"name": "a", "learner": {"num_gpus": 2}})
+    with pytest.raises(ClusterError, match=r"ask for 2 GPUs together, the cluster has 0"):
+        check_demand(recipe, {"CPU": 64.0})
