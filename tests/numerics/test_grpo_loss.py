@@ -13,7 +13,7 @@ from torch import Tensor
 from rlvid.algorithms.base import LossTerms, metric_values
 from rlvid.algorithms.grpo import Grpo
 from rlvid.algorithms.kl import velocity_kl
-from rlvid.config import AlgorithmConfig
+from rlvid.config import AlgorithmConfig, KlConfig
 from rlvid.flow.sde import NOISE_SCHEDULES, sde_step, step_std
 from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.records import LearnerBatch, NoiseSettings, Prompt
@@ -100,7 +100,7 @@ def test_masked_row_has_no_loss_no_metric_and_no_kl() -> None:
     batch, velocity = rows_of(2, advantage=[1.0, 0.0])
     batch = replace(batch, trained=torch.tensor([True, False]))
     policy = velocity.clone().requires_grad_()
-    config = AlgorithmConfig(kl={"kind": "reference", "coefficient": 1.0})
+    config = AlgorithmConfig(kl=KlConfig(kind="reference", coefficient=1.0))
     terms = Grpo().loss(batch, policy, config=config, reference_velocity=velocity + 1.0)
     (gradient,) = torch.autograd.grad(terms.loss_sum, policy)
     assert terms.num_rows == 1
@@ -202,7 +202,9 @@ def test_kl_is_weighted_as_its_source_does(kind: str, power: int) -> None:
     """LongCat-Video weights the KL by W^2 where the policy loss has W; the others do not."""
     batch, velocity = rows_of(1, advantage=[0.0])
     batch = replace(batch, step_weight=torch.tensor([3.0], dtype=torch.float64))
-    config = AlgorithmConfig(step_weight=kind, kl={"kind": "reference", "coefficient": 0.5})
+    config = AlgorithmConfig.model_validate(
+        {"step_weight": kind, "kl": {"kind": "reference", "coefficient": 0.5}}
+    )
     terms = Grpo().loss(batch, velocity, config=config, reference_velocity=velocity + 0.2)
     assert float(terms.sums["kl"]) > 0.0
     expected = 0.5 * 3.0**power * float(terms.sums["kl"])

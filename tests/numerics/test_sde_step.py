@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from rlvid.flow.sde import NOISE_SCHEDULES, euler_step, gradient_scale, sde_step, step_std
 from rlvid.flow.sigmas import shifted_sigmas
@@ -89,8 +90,8 @@ def test_log_prob_is_that_of_a_normal(schedule: str) -> None:
     step = sde_step(
         velocity, latents, sigma, sigma_next, noise=settings(schedule), step_noise=noise
     )
-    normal = torch.distributions.Normal(step.mean, step.std.reshape(-1, 1, 1, 1, 1))
-    expected = normal.log_prob(step.next_latents).flatten(1).sum(dim=1)
+    normal = Normal(step.mean, step.std.reshape(-1, 1, 1, 1, 1))
+    expected = normal.log_prob(step.next_latents).flatten(1).sum(dim=1)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(step.log_prob, expected, rtol=1e-12, atol=1e-9)
 
 
@@ -98,8 +99,8 @@ def test_cps_log_prob_is_the_published_one() -> None:
     """-(next - mean)^2 without normaliser: a Normal of std sqrt(1/2) up to a constant."""
     velocity, latents, sigma, sigma_next, noise = a_step(torch.float64)
     step = sde_step(velocity, latents, sigma, sigma_next, noise=settings("cps"), step_noise=noise)
-    normal = torch.distributions.Normal(step.mean, math.sqrt(0.5))
-    expected = normal.log_prob(step.next_latents) + 0.5 * math.log(math.pi)
+    normal = Normal(step.mean, math.sqrt(0.5))
+    expected = normal.log_prob(step.next_latents) + 0.5 * math.log(math.pi)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(step.log_prob, expected.flatten(1).sum(dim=1), rtol=1e-12, atol=1e-9)
 
 

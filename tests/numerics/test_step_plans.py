@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlvid.config import RolloutConfig
+from rlvid.config import RolloutConfig, StepPlanConfig
 from rlvid.flow.step_plans import make_step_plan
 from rlvid.records import StepPlan
 
@@ -15,7 +15,12 @@ KINDS = ["all", "fraction", "window", "random", "isotemporal", "branch"]
 
 def plan_of(kind: str, *, prompt_id: str = "ball", step: int = 0, **settings: Any) -> StepPlan:
     plan = {"kind": kind, "num_steps": 2, "window_every": 5, **settings.pop("step_plan", {})}
-    config = RolloutConfig(group_size=8, num_denoising_steps=20, step_plan=plan, **settings)
+    config = RolloutConfig(
+        group_size=8,
+        num_denoising_steps=20,
+        step_plan=StepPlanConfig.model_validate(plan),
+        **settings,
+    )
     return make_step_plan(config, recipe_seed=7, prompt_id=prompt_id, step=step)
 
 
