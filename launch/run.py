@@ -17,6 +17,7 @@ from rlvid.launch.phases.base import (
     open_phase,
     save_artifacts,
 )
+from rlvid.launch.preflight import preflight
 from rlvid.launch.run_folder import RunFolder, open_run_folder
 from rlvid.models.policy import Policy
 from rlvid.observability.recorder import Recorder
@@ -33,6 +34,7 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
         ValueError: user input that a phase refuses; the message names the recipe's path.
     """
     phases = [open_phase(name, index) for index, name in enumerate(recipe.phases)]
+    preflight(recipe)
     folder = open_run_folder(run_folder, recipe, resume=resume)
     base = Policy(model_path=recipe.model.path)
     artifacts = Artifacts(base_policy=base, policy=base)
@@ -66,6 +68,7 @@ def evaluate_run(
     """
     recipe = recipe.model_copy(update={"phases": ("evaluate",)})
     phase = open_phase("evaluate", 0)
+    preflight(recipe)
     folder = open_run_folder(run_folder, recipe, resume=False)
     artifacts = Artifacts(base_policy=base or Policy(model_path=recipe.model.path), policy=policy)
     path = folder.phase(0, "evaluate")

@@ -1,0 +1,323 @@
+"""The command line: `rlvid run | plan | evaluate | sample | rewards | doctor`.
+
+Nothing heavy is imported before a command needs it, so `rlvid --help` answers at once. What the
+user got wrong is one line on standard error and exit status 2; RLVID_TRACEBACK=1 shows where.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rlvid.config import Recipe
+    from rlvid.models.policy import Policy
+
+app = typer.Typer(
+    name="rlvid",
+    help="Post-train video diffusion models with reinforcement learning.",
+    epilog="Start with: rlvid run quickstart_cpu (a tiny model, a laptop, a few minutes).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+rewards_app = typer.Typer(no_args_is_help=True, help="List scorers, and test what they can see.")
+app.add_typer(rewards_app, name="rewards")
+
+DEFAULT_RECIPE = "quickstart_cpu"
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that ships."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings to change, e.g. rollout.group_size=4 seed=1."
+    ),
+]
+RunFolderOption = Annotated[
+    Path | None,
+    typer.Option("--run-folder", help="Where results go; runs/<name> when left out."),
+]
+
+
+@app.command(
+    epilog="Examples: rlvid run quickstart_cpu seed=1 | "
+    "rlvid run my.yaml --run-folder runs/first | rlvid run my.yaml --run-folder runs/first --resume"
+)
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    run_folder: RunFolderOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the folder where it stopped.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything, write recipe and versions, then stop."),
+    ] = False,
+) -> None:
+    """Run the phases of a recipe and write a report."""
+    from rlvid.config.loader import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    folder = run_folder or default_folder(loaded.name, resume=resume)
+    show_logs()
+    from rlvid.launch.planner import check_machine
+
+    check_machine(loaded)
+    if dry_run:
+        rehearse(loaded, folder, resume=resume)
+        return
+    from rlvid.launch.run import run_recipe
+
+    typer.echo(f"run folder: {folder}", err=True)
+    typer.echo(f"report: {run_recipe(loaded, folder, resume=resume)}")
+
+
+@app.command(epilog="Example: rlvid plan quickstart_cpu rollout.num_actors=4")
+def plan(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Show what a recipe needs: processes, CPUs, GPUs, memory, forwards a step."""
+    from rich.console import Console
+
+    from rlvid.config.loader import load_recipe
+    from rlvid.launch import planner
+
+    loaded = load_recipe(recipe, overrides or ())
+    Console().print(planner.render(planner.plan(loaded)), highlight=False)
+    planner.check_machine(loaded)
+
+
+@app.command(
+    epilog="Examples: rlvid evaluate runs/quickstart_cpu | "
+    "rlvid evaluate path/to/pipeline --recipe quickstart_cpu --base tiny"
+)
+def evaluate(
+    what: Annotated[
+        str, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, or a pipeline folder.")
+    ],
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help=f"Recipe; the run's own, or {DEFAULT_RECIPE} for a model."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Pipeline folder to compare with; the recipe's model.")
+    ] = None,
+    run_folder: RunFolderOption = None,
+) -> None:
+    """Compare a policy with its base on held-out prompts, with intervals."""
+    from rlvid.config.loader import load_recipe
+
+    is_run = (Path(what) / "recipe.yaml").is_file()
+    chosen = recipe or (str(Path(what) / "recipe.yaml") if is_run else DEFAULT_RECIPE)
+    loaded = load_recipe(chosen, overrides or ())
+    show_logs()
+    from rlvid.launch.run import evaluate_run
+    from rlvid.models.policy import Policy
+
+    policy = policy_at(what)
+    folder = run_folder or default_folder(f"{loaded.name}-evaluate", resume=False)
+    base_policy = Policy(model_path=base) if base else None
+    typer.echo(f"report: {evaluate_run(loaded, policy, folder, base=base_policy)}")
+
+
+@app.command(
+    epilog='Examples: rlvid sample "a red ball falls" | '
+    'rlvid sample "a red ball falls" --run runs/quickstart_cpu --seed 3 --out after.mp4'
+)
+def sample(
+    prompt: Annotated[str, typer.Argument(help="What the clip should show.")],
+    model: Annotated[
+        str | None, typer.Option(help="Pipeline folder; the tiny model when left out.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder: its newest policy and its settings.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("sample.mp4"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Denoising steps; the recipe's when left out.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=1.0, help="Guidance scale; the recipe's when left out.")
+    ] = None,
+) -> None:
+    """Sample one clip with the deterministic sampler and write it as mp4."""
+    if model is not None and run is not None:
+        raise ValueError("sample: --model and --run name two policies; give one of them")
+    if not prompt.strip():
+        raise ValueError("sample: the prompt is empty; say what the clip should show")
+    recipe = recipe_for_sample(run, model)
+    from rlvid.data.video_files import write_mp4
+    from rlvid.launch.sample import sample_clip
+
+    policy = policy_at(str(run or model or recipe.model.path))
+    clip = sample_clip(
+        prompt,
+        policy,
+        recipe.model,
+        seed=seed,
+        num_denoising_steps=steps or recipe.evaluate.num_denoising_steps,
+        shift=recipe.rollout.shift,
+        guidance_scale=guidance or recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_mp4(out, clip, recipe.model.fps)
+    frames, _, height, width = clip.shape
+    typer.echo(f"{out}: {frames} frames of {width}x{height} at {recipe.model.fps} fps")
+
+
+@rewards_app.command("list")
+def rewards_list() -> None:
+    """List the scorers that ship, what they score and which broken clips they claim to see."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlvid.plugins import resolve
+    from rlvid.rewards.critics import BUILTIN
+
+    table = Table(title="built-in scorers", title_justify="left")
+    for heading in ("name", "what it scores", "claims to see", "class"):
+        table.add_column(heading, overflow="fold")
+    for name, target in sorted(BUILTIN.items()):
+        scorer = resolve(name, BUILTIN, where="rewards list")
+        summary = (scorer.__doc__ or "").strip().split("\n\n")[0]
+        claims: tuple[str, ...] = vars(scorer).get("CLAIMS", ())
+        table.add_row(name, " ".join(summary.split()), ", ".join(claims), target)
+    Console().print(table, highlight=False)
+    typer.echo("A scorer of your own is named package.module:Class in rewards.scorers.0.use.")
+
+
+@rewards_app.command("calibrate", epilog="Example: rlvid rewards calibrate physics --clips 128")
+def rewards_calibrate(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SCORER]...", help="Names or package.module:Class; all built-ins."),
+    ] = None,
+    clips: Annotated[int, typer.Option(min=2, help="True and broken clips, of each.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the clips.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
+) -> None:
+    """Measure how well scorers tell true physics from broken; exit 1 when a claim fails."""
+    from rich.console import Console
+
+    from rlvid.rewards.calibrate import render, run_calibration
+    from rlvid.rewards.critics import BUILTIN
+
+    report = run_calibration(names or sorted(BUILTIN), clips, seed)
+    Console().print(render(report), highlight=False)
+    if json_file is not None:
+        json_file.write_text(report.to_json() + "\n")
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: packages, Ray, DeepSpeed, video, model, cores; exit 1 if broken."""
+    from rich.console import Console
+
+    from rlvid.launch.doctor import examine, render
+
+    findings = list(examine())
+    Console().print(render(findings), highlight=False)
+    broken = [finding.check for finding in findings if finding.state == "broken"]
+    if broken:
+        typer.echo(f"error: broken: {', '.join(broken)}", err=True)
+        raise typer.Exit(1)
+
+
+def rehearse(recipe: Recipe, folder: Path, *, resume: bool) -> None:
+    """Do everything of a run that comes before its first phase."""
+    from rich.console import Console
+
+    from rlvid.launch import planner
+    from rlvid.launch.phases.base import open_phase
+    from rlvid.launch.run_folder import open_run_folder
+
+    for index, name in enumerate(recipe.phases):
+        open_phase(name, index)
+    planned = planner.plan(recipe)
+    open_run_folder(folder, recipe, resume=resume)
+    Console().print(planner.render(planned), highlight=False)
+    typer.echo(f"dry run: wrote {folder}/recipe.yaml and versions.json")
+    typer.echo(f"start it with --run-folder {folder} --resume")
+
+
+def recipe_for_sample(run: Path | None, model: str | None) -> Recipe:
+    """Return the settings to sample with: the run's own, else the defaults."""
+    from rlvid.config import ModelConfig, Recipe
+    from rlvid.config.loader import load_recipe
+
+    if run is not None:
+        return load_recipe(run / "recipe.yaml")
+    return Recipe(name="sample", model=ModelConfig(path=model) if model else ModelConfig())
+
+
+def policy_at(what: str) -> Policy:
+    """Return the newest policy of a run folder, or the policy of a pipeline folder."""
+    from rlvid.launch.run import policy_of
+    from rlvid.models.policy import Policy
+
+    if (Path(what) / "recipe.yaml").is_file():
+        return policy_of(Path(what))
+    return Policy(model_path=what)
+
+
+def default_folder(name: str, *, resume: bool) -> Path:
+    """Return runs/<name>, or the first of runs/<name>-2, -3, ... that is not in use.
+
+    With `resume` it is the last one that is in use.
+    """
+    folder, number = Path("runs") / name, 1
+    latest = folder
+    while folder.exists():
+        latest, number = folder, number + 1
+        folder = Path("runs") / f"{name}-{number}"
+    return latest if resume else folder
+
+
+def show_logs() -> None:
+    """Show what rlvid itself logs, and only warnings of others."""
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("rlvid").setLevel(logging.INFO)
+
+
+def user_message(error: Exception) -> str | None:
+    """Return what to tell the user about an error of theirs; None when it is a fault of ours.
+
+    Ray wraps what a worker raised; the wrapped error is the one that has the message.
+    """
+    ray, rewards = sys.modules.get("ray"), sys.modules.get("rlvid.rewards.base")
+    if ray is not None and isinstance(error, ray.exceptions.RayTaskError):
+        error = error.cause
+    kinds: tuple[type[Exception], ...] = (ValueError, PermissionError)
+    if rewards is not None:
+        kinds = (*kinds, rewards.RewardError)
+    return str(error) if isinstance(error, kinds) else None
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except Exception as error:
+        message = user_message(error)
+        if message is None or os.environ.get("RLVID_TRACEBACK"):
+            raise
+        for line in message.splitlines():
+            sys.stderr.write(f"error: {line}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

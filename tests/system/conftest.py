@@ -1,0 +1,49 @@
+"""Small recipes for whole runs on real Ray, DeepSpeed and the tiny model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlvid.config import Recipe
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "rollout": {"num_actors": 2, "group_size": 4, "groups_per_step": 2, "num_denoising_steps": 4},
+    "learner": {"optimizer": {"learning_rate": 1e-3}},
+    "grpo": {
+        "num_steps": 4,
+        "evaluate_every": 0,
+        "evaluate_prompts": 2,
+        "checkpoint": {"every": 1, "keep": 10},
+    },
+    "evaluate": {
+        "num_prompts": 4,
+        "seeds_per_prompt": 2,
+        "num_denoising_steps": 4,
+        "num_bootstrap": 200,
+        "num_clips": 2,
+    },
+}
+
+
+def merged(*trees: dict[str, Any]) -> dict[str, Any]:
+    """Return the trees laid over each other, later ones on top."""
+    result: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            both = isinstance(value, dict) and isinstance(result.get(key), dict)
+            result[key] = merged(result[key], value) if both else value
+    return result
+
+
+@pytest.fixture
+def small_tree() -> dict[str, Any]:
+    """The smallest recipe that runs every stage of the main job."""
+    return merged(SMALL)
+
+
+@pytest.fixture
+def small_recipe(small_tree: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate(small_tree)

@@ -1,0 +1,150 @@
+"""The main job end to end: real Ray actors, real DeepSpeed, the tiny real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from rlvid.config import Recipe
+from rlvid.launch.ledger import open_ledger
+from rlvid.launch.run import run_recipe
+from rlvid.observability.recorder import read_rows
+
+
+def _policy_files(run: Path) -> dict[str, Any]:
+    [folder] = run.glob("phases/*_grpo/policy")
+    tensors: dict[str, Any] = {}
+    for file in sorted(folder.rglob("*.safetensors")):
+        tensors |= {f"{file.name}/{name}": value for name, value in load_file(file).items()}
+    assert tensors, f"no weights under {folder}"
+    return tensors
+
+
+def _assert_same_policy(first: Path, second: Path) -> None:
+    one, two = _policy_files(first), _policy_files(second)
+    assert one.keys() == two.keys()
+    differing = [name for name in one if not one[name].equal(two[name])]
+    assert differing == []
+
+
+@pytest.mark.slow
+def test_run_samples_scores_learns_publishes_and_reports(
+    small_recipe: Recipe, tmp_path: Path
+) -> None:
+    """One run, and the promises of design.md section 7 that a finished run can be held to."""
+    report = run_recipe(small_recipe, tmp_path / "run")
+
+    rows = [r for r in read_rows(tmp_path / "run" / "metrics.jsonl") if r["phase"] == "00_grpo"]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        metrics = row["metrics"]
+        # Before the update the learner scores what it sampled itself: the ratio is 1, exactly.
+        assert metrics["learner/replay_drift/max"] == 0.0
+        assert metrics["rollout/staleness/max"] == 0.0
+        assert metrics["weights/version/value"] == row["step"]
+        assert metrics["learner/grad_norm/total"] > 0.0
+    counts = open_ledger(tmp_path / "run" / "phases" / "00_grpo" / "ledger.sqlite").counts()
+    assert (counts.issued, counts.in_flight) == (8, 0)
+    assert counts.consumed + counts.dropped == 8
+
+    evaluation = json.loads(
+        (tmp_path / "run" / "phases" / "01_evaluate" / "evaluation.json").read_text()
+    )
+    assert evaluation["sampler"]["kind"] == "euler"
+    assert any(not row["trained"] for row in evaluation["rows"])
+    assert all(row["num_pairs"] == 8 for row in evaluation["rows"])
+    page = report.read_text()
+    assert "data:video/mp4;base64," in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_result_does_not_depend_on_the_number_of_actors(
+    small_tree: dict[str, Any], tmp_path: Path
+) -> None:
+    """All seeds are in the tasks, so more actors may change the time and nothing else."""
+    for name, num_actors in (("one", 1), ("two", 2)):
+        tree = {**small_tree, "phases": ["grpo"]}
+        tree["rollout"] = {**tree["rollout"], "num_actors": num_actors}
+        tree["grpo"] = {**tree["grpo"], "num_steps": 2}
+        run_recipe(Recipe.model_validate(tree), tmp_path / name)
+    _assert_same_policy(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_run_equals_the_uninterrupted_one(
+    small_tree: dict[str, Any], tmp_path: Path
+) -> None:
+    """A run killed by SIGKILL in the middle ends with the same weights, bit for bit on a CPU."""
+    tree = {**small_tree, "phases": ["grpo"]}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tree))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_recipe(Recipe.model_validate(tree), whole)
+
+    command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(recipe)]
+    command += ["--run-folder", str(broken)]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        _wait_for_step(broken, 2, process)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+    assert not list(broken.glob("phases/*/artifacts.json")), "it finished before it was killed"
+    subprocess.run([*command, "--resume"], check=True, timeout=280)
+
+    _assert_same_policy(whole, broken)
+    rows = [r["step"] for r in read_rows(broken / "metrics.jsonl") if r["phase"] == "00_grpo"]
+    assert rows == [1, 2, 3, 4]
+
+
+def _wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Return when the run has written the metrics of `step`."""
+    give_up = time.monotonic() + 200.0
+    while time.monotonic() < give_up:
+        assert process.poll() is None, "the run ended before it could be killed"
+        path = run / "metrics.jsonl"
+        if path.exists() and any(row["step"] >= step for row in read_rows(path)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no step {step} within 200 s")
+
+
+@pytest.mark.slow
+def test_killed_actor_loses_no_group(small_recipe: Recipe, tmp_path: Path) -> None:
+    """A dead rollout actor is replaced, brought to the current weights, and its group sampled."""
+    from rlvid.launch import groups
+    from rlvid.launch.cluster import open_cluster
+    from rlvid.launch.groups import pinned_task, sample_and_score
+    from rlvid.launch.heldout import heldout_prompts
+    from rlvid.launch.roles import open_sampling
+    from rlvid.models.policy import Policy
+
+    assert groups.MAX_LEASES > 1
+    with (
+        open_cluster(small_recipe),
+        open_sampling(
+            small_recipe, Policy(model_path="tiny"), None, tmp_path / "ledger.sqlite"
+        ) as roles,
+    ):
+        tasks = [
+            pinned_task(small_recipe, prompt, label="t", position=position, num_seeds=2)
+            for position, prompt in enumerate(heldout_prompts(small_recipe, 6))
+        ]
+        roles.rollouts.kill_actor(0)
+        scored = sample_and_score(
+            tasks, roles.rollouts, roles.rewards, roles.ledger, step=0, lease_s=60.0
+        )
+        assert [group.task.group_id for group in scored] == [task.group_id for task in tasks]
+        assert roles.rollouts.num_lost == 1
+        assert roles.ledger.num_leases("t-000") == 2
