@@ -83,6 +83,33 @@ def test_log_prob_of_a_row_does_not_depend_on_its_batch(schedule: str) -> None:
         assert torch.equal(alone.log_prob, whole.log_prob[one])
 
 
+def test_log_prob_of_a_large_row_does_not_depend_on_threads_and_batch() -> None:
+    """torch splits a lone row's sum over threads and a batch's not; in float32 they differ by 0.2.
+
+    Two threads, a row the size of a real clip's latents: this is why rows are summed in float64.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 16, 9, 60, 104, generator=generator)
+    sigma, sigma_next = torch.full((2,), SIGMAS[3]), torch.full((2,), SIGMAS[4])
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        whole, alone = (
+            sde_step(
+                noise[:rows] * 0.5,
+                noise[:rows],
+                sigma[:rows],
+                sigma_next[:rows],
+                noise=settings("flash"),
+                step_noise=noise[:rows],
+            )
+            for rows in (2, 1)
+        )
+    finally:
+        torch.set_num_threads(num_threads)
+    assert torch.equal(alone.log_prob, whole.log_prob[:1])
+
+
 @pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "cps"])
 def test_log_prob_is_that_of_a_normal(schedule: str) -> None:
     """The sum over elements of torch's Normal, the reference for the formula."""
