@@ -63,7 +63,7 @@ class Plan:
     sampling_forwards: float
     """Transformer evaluations while sampling one step's groups, guidance counted, on average."""
     learning_forwards: float
-    """Forwards with gradient of one step, guidance counted; each has a backward of twice its cost."""
+    """Forwards with gradient of one step, guidance counted; a backward costs two more."""
     num_steps: int
 
 
