@@ -45,9 +45,7 @@ def training_task(
 ) -> GroupTask:
     """Return the group of a prompt at its `visit`-th turn, a function of the recipe's seed only."""
     rollout = recipe.rollout
-    plan = make_step_plan(
-        rollout, recipe_seed=recipe.seed, prompt_id=prompt.prompt_id, step=step
-    )
+    plan = make_step_plan(rollout, recipe_seed=recipe.seed, prompt_id=prompt.prompt_id, step=step)
     indices = range(rollout.group_size)
     noises = [plan.noise_index(index, rollout.group_size) for index in indices]
     seed = recipe.seed

@@ -124,9 +124,7 @@ class Ledger:
         """End a group's life unlearned; the reason stays in the ledger."""
         self._move(group_id, "dropped")
         with self._db:
-            self._db.execute(
-                "UPDATE groups SET reason = ? WHERE group_id = ?", (reason, group_id)
-            )
+            self._db.execute("UPDATE groups SET reason = ? WHERE group_id = ?", (reason, group_id))
 
     def state(self, group_id: str) -> str:
         row = self._db.execute(
@@ -152,9 +150,7 @@ class Ledger:
         issued = int(self._db.execute("SELECT COUNT(*) FROM groups").fetchone()[0])
         consumed, dropped = (int(by_state.get(state, 0)) for state in TERMINAL)
         in_flight = sum(int(n) for state, n in by_state.items() if state not in TERMINAL)
-        return LedgerCounts(
-            issued=issued, consumed=consumed, dropped=dropped, in_flight=in_flight
-        )
+        return LedgerCounts(issued=issued, consumed=consumed, dropped=dropped, in_flight=in_flight)
 
     def drop_reasons(self) -> dict[str, int]:
         rows = self._db.execute(

@@ -49,9 +49,7 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
             path.mkdir(parents=True, exist_ok=True)
             started = time.perf_counter()
             with Recorder(folder.path, path.name) as recorder:
-                context = PhaseContext(
-                    recipe=recipe, folder=path, recorder=recorder, resume=resume
-                )
+                context = PhaseContext(recipe=recipe, folder=path, recorder=recorder, resume=resume)
                 artifacts = phase.run(context, artifacts)
             artifacts = artifacts.with_timing(path.name, time.perf_counter() - started)
             save_artifacts(path, artifacts)

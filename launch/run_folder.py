@@ -1,7 +1,7 @@
 """The folder of a run: resolved recipe, versions, one folder a phase, metrics, report.
 
-    <run>/recipe.yaml  versions.json  metrics.jsonl  tensorboard/  report.html
-    <run>/phases/00_grpo/{artifacts.json, checkpoints/, policy/, ledger.sqlite}
+<run>/recipe.yaml  versions.json  metrics.jsonl  tensorboard/  report.html
+<run>/phases/00_grpo/{artifacts.json, checkpoints/, policy/, ledger.sqlite}
 """
 
 from __future__ import annotations

@@ -106,3 +106,24 @@ def load_artifacts(folder: Path) -> Artifacts | None:
         evaluation=tree["evaluation"],
         timings_s=tree["timings_s"],
     )
+
+
+def trained_policy(base: Policy, exported: Path, mode: str) -> tuple[Policy, Policy | None]:
+    """Return the policy a learner exported to `exported`, and its average where one was kept.
+
+    Raises:
+        ValueError: a LoRA trained on top of a LoRA, which one adapter file cannot hold.
+    """
+    if mode == "lora" and base.lora_path is not None:
+        raise ValueError(
+            "learner.mode: a LoRA on top of a LoRA cannot be exported as one adapter; "
+            "train the earlier phase with mode full"
+        )
+
+    def of(folder: Path) -> Policy:
+        if mode == "lora":
+            return Policy(model_path=base.model_path, lora_path=str(folder))
+        return Policy(model_path=str(folder))
+
+    ema = exported.with_name(f"{exported.name}_ema")
+    return of(exported), of(ema) if ema.is_dir() else None

@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rlvid.config import Recipe
 from rlvid.data.prompts import load_prompts, prompts_for_step
 from rlvid.launch.groups import ScoredGroup, sample_and_score, training_task
 from rlvid.launch.heldout import heldout_prompts, measure
-from rlvid.launch.phases.base import Artifacts, PhaseContext
+from rlvid.launch.phases.base import Artifacts, PhaseContext, trained_policy
 from rlvid.launch.roles import SamplingRoles, open_sampling
 from rlvid.launch.step_metrics import step_metrics
 from rlvid.learners.checkpoint import find_latest
@@ -27,6 +26,7 @@ from rlvid.models.policy import Policy
 from rlvid.observability.progress import PhaseProgress, open_progress
 from rlvid.observability.trace import Trace
 from rlvid.records import Prompt, StepReport, WeightsManifest
+from rlvid.rewards.aggregate import aggregate
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,7 @@ class Grpo:
         latest = find_latest(checkpoints) if context.resume else None
         first_step = latest.step if latest else 0
         context.recorder.resume_at(first_step)
-        with (
-            open_loop(context, artifacts.policy, first_step) as loop,
-        ):
+        with open_loop(context, artifacts.policy, first_step) as loop:
             if latest:
                 loop.learner.load_checkpoint(latest.path)
             loop.sampling.ledger.forget_from(first_step)
@@ -69,14 +67,8 @@ class Grpo:
             counts = loop.sampling.ledger.counts()
             if not counts.is_balanced or counts.in_flight:
                 raise RuntimeError(f"ledger: groups are unaccounted for at the end: {counts}")
-        is_lora = recipe.learner.mode == "lora"
-        policy = _policy(artifacts.policy, exported, is_lora)
-        ema = exported.with_name("policy_ema")
-        return replace(
-            artifacts,
-            policy=policy,
-            ema_policy=_policy(artifacts.policy, ema, is_lora) if ema.is_dir() else None,
-        )
+        policy, ema_policy = trained_policy(artifacts.policy, exported, recipe.learner.mode)
+        return replace(artifacts, policy=policy, ema_policy=ema_policy)
 
 
 def train(loop: Loop, first_step: int) -> None:
@@ -141,16 +133,25 @@ def sample(loop: Loop, step: int) -> list[ScoredGroup]:
 
 
 def learn(loop: Loop, scored: list[ScoredGroup], step: int) -> StepReport:
-    """Credit the groups and take the step's updates; the ledger knows each group's end."""
+    """Credit the groups and take the step's updates; the ledger knows each group's end.
+
+    Raises:
+        MissingScoresError: a scorer misses more than `rewards.max_missing_frac`.
+    """
     ledger = loop.sampling.ledger
     group_ids = [group.task.group_id for group in scored]
+    scores = [score for group in scored for score in group.scores.scores]
+    aggregate(
+        scores,
+        scorers=[scorer.label for scorer in loop.recipe.rewards.scorers],
+        group_ids=group_ids,
+        group_size=loop.recipe.rollout.group_size,
+        max_missing_frac=loop.recipe.rewards.max_missing_frac,
+    )
     ledger.claim(group_ids)
     with loop.trace.span("learner", "learn"):
         report = loop.learner.train(
-            [group.group for group in scored],
-            [score for group in scored for score in group.scores.scores],
-            group_ids=group_ids,
-            step=step,
+            [group.group for group in scored], scores, group_ids=group_ids, step=step
         )
     for group_id in report.dropped_group_ids:
         ledger.drop(group_id, "no spread in its rewards")
@@ -241,16 +242,6 @@ def open_loop(context: PhaseContext, policy: Policy, first_step: int) -> Iterato
             )
     finally:
         learner.shutdown()
-
-
-def _policy(base: Policy, exported: Path, is_lora: bool) -> Policy:
-    if not is_lora:
-        return Policy(model_path=str(exported))
-    if base.lora_path is not None:
-        raise ValueError(
-            "grpo: a LoRA on top of a LoRA cannot be exported; train the first one with mode full"
-        )
-    return Policy(model_path=base.model_path, lora_path=str(exported))
 
 
 def _is_due(step: int, every: int, num_steps: int) -> bool:

@@ -47,9 +47,7 @@ class TinyBase:
             train_vae(
                 pipeline.vae,
                 clips[:-NUM_TEST_CLIPS],
-                training=VaeTraining(
-                    num_steps=config.vae_steps, batch_size=config.vae_batch_size
-                ),
+                training=VaeTraining(num_steps=config.vae_steps, batch_size=config.vae_batch_size),
                 seed=recipe.seed,
                 on_step=show,
             )

@@ -46,6 +46,8 @@ class SftConfig(Section):
     """Share of clips trained with the empty prompt, which guidance needs."""
     initialise: bool = False
     """Start the transformer from random weights; False tunes the weights of `model.path`."""
+    ema_is_policy: bool = False
+    """Hand the averaged weights to the next phase instead of the last ones; needs learner.ema."""
     learner: LearnerConfig = LearnerConfig(
         mode="full", optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay="cosine")
     )

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Installs rlvid and everything it needs into one virtual environment, once.
+#
+#   bash launch/environment/install.sh [--dev]
+#
+# --dev adds the tools of tests/run.sh. The environment is .venv at the top of the repository, or
+# $RLVID_VENV. The Python is $PYTHON, or the first of python3.11, 3.12, 3.13, python3 on PATH.
+# Nothing is done when the environment already matches the lock files. Takes about 4 minutes and
+# 3 GB the first time.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+here="$root/launch/environment"
+venv="${RLVID_VENV:-$root/.venv}"
+dev=0
+for argument in "$@"; do
+  case "$argument" in
+    --dev) dev=1 ;;
+    *) echo "install.sh: unknown option '$argument'; the only one is --dev" >&2; exit 2 ;;
+  esac
+done
+
+say() { echo "[install] $*"; }
+
+find_python() {
+  local name
+  for name in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
+    if [ -n "$name" ] && command -v "$name" >/dev/null &&
+      "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      command -v "$name"
+      return
+    fi
+  done
+  echo "install.sh: no Python 3.11 or newer on PATH; install one or set PYTHON=/path/to/python" >&2
+  exit 2
+}
+
+# What the environment must match: the locks, the local packages, the packaging, and the folder
+# that the editable install points to.
+digest() {
+  { cat "$here"/requirements-lock.txt "$here"/requirements-rlvid.txt "$@" \
+      "$here"/torchvision_nocuda/* "$here"/vllm_alias/* "$root"/pyproject.toml "$root"/setup.py
+    echo "$root"
+  } | sha256sum | cut -d' ' -f1
+}
+
+requirements=(-r "$here/requirements-lock.txt" -r "$here/requirements-rlvid.txt")
+stamp="$venv/.rlvid-installed"
+wanted="$(digest)"
+if [ "$dev" = 1 ]; then
+  requirements+=(-r "$here/requirements-dev.txt")
+  stamp="$venv/.rlvid-installed-dev"
+  wanted="$(digest "$here/requirements-dev.txt")"
+fi
+
+if [ ! -x "$venv/bin/python" ]; then
+  python="$(find_python)"
+  say "creating $venv with $python"
+  "$python" -m venv "$venv"
+fi
+
+if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then
+  say "$venv is up to date"
+else
+  pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
+  say "installing the locked packages into $venv (about 3 GB; some minutes)"
+  "${pip[@]}" install --upgrade pip
+  # The lock is complete, so nothing is resolved. DeepSpeed comes as source; its operators are
+  # compiled when they are first used, not here.
+  DS_BUILD_OPS=0 "${pip[@]}" install --no-deps "${requirements[@]}"
+  "${pip[@]}" install --no-deps "$here/torchvision_nocuda" "$here/vllm_alias"
+  say "installing rlvid itself, editable"
+  # setuptools warns at length that a folder named rlvid here shadows the package; it is the package.
+  PYTHONWARNINGS=ignore "${pip[@]}" install --no-deps --no-build-isolation --editable "$root"
+  # Only a finished install leaves a stamp; one with --dev has all that one without has.
+  digest >"$venv/.rlvid-installed"
+  echo "$wanted" >"$stamp"
+fi
+
+# On a CPU DeepSpeed compiles its shared-memory operator at the first start, which takes about a
+# minute. Doing it here keeps that minute out of the first run.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+PATH="$venv/bin:$PATH" "$venv/bin/python" "$here/build_operators.py"
+say "done; activate with: . $venv/bin/activate"
