@@ -35,7 +35,8 @@ __all__ = [
 def add_lora(transformer: nn.Module, config: LoraConfig, *, seed: int = 0) -> None:
     """Bind a fresh adapter: A drawn from `seed`, B zero, so the policy does not change yet.
 
-    The base is frozen. The global random state is left as it was.
+    The base is frozen in its own dtype; the adapter is float32 on every base, as peft trains it, so
+    that small steps are not lost and no master copy is needed. The global random state is left as it was.
 
     Raises:
         ValueError: `target_modules` match nothing, or an adapter is bound already.
@@ -154,8 +155,8 @@ def _initialise(transformer: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in trainable_parameters(transformer, "lora").items():
+            parameter.data = torch.zeros_like(parameter, dtype=torch.float32)
             if ".lora_A." not in name:
-                parameter.zero_()
                 continue
             bound = parameter.shape[1] ** -0.5
             drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float32)

@@ -1,0 +1,123 @@
+"""Latents of a clip set, encoded once and kept in the run folder.
+
+Each rank encodes its share into a file of its own; all ranks read all files, row by row from the
+disk, so a batch does not depend on how many ranks there are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvid.config import ModelConfig, SftConfig
+from rlvid.data.clips import ClipShape, open_clips
+from rlvid.learners.ranks import Ranks
+from rlvid.models.base import VideoModel
+
+logger = logging.getLogger(__name__)
+
+ENCODE_BATCH = 16
+"""Clips per forward of the VAE."""
+
+
+class LatentSet:
+    """Latents [C, F, H, W] and captions of clips by index."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """`files` of rank 0, 1, ...: clip i is row i // len(files) of file i mod len(files)."""
+        from safetensors import safe_open
+
+        self._files: list[Any] = [safe_open(str(path), framework="pt") for path in files]
+        self._rows = [file.get_slice("latents") for file in self._files]
+        self._texts = [json.loads(file.metadata()["texts"]) for file in self._files]
+
+    def __len__(self) -> int:
+        return sum(len(texts) for texts in self._texts)
+
+    def latents(self, index: int) -> Tensor:
+        place, file = divmod(index, len(self._files))
+        row: Tensor = self._rows[file][place]
+        return row
+
+    def text(self, index: int) -> str:
+        place, file = divmod(index, len(self._files))
+        return str(self._texts[file][place])
+
+
+def open_latents(
+    folder: Path, config: SftConfig, model_config: ModelConfig, model: VideoModel, ranks: Ranks
+) -> LatentSet:
+    """Return the latents of the recipe's clips; encode what is not there. A collective.
+
+    Raises:
+        ValueError: fewer clips than ranks.
+    """
+    settings = {
+        "clips": config.clips,
+        "num_clips": config.num_clips,
+        "clip_seed": config.clip_seed,
+        "model": model_config.path,
+        "shape": [model_config.num_frames, model_config.height, model_config.width],
+        "fps": model_config.fps,
+    }
+    paths = [
+        folder / f"latents-{rank:04d}-of-{ranks.world_size:04d}.safetensors"
+        for rank in range(ranks.world_size)
+    ]
+    if not _is_encoded(paths[ranks.rank], settings):
+        _encode(paths[ranks.rank], settings, config, model_config, model, ranks)
+    ranks.barrier()
+    return LatentSet(paths)
+
+
+def _is_encoded(path: Path, settings: Mapping[str, Any]) -> bool:
+    from safetensors import safe_open
+
+    if not path.is_file():
+        return False
+    with safe_open(str(path), framework="pt") as file:
+        return bool(json.loads(file.metadata()["settings"]) == dict(settings))
+
+
+def _encode(
+    path: Path,
+    settings: Mapping[str, Any],
+    config: SftConfig,
+    model_config: ModelConfig,
+    model: VideoModel,
+    ranks: Ranks,
+) -> None:
+    """Encode this rank's share and write it under a temporary name first."""
+    from safetensors.torch import save_file
+
+    shape = ClipShape(
+        num_frames=model_config.num_frames,
+        height=model_config.height,
+        width=model_config.width,
+        fps=model_config.fps,
+    )
+    clips = open_clips(config.clips, shape, num_clips=config.num_clips, clip_seed=config.clip_seed)
+    mine = range(ranks.rank, len(clips), ranks.world_size)
+    if len(clips) < max(ranks.world_size, 1):
+        raise ValueError(
+            f"sft.clips: {config.clips!r} has {len(clips)} clips for {ranks.world_size} ranks; "
+            "give more clips or lower learner.num_ranks"
+        )
+    latents: list[Tensor] = []
+    texts: list[str] = []
+    for start in range(0, len(mine), ENCODE_BATCH):
+        part = [clips.clip(index) for index in mine[start : start + ENCODE_BATCH]]
+        latents.append(model.encode(torch.stack([video for video, _ in part])).cpu())
+        texts += [text for _, text in part]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".writing")
+    metadata = {"settings": json.dumps(dict(settings)), "texts": json.dumps(texts)}
+    save_file({"latents": torch.cat(latents).contiguous()}, temporary, metadata=metadata)
+    temporary.replace(path)
+    logger.info("encoded clips count=%d path=%s", len(texts), path)

@@ -1,0 +1,106 @@
+"""A tiny real policy, its settings and its groups, for tests of learners and of algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from rlvid.config import Recipe
+from rlvid.flow.guidance import guided_velocity
+from rlvid.flow.sampler import sample_group
+from rlvid.flow.step_plans import make_step_plan
+from rlvid.learners.rl import RlSettings, rl_settings
+from rlvid.models.base import VideoModel
+from rlvid.models.policy import Policy
+from rlvid.records import Prompt, Rollout, RolloutGroup, Score
+from rlvid.seeds import derive_seed, prompt_id
+
+PROMPTS = ("a red ball falls", "a blue square moves left", "a green ball rolls", "a red square")
+
+
+def tiny_recipe(**sections: Mapping[str, Any]) -> Recipe:
+    """Return a recipe for `rlvid.testing.tiny_model`; keys of `sections` override its sections."""
+    tree: dict[str, dict[str, Any]] = {
+        "model": {"num_frames": 9, "height": 16, "width": 16},
+        "rollout": {"group_size": 4, "groups_per_step": 4, "num_denoising_steps": 4},
+        "rewards": {"scorers": ({"use": "constant", "name": "reward"},)},
+        "learner": {"zero_stage": 0, "lora": {"rank": 2, "alpha": 4.0}},
+        "evaluate": {"judges": ({"use": "judge"},)},
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section}
+    return Recipe.model_validate({"name": "tiny", "phases": ("grpo",), **tree})
+
+
+def tiny_settings(recipe: Recipe) -> RlSettings:
+    return rl_settings(recipe, Policy(model_path="tiny"))
+
+
+def tiny_groups(
+    model: VideoModel, recipe: Recipe, *, version: int, digest: str, num_groups: int = 4
+) -> dict[str, RolloutGroup]:
+    """Sample groups from `model` as a rollout actor of that version would."""
+    rollout = recipe.rollout
+    shape = model.latent_shape(recipe.model.num_frames, recipe.model.height, recipe.model.width)
+    groups = {}
+    for number in range(num_groups):
+        text = PROMPTS[number % len(PROMPTS)]
+        plan = make_step_plan(
+            rollout, recipe_seed=recipe.seed, prompt_id=f"{prompt_id(text)}{number}", step=0
+        )
+        size = rollout.group_size
+        noise_seeds = [derive_seed(number, plan.noise_index(g, size), "noise") for g in range(size)]
+        step_seeds = [derive_seed(number, g, "step") for g in range(size)]
+        positive, negative = model.encode_prompts([text]), model.encode_prompts([""])
+        sample = sample_group(
+            lambda latents, sigma, p=positive, n=negative: guided_velocity(  # type: ignore[misc]
+                model, latents, sigma, p, n, rollout.guidance_scale
+            ),
+            plan,
+            noise_seeds=noise_seeds,
+            step_seeds=step_seeds,
+            latent_shape=shape,
+            device=model.device,
+        )
+        group_id = f"000000-{number:02d}"
+        groups[group_id] = RolloutGroup(
+            group_id=group_id,
+            lease_id="lease",
+            prompt=Prompt(prompt_id=prompt_id(text), text=text),
+            plan=plan,
+            rollouts=tuple(
+                Rollout(
+                    index=g,
+                    noise_seed=noise_seeds[g],
+                    step_seed=step_seeds[g],
+                    latents=sample.latents[g],
+                    trained_latents=sample.trained_latents[g],
+                    trained_next_latents=sample.trained_next_latents[g],
+                    behaviour_mean=sample.behaviour_mean[g],
+                    behaviour_log_prob=sample.behaviour_log_prob[g],
+                )
+                for g in range(size)
+            ),
+            policy_version=version,
+            weights_digest=digest,
+            actor_id="actor-0.0",
+            sample_s=0.0,
+            num_forwards=sample.num_forwards,
+        )
+    return groups
+
+
+def tiny_scores(groups: Mapping[str, RolloutGroup], *, uniform: Sequence[str] = ()) -> list[Score]:
+    """Score each rollout by the brightness of its latents; groups in `uniform` get one value."""
+    return [
+        Score(
+            group_id=group_id,
+            index=rollout.index,
+            scorer="reward",
+            value=0.5 if group_id in uniform else float(torch.mean(rollout.latents)),
+        )
+        for group_id, group in groups.items()
+        for rollout in group.rollouts
+    ]

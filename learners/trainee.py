@@ -1,0 +1,226 @@
+"""A policy in training on one rank: model, ZeRO engine, average; what RL and SFT share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlvid.config import LearnerConfig, ModelConfig
+from rlvid.learners import publish as publishing
+from rlvid.learners.ema import Ema
+from rlvid.learners.schedule import learning_rate
+from rlvid.learners.zero_engine import ZeroEngine
+from rlvid.models.base import VideoModel
+from rlvid.models.policy import Policy, open_policy
+from rlvid.records import WeightsManifest
+from rlvid.seeds import derive_seed
+from rlvid.weights import Bucket, base_digest
+
+CANARY_SIGMA = 0.7
+_STATE_FILE = "learner.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraineeSettings:
+    """What it takes to open a policy for training."""
+
+    policy: Policy
+    model: ModelConfig
+    learner: LearnerConfig
+    seed: int
+    """The recipe's; the adapter's start is derived from it."""
+    total_steps: int
+    """Optimiser steps of the phase, for the learning rate's cosine."""
+    num_threads: int = 1
+    initialise: bool = False
+    """Start the transformer from random weights."""
+
+
+class Trainee:
+    """Holds the policy and takes optimiser steps on it."""
+
+    def __init__(
+        self,
+        settings: TraineeSettings,
+        model: VideoModel | None = None,
+        *,
+        before_wrapping: Callable[[VideoModel], None] = lambda model: None,
+    ) -> None:
+        """Open and wrap the policy; a collective of all ranks.
+
+        Args:
+            model: an opened model to use instead of `settings.policy`; its transformer is bare.
+            before_wrapping: called with the model ready for training but not yet wrapped, for those
+                who want a copy.
+        """
+        torch.set_num_threads(settings.num_threads)
+        self.settings = settings
+        learner = settings.learner
+        device = learner_device(settings.model, learner)
+        self.model = model or open_policy(settings.policy, settings.model, str(device))
+        transformer = self.model.transformer
+        if settings.initialise:
+            _initialise(transformer, derive_seed(settings.seed, "initialise"))
+        if learner.mode == "lora":
+            from rlvid.models.lora import add_lora
+
+            add_lora(transformer, learner.lora, seed=derive_seed(settings.seed, "lora"))
+        else:
+            transformer.requires_grad_(True)
+        self.base_digest = base_digest(transformer, learner.mode)
+        before_wrapping(self.model)
+        self.engine = ZeroEngine(transformer, learner, device=device)
+        self.model.transformer = self.engine.module
+        self.ema = Ema(self.engine, learner.ema) if learner.ema is not None else None
+        self.optimizer_steps = 0
+        """Optimiser steps taken."""
+
+    @property
+    def rank(self) -> int:
+        return self.engine.ranks.rank
+
+    def next_learning_rate(self) -> float:
+        settings = self.settings
+        return learning_rate(settings.learner.optimizer, self.optimizer_steps, settings.total_steps)
+
+    def step(self) -> float:
+        """Take the optimiser step on the accumulated gradient; return its norm before clipping."""
+        norm = self.engine.step(self.next_learning_rate())
+        if self.ema is not None:
+            self.ema.after_step(self.optimizer_steps)
+        self.optimizer_steps += 1
+        return norm
+
+    def publish(
+        self, version: int, *, use_ema: bool = False
+    ) -> tuple[WeightsManifest, list[Bucket]] | None:
+        """Return manifest and buckets on rank 0, None elsewhere; a collective."""
+        return publishing.publish(
+            self._source(use_ema),
+            is_root=self.rank == 0,
+            version=version,
+            kind=self.settings.learner.mode,
+            base_digest=self.base_digest,
+        )
+
+    def export(self, folder: Path) -> None:
+        """Write the policy into `folder`, and its average into `<folder>_ema`; a collective."""
+        targets = [(False, folder)]
+        if self.ema is not None:
+            targets.append((True, folder.with_name(f"{folder.name}_ema")))
+        for use_ema, target in targets:
+            publishing.export(
+                self._source(use_ema),
+                target,
+                is_root=self.rank == 0,
+                policy=self.settings.policy,
+                model_config=self.settings.model,
+                learner_config=self.settings.learner,
+            )
+
+    def canary(self, text: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return latents [1, C, F, H, W], sigma [1] and the velocity there; a collective."""
+        config = self.settings.model
+        shape = self.model.latent_shape(config.num_frames, config.height, config.width)
+        latents = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+        sigma = torch.tensor([CANARY_SIGMA])
+        device = self.engine.device
+        with torch.no_grad():
+            embeds = self.model.encode_prompts([text])
+            velocity = self.model.velocity(latents.to(device), sigma.to(device), embeds)
+        return latents, sigma, velocity.cpu()
+
+    def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Write everything a resume needs into `folder`; a collective.
+
+        Args:
+            state: JSON values of the caller, equal on all ranks.
+        """
+        from safetensors.torch import save_file
+
+        self.engine.save(folder)
+        if self.ema is not None:
+            self.ema.save(folder / f"ema-{self.rank:04d}.safetensors")
+        save_file(_rng_state(), folder / f"rng-{self.rank:04d}.safetensors")
+        if self.rank == 0:
+            tree = {
+                "layout": self._layout(),
+                "optimizer_steps": self.optimizer_steps,
+                "state": dict(state),
+            }
+            (folder / _STATE_FILE).write_text(json.dumps(tree, indent=1))
+        self.engine.ranks.barrier()
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Read what `save` wrote, right after opening; return the caller's state.
+
+        Raises:
+            ValueError: it was written by another layout (ranks, stage, mode, average).
+        """
+        from safetensors.torch import load_file
+
+        tree = json.loads((folder / _STATE_FILE).read_text())
+        if tree["layout"] != self._layout():
+            raise ValueError(
+                f"checkpoint {folder}: learner: expected {self._layout()} (the recipe's), got "
+                f"{tree['layout']}; resume with the settings it was written with"
+            )
+        self.engine.load(folder)
+        if self.ema is not None:
+            self.ema.load(folder / f"ema-{self.rank:04d}.safetensors")
+        _set_rng_state(load_file(folder / f"rng-{self.rank:04d}.safetensors"))
+        self.optimizer_steps = int(tree["optimizer_steps"])
+        state: dict[str, Any] = tree["state"]
+        return state
+
+    def _source(self, use_ema: bool) -> ZeroEngine | Ema:
+        if not use_ema:
+            return self.engine
+        if self.ema is None:
+            raise ValueError("learner.ema: is null, so there is no average to publish; set it")
+        return self.ema
+
+    def _layout(self) -> dict[str, Any]:
+        learner = self.settings.learner
+        return {
+            "num_ranks": self.engine.ranks.world_size,
+            "zero_stage": learner.zero_stage,
+            "mode": learner.mode,
+            "has_ema": learner.ema is not None,
+        }
+
+
+def learner_device(model: ModelConfig, learner: LearnerConfig) -> torch.device:
+    """Return where a rank trains: "auto" is cuda where the recipe gives the rank a GPU."""
+    if model.device != "auto":
+        return torch.device(model.device)
+    return torch.device("cuda" if learner.num_gpus > 0 else "cpu")
+
+
+def _initialise(transformer: nn.Module, seed: int) -> None:
+    """Redraw every parameter as the class does when it is built."""
+    kind: Any = type(transformer)
+    source: Any = transformer
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = kind.from_config(source.config)
+    transformer.load_state_dict(fresh.state_dict())
+
+
+def _rng_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_rng_state(state: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

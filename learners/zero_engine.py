@@ -1,0 +1,274 @@
+"""One transformer under DeepSpeed ZeRO, stages 0 to 3. The only file that knows DeepSpeed.
+
+Three habits of DeepSpeed are taken out here: it divides the loss by the accumulation steps (off),
+averages gradients over ranks (the loss is multiplied by the world size, so they are summed), and
+owns the accumulation boundary (told explicitly). A caller hands in a loss that is a share of the
+whole update's, and any split into micro-batches and ranks gives the same step.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from rlvid.config import LearnerConfig
+from rlvid.learners.ranks import Ranks
+from rlvid.weights import trainable_parameters
+
+GATHER_ELEMENTS = 64 * 2**20
+"""Elements of full parameters that exist at once while a sharded model is read out."""
+_TAG = "engine"
+
+
+class ZeroEngine:
+    """The sharded transformer, its optimiser, and the ranks that share them."""
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        config: LearnerConfig,
+        *,
+        device: torch.device,
+        persistence_threshold: int = 100_000,
+    ) -> None:
+        """Wrap `transformer`; what it trains is what `requires_grad` says.
+
+        Args:
+            persistence_threshold: elements below which stage 3 keeps a parameter whole on every
+                rank between uses.
+        """
+        deepspeed = _deepspeed()
+        _check_dtypes(transformer, config)
+        _join(device, timeout_s=config.deadline_s)
+        self.ranks = Ranks(device)
+        self.device = device
+        self._config = config
+        self._parameters = trainable_parameters(transformer, config.mode)
+        if config.activation_checkpointing:
+            _enable_checkpointing(transformer)
+        optimizer = torch.optim.AdamW(
+            _groups_by_dtype(self._parameters.values()),
+            lr=config.optimizer.learning_rate,
+            betas=config.optimizer.betas,
+            eps=config.optimizer.eps,
+            weight_decay=config.optimizer.weight_decay,
+        )
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=transformer,
+            optimizer=optimizer,
+            config=_deepspeed_config(config, self.ranks.world_size, persistence_threshold),
+            dist_init_required=False,
+        )
+        self._gathered = deepspeed.zero.GatheredParameters
+        self._full_master = deepspeed.utils.safe_get_full_fp32_param
+
+    @property
+    def module(self) -> nn.Module:
+        """What the model calls: the engine, whose hooks gather and reduce."""
+        module: nn.Module = self._engine
+        return module
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The wrapped transformer itself."""
+        module: nn.Module = self._engine.module
+        return module
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Add the gradient of one micro-batch; the last one of a step completes the sum over ranks.
+
+        Every rank must call this equally often in a step: stages 2 and 3 reduce in each call.
+
+        Args:
+            loss: scalar, already divided by the rows of the whole update over all ranks.
+        """
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        self._engine.backward(loss * self.ranks.world_size, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, take the optimiser step and return the gradient norm before clipping.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; nothing trained on it may go on.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm = self._plain_grad_norm() if self._config.zero_stage == 0 else None
+        self._engine.step()
+        if norm is None:
+            norm = float(self._engine.get_global_grad_norm())
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"learner: gradient norm is {norm}: expected a finite number. "
+                "Lower learner.optimizer.learning_rate, or look for inf in the rollouts"
+            )
+        return norm
+
+    def full_parameters(self, *, master: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """Yield (canonical name, full tensor) of everything trained, in sorted order.
+
+        A collective at stage 3: every rank must run it to its end, together. Buckets are measured
+        by the full size (`ds_numel`), since a sharded parameter has `numel()` 0.
+
+        Args:
+            master: the optimiser's float32 values instead of the live ones, where they differ.
+        """
+        for names in self._gather_buckets():
+            parameters = [self._parameters[name] for name in names]
+            with torch.no_grad(), self._whole(parameters):
+                copies = [(n, self._read(self._parameters[n], master)) for n in names]
+            yield from copies
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's share of parameters and optimiser into `folder`; a collective."""
+        self._engine.save_checkpoint(
+            str(folder),
+            tag=_TAG,
+            save_latest=False,
+            exclude_frozen_parameters=self._config.mode == "lora",
+        )
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, into an engine of the same layout that has not stepped yet.
+
+        The files are DeepSpeed's pickles: the caller has verified their digests.
+        """
+        path, _ = self._engine.load_checkpoint(
+            str(folder), tag=_TAG, load_module_strict=self._config.mode == "full"
+        )
+        if path is None:
+            raise ValueError(f"checkpoint {folder}: DeepSpeed found nothing to load in {_TAG!r}")
+
+    def _plain_grad_norm(self) -> float:
+        """Stage 0 has plain gradients, already summed over ranks; DeepSpeed keeps no norm then."""
+        squares = [
+            parameter.grad.float().square().sum()
+            for parameter in self._parameters.values()
+            if parameter.grad is not None
+        ]
+        return float(torch.stack(squares).sum().sqrt())
+
+    def _read(self, parameter: nn.Parameter, master: bool) -> Tensor:
+        if master and parameter.dtype != torch.float32 and self._config.zero_stage > 0:
+            full: Tensor = self._full_master(parameter)
+            return full.detach().clone()
+        return parameter.detach().float() if master else parameter.detach().clone()
+
+    def _whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
+        if self._config.zero_stage < 3:
+            return nullcontext()
+        context: AbstractContextManager[Any] = self._gathered(list(parameters))
+        return context
+
+    def _gather_buckets(self) -> Iterator[list[str]]:
+        names: list[str] = []
+        size = 0
+        for name, parameter in self._parameters.items():
+            elements = int(getattr(parameter, "ds_numel", parameter.numel()))
+            if names and size + elements > GATHER_ELEMENTS:
+                yield names
+                names, size = [], 0
+            names.append(name)
+            size += elements
+        yield names
+
+
+def _deepspeed() -> Any:
+    """Import DeepSpeed with its console chatter off."""
+    # Its collectives call torch names that torch has renamed; one warning a call floods the log.
+    warnings.filterwarnings("ignore", r".*torch\.distributed\..* is deprecated", FutureWarning)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return deepspeed
+
+
+def _join(device: torch.device, *, timeout_s: float) -> None:
+    """Join the process group that RANK, WORLD_SIZE and MASTER_ADDR/PORT describe."""
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"learner: environment lacks {', '.join(missing)}; start ranks through LearnerGroup "
+            "or torchrun, which set them"
+        )
+    if dist.is_initialized():
+        return
+    os.environ.setdefault("LOCAL_RANK", "0")
+    _deepspeed().init_distributed(
+        dist_backend="nccl" if device.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=timeout_s),
+    )
+
+
+def _enable_checkpointing(transformer: nn.Module) -> None:
+    if not hasattr(transformer, "enable_gradient_checkpointing"):
+        raise ValueError(
+            f"learner.activation_checkpointing: {type(transformer).__name__} does not support it; "
+            "set it to false"
+        )
+    transformer.enable_gradient_checkpointing()
+
+
+def _check_dtypes(transformer: nn.Module, config: LearnerConfig) -> None:
+    """Refuse what DeepSpeed would do badly or not at all.
+
+    Stage 0 keeps no float32 master, so small steps on bf16 parameters would be rounded away. Stage
+    3 lays all it trains into one flat buffer, which has one dtype.
+    """
+    trained = trainable_parameters(transformer, config.mode).values()
+    dtypes = sorted({str(parameter.dtype) for parameter in trained})
+    if config.zero_stage == 0 and dtypes != ["torch.float32"]:
+        raise ValueError(
+            f"learner.zero_stage: 0 would train {dtypes} without a float32 master; use zero_stage 1"
+        )
+    if config.zero_stage == 3 and len(dtypes) > 1:
+        raise ValueError(
+            f"learner.zero_stage: 3 trains parameters of one dtype only, got {dtypes} (diffusers "
+            "keeps norms and time embedding in float32). Use zero_stage 2, mode 'lora', or "
+            "model.dtype 'float32'"
+        )
+
+
+def _groups_by_dtype(parameters: Any) -> list[dict[str, Any]]:
+    """One optimiser group per dtype: ZeRO flattens a group into one buffer, which has one dtype."""
+    by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_dtype.setdefault(parameter.dtype, []).append(parameter)
+    return [{"params": group} for group in by_dtype.values()]
+
+
+def _deepspeed_config(
+    config: LearnerConfig, world_size: int, persistence_threshold: int
+) -> dict[str, Any]:
+    """DeepSpeed's settings. Batch sizes are formal: the accumulation boundary is ours.
+
+    No bf16 section: it would cast the parts that diffusers keeps in float32. Dtypes stay as loaded;
+    ZeRO keeps a float32 master of every bf16 group.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": world_size,
+        "gradient_clipping": config.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+            "stage3_param_persistence_threshold": persistence_threshold,
+        },
+    }
