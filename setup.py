@@ -1,8 +1,16 @@
 """setup.py. The role folders beside rlvid/ are imported as rlvid.<role>."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 ROLES = ("actors", "learners", "rewards", "launch", "configs")
+
+DATA_FOLDERS = {
+    "rlvid.launch.environment": "launch/environment",
+    "rlvid.models.tiny.pipeline": "rlvid/models/tiny/pipeline",
+}
+"""Folders without Python packages that ship; setuptools wants each folder named as a package."""
 
 
 def packages_of(role: str) -> list[str]:
@@ -15,17 +23,29 @@ def library_packages() -> list[str]:
     return [name for name in names if not any(name.startswith(f"rlvid.{role}") for role in ROLES)]
 
 
+def data_packages() -> list[str]:
+    """Every data folder and the folders in it, by the name setuptools gives them."""
+    names = []
+    for name, folder in DATA_FOLDERS.items():
+        root = Path(folder)
+        inner = [path for path in root.rglob("*") if path.is_dir() and path.name != "__pycache__"]
+        names += [".".join([name, *path.relative_to(root).parts]) for path in [root, *inner]]
+    return names
+
+
 setup(
-    packages=sorted({*library_packages(), *(p for role in ROLES for p in packages_of(role))}),
+    packages=sorted(
+        {*library_packages(), *(p for role in ROLES for p in packages_of(role)), *data_packages()}
+    ),
     package_dir={f"rlvid.{role}": role for role in ROLES},
     package_data={
         "rlvid": ["py.typed"],
-        "rlvid.models.tiny": ["pipeline/**/*", "pipeline/*"],
         "rlvid.observability": ["*.jinja2"],
         "rlvid.configs": ["**/*.yaml", "*.md"],
-        "rlvid.launch": ["*.sh", "*.md", "environment/**/*", "environment/*"],
+        "rlvid.launch": ["*.sh", "*.sbatch", "*.yaml", "*.md"],
         "rlvid.actors": ["*.md"],
         "rlvid.learners": ["*.md"],
         "rlvid.rewards": ["*.md"],
+        **{name: ["*"] for name in data_packages()},
     },
 )
