@@ -42,7 +42,7 @@ class TinySize:
     num_heads: int = 4
     head_dim: int = 32
     """Rotary positions split it in three even parts, so at least 6."""
-    num_layers: int = 6
+    num_layers: int = 5
     ffn_dim: int = 384
 
 

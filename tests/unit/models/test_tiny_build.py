@@ -62,7 +62,7 @@ def test_vae_training_learns_and_normalises_the_latents() -> None:
     )
     after = measure_vae(vae, clips)
     assert len(losses) == 30
-    assert after.psnr_db > before.psnr_db + 3.0
+    assert after.psnr_db > before.psnr_db + 2.0
     with torch.no_grad():
         mode = vae.encode(to_pixels(clips)).latent_dist.mode()
     mean = torch.tensor(vae.config.latents_mean)
