@@ -16,7 +16,14 @@ from rich.table import Table
 from torch import Tensor
 
 from rlvid.config.rewards import ScorerConfig
-from rlvid.data.tiny_world import BREAKAGES, all_facts, breakages_for, caption, render_clip, split_of
+from rlvid.data.tiny_world import (
+    BREAKAGES,
+    all_facts,
+    breakages_for,
+    caption,
+    render_clip,
+    split_of,
+)
 from rlvid.evaluation.statistics import auc
 from rlvid.records import Prompt
 from rlvid.rewards.base import GroupReward, Reward

@@ -155,13 +155,13 @@ class RewardPool:
         self._replicas = []
 
     def _start_replica(self) -> _Replica:
-        threads = str(self._cluster.threads_per_role)
+        threads = self._cluster.threads_per_role
         actor = RewardActor.options(  # type: ignore[attr-defined]
             num_cpus=self._rewards.num_cpus,
             num_gpus=self._rewards.num_gpus,
             max_restarts=0,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
-        ).remote(self._rewards, self._model)
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+        ).remote(self._rewards, self._model, threads)
         self._num_started += 1
         return _Replica(
             number=self._num_started,

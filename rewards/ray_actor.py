@@ -17,11 +17,17 @@ from rlvid.rewards.scoring import GroupScores, open_reward_worker
 class RewardActor:
     """See RewardWorker; a group given as an object reference arrives resolved."""
 
-    def __init__(self, rewards: RewardsConfig, model: ModelConfig) -> None:
+    def __init__(self, rewards: RewardsConfig, model: ModelConfig, num_threads: int) -> None:
         self._config = (rewards, model)
+        self._num_threads = num_threads
 
     def open(self) -> int:
         """Load scorers and decoder; not in __init__, whose errors Ray wraps beyond reading."""
+        import cv2
+        import torch
+
+        torch.set_num_threads(self._num_threads)
+        cv2.setNumThreads(self._num_threads)  # it has threads of its own, deaf to OMP_NUM_THREADS
         self._worker = open_reward_worker(*self._config)
         return os.getpid()
 

@@ -36,7 +36,7 @@ def open_scorer(config: ScorerConfig, where: str) -> Reward | GroupReward:
                 f"{where}.config: {config.use!r} takes no settings (it has no nested Config), "
                 f"got {', '.join(sorted(config.config))}. Remove them."
             )
-        scorer = factory()
+        scorer: Reward | GroupReward = factory()
     else:
         scorer = factory(build_config(config_class, config.config, where=f"{where}.config"))
     if isinstance(scorer, Reward) == isinstance(scorer, GroupReward):
@@ -67,5 +67,5 @@ def _field_names(config_class: type[Any], where: str) -> list[str]:
     if isinstance(config_class, type) and issubclass(config_class, BaseModel):
         return list(config_class.model_fields)
     raise ValueError(
-        f"{where}: the scorer's Config must be a dataclass or a pydantic model, got {config_class!r}"
+        f"{where}: Config must be a dataclass or a pydantic model, got {config_class!r}"
     )

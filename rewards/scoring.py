@@ -145,9 +145,7 @@ def check_result(result: Tensor, *, num_videos: int, where: str) -> None:
         )
 
 
-def _score(
-    group: RolloutGroup, index: int, label: str, value: float | None, error: str
-) -> Score:
+def _score(group: RolloutGroup, index: int, label: str, value: float | None, error: str) -> Score:
     """A score; one that is None, NaN or infinite is missing, for the reason `error`."""
     missing = value is None or not math.isfinite(value)
     return Score(

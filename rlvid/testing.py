@@ -5,9 +5,13 @@ The checks raise AssertionError with one line that says which promise was broken
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
+from rlvid.records import Prompt
 
 if TYPE_CHECKING:
     from rlvid.models.base import VideoModel
@@ -80,3 +84,82 @@ def check_model(
     encoded = model.encode(videos)
     assert encoded.shape == latents.shape, f"encode: expected {latents.shape}, got {encoded.shape}"
     assert encoded.dtype == torch.float32, f"encode: expected float32, got {encoded.dtype}"
+
+
+def check_reward(
+    reward: Any,
+    *,
+    prompts: Sequence[Prompt] | None = None,
+    num_frames: int = 17,
+    height: int = 32,
+    width: int = 32,
+) -> None:
+    """Assert that `reward` keeps the promises of `rlvid.rewards.base` on clips of the tiny world.
+
+    One finite float32 number per video, in order, the same on every call, and for `score` the
+    same whatever else is in the batch: a reward that depends on its neighbours would change
+    with the number of replicas.
+
+    Args:
+        reward: an object with `clip_spec` and exactly one of `score` and `score_group`.
+        prompts: captions of the tiny world, four at least; eight of its own when None.
+        num_frames, height, width: a clip size that the reward takes.
+    """
+    name = type(reward).__name__
+    is_single, is_group = hasattr(reward, "score"), hasattr(reward, "score_group")
+    assert hasattr(reward, "clip_spec"), f"{name}: has no clip_spec; use ClipSpec() for any clip"
+    assert is_single != is_group, f"{name}: expected exactly one of score() and score_group()"
+    prompts = _tiny_world_prompts(8) if prompts is None else list(prompts)
+    assert len(prompts) >= 4, f"check_reward: expected at least 4 prompts, got {len(prompts)}"
+    videos = _clips_of(prompts, num_frames, height, width)
+
+    def score(clips: Tensor, texts: Sequence[Prompt]) -> Tensor:
+        result = reward.score_group(clips, prompts[0]) if is_group else reward.score(clips, texts)
+        assert isinstance(result, Tensor), f"{name}: expected a tensor, got {type(result).__name__}"
+        return result
+
+    untouched = videos.clone()
+    scores = score(videos, prompts)
+    assert torch.equal(videos, untouched), f"{name}: changed the videos, which scorers share"
+    assert scores.shape == (len(prompts),), (
+        f"{name}: returned shape {tuple(scores.shape)} for {len(prompts)} videos; "
+        "expected one number per video, in order"
+    )
+    assert scores.dtype == torch.float32, f"{name}: expected float32, got {scores.dtype}"
+    assert bool(torch.isfinite(scores).all()), f"{name}: returned {scores.tolist()}"
+    assert torch.equal(score(videos, prompts), scores), f"{name}: another call, another score"
+    order = torch.arange(len(prompts)).roll(3)
+    moved = score(videos[order], [prompts[int(n)] for n in order])
+    # Batched kernels may round differently by a position; the reward scale is about 1.
+    assert torch.allclose(moved, scores[order], atol=1e-4), f"{name}: scores are not in order"
+    if is_single:
+        alone = torch.cat(
+            [score(videos[n : n + 1], prompts[n : n + 1]) for n in range(len(prompts))]
+        )
+        assert torch.allclose(alone, scores, atol=1e-4), f"{name}: a score depends on its batch"
+
+
+def _tiny_world_prompts(count: int) -> list[Prompt]:
+    from rlvid.data.tiny_world.grammar import all_facts, caption
+    from rlvid.seeds import prompt_id
+
+    facts = all_facts()[7 :: len(all_facts()) // count][:count]
+    return [
+        Prompt(prompt_id=prompt_id(caption(one)), text=caption(one), facts=one) for one in facts
+    ]
+
+
+def _clips_of(prompts: Sequence[Prompt], num_frames: int, height: int, width: int) -> Tensor:
+    """[B, T, 3, H, W]: true clips, every second one with noise, so that scores differ."""
+    from rlvid.data.tiny_world import render_clip
+    from rlvid.data.tiny_world.grammar import parse
+
+    generator = torch.Generator().manual_seed(0)
+    clips = []
+    for index, prompt in enumerate(prompts):
+        facts = prompt.facts or parse(prompt.text)
+        assert facts, f"check_reward: {prompt.text!r} is not a caption of the tiny world"
+        clip = render_clip(facts, index, num_frames=num_frames, height=height, width=width)
+        noise = 0.1 * (index % 2) * torch.randn(clip.shape, generator=generator)
+        clips.append((clip + noise).clamp(0.0, 1.0))
+    return torch.stack(clips)

@@ -14,7 +14,13 @@ from torch import Tensor
 from rlvid.data.tiny_world import track_of
 from rlvid.data.tiny_world.draw import COLOURS
 from rlvid.data.tiny_world.grammar import ATTRIBUTES, check_facts, parse
-from rlvid.data.tiny_world.scene import GROUND_Y, PAN_SPEED, TRIANGLE_WIDTH, sample_scene
+from rlvid.data.tiny_world.scene import (
+    GROUND_Y,
+    PAN_SPEED,
+    TRIANGLE_WIDTH,
+    WORLD_SIZE,
+    sample_scene,
+)
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec
 from rlvid.rewards.critics.tracking import Floats, Frames, TrackedClip, to_frames, track
@@ -25,6 +31,8 @@ EXAMPLES_PER_MOTION = 16
 EXAMPLE_SEED = 7_000_000
 CANVAS = 48
 """Side of the picture in which shapes are compared, in quarters of a world pixel."""
+OUTLINE_BLUR = 1.9
+"""Quarters of a world px; the pixels of a clip of 32 rows and their interpolation blur so much."""
 
 
 class AdherenceCritic:
@@ -130,20 +138,16 @@ def object_score(clip: TrackedClip, wanted: str) -> float:
 
 def mean_outline(clip: TrackedClip) -> Frames:
     """Average the coverage of all frames, centroids together, on the CANVAS."""
-    zoom = 4.0 * 32.0 / clip.coverage.shape[1]
+    pixels = clip.coverage.shape[1] / WORLD_SIZE
+    zoom = 4.0 / pixels
     total = np.zeros((CANVAS, CANVAS), dtype=np.float64)
     for coverage, (x, y), sight in zip(clip.coverage, clip.centre, clip.confidence, strict=True):
         # cv2 counts from pixel centres, the centroid from pixel edges: half a pixel apart.
-        move_x = CANVAS / 2 - 0.5 - zoom * (x * zoom_back(clip) - 0.5)
-        move_y = CANVAS / 2 - 0.5 - zoom * (y * zoom_back(clip) - 0.5)
+        move_x = CANVAS / 2 - 0.5 - zoom * (x * pixels - 0.5)
+        move_y = CANVAS / 2 - 0.5 - zoom * (y * pixels - 0.5)
         matrix = np.array([[zoom, 0.0, move_x], [0.0, zoom, move_y]])
         total += sight * cv2.warpAffine(coverage, matrix, (CANVAS, CANVAS), flags=cv2.INTER_LINEAR)
     return np.asarray(total / max(float(clip.confidence.sum()), 1e-6), dtype=np.float32)
-
-
-def zoom_back(clip: TrackedClip) -> float:
-    """Pixels of the clip in a world pixel."""
-    return clip.coverage.shape[1] / 32.0
 
 
 @lru_cache(maxsize=4096)
@@ -164,7 +168,7 @@ def _shape_mask(name: str, area: int) -> Frames:
         points = np.array([_fixed(middle + x, middle + y) for x, y in corners], dtype=np.int32)
         cv2.fillPoly(mask, [points], 1.0, cv2.LINE_8, 6)
     # The clip's own pixels and their interpolation soften its outline alike.
-    return np.asarray(cv2.blur(cv2.blur(mask, (4, 4)), (4, 4)), dtype=np.float32)
+    return np.asarray(cv2.GaussianBlur(mask, (0, 0), OUTLINE_BLUR), dtype=np.float32)
 
 
 def shape_mask(name: str, area: float) -> Frames:

@@ -84,7 +84,9 @@ def fit_vertical(heights: Floats, weights: Floats, times: Floats, gravity: float
     grid = np.array(list(itertools.product(starts, THROWS, RESTITUTIONS)))
     errors = _vertical_errors(grid, heights, weights, times, gravity)
     steps = np.array([0.6, 1.5, 0.1])
-    offsets = np.array(list(itertools.product((-1.0, 0.0, 1.0), (-1.0, 0.0, 1.0), (-1.0, 0.0, 1.0))))
+    offsets = np.array(
+        list(itertools.product((-1.0, 0.0, 1.0), (-1.0, 0.0, 1.0), (-1.0, 0.0, 1.0)))
+    )
     for _ in range(4):
         # Several seeds: a late bounce makes the error bumpy in throw and restitution.
         best = grid[np.argsort(errors, kind="stable")[:8]]

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec
-from rlvid.rewards.critics.tracking import Floats, Frames, to_frames, track
+from rlvid.rewards.critics.tracking import Floats, Frames, object_area, to_frames
 
 FLOW_HEIGHT = 64
 """Rows at which flow is computed; the patches of DIS are 8 px wide, too wide for 32 rows."""
+MIN_AREA = 5.0
+"""World px^2; an object smaller than that is none."""
 PART_FLOOR = 0.02
 """Least value of one part, so that a clip with one hopeless part can still be made better."""
 
@@ -63,9 +65,9 @@ class RealismCritic:
         # A pixel of noise is not motion; the blur is far below the size of any object.
         smooth = np.stack([cv2.GaussianBlur(frame, (3, 3), 0.8) for frame in frames])
         error, change = flow_statistics(smooth)
-        clip = track(frames)
-        area_variation = float(clip.area.std() / max(float(clip.area.mean()), 1.0))
-        shape = float(np.exp(-area_variation / config.shape_scale)) if clip.is_seen else 0.0
+        area = object_area(frames)
+        area_variation = float(area.std() / max(float(area.mean()), MIN_AREA))
+        shape = float(np.exp(-area_variation / config.shape_scale)) if area.any() else 0.0
         parts = {
             "brightness": float(np.exp(-background_flicker(frames) / config.brightness_scale)),
             "compensation": float(np.exp(-error / config.compensation_scale)),
@@ -92,10 +94,12 @@ def flow_statistics(frames: Frames) -> tuple[float, float]:
     luma = frames @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     width = max(1, round(luma.shape[2] * FLOW_HEIGHT / luma.shape[1]))
     grey = [
-        cv2.resize((image * 255).astype(np.uint8), (width, FLOW_HEIGHT), interpolation=cv2.INTER_CUBIC)
+        cv2.resize(
+            (image * 255).astype(np.uint8), (width, FLOW_HEIGHT), interpolation=cv2.INTER_CUBIC
+        )
         for image in luma
     ]
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     flows = [dis.calc(before, after, None) for before, after in zip(grey, grey[1:], strict=False)]
     columns, rows = np.meshgrid(
         np.arange(width, dtype=np.float32), np.arange(FLOW_HEIGHT, dtype=np.float32)

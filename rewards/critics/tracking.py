@@ -42,8 +42,6 @@ class TrackedClip:
     """From the centroid down to the object's lowest edge, world px: the median over the frames."""
     confidence: Floats
     """[T] in [0, 1]: how saturated and how large the found object is."""
-    stray: Floats
-    """[T] in [0, 1]: share of saturated area that is not in the object."""
     colour: Floats
     """[3] RGB in [0, 1], the mean over the object's inside in all frames."""
     coverage: Frames
@@ -72,16 +70,12 @@ def to_frames(video: Tensor) -> Frames:
 def track(frames: Frames) -> TrackedClip:
     """Find the object and the pan in [T, H, W, 3]."""
     scale = WORLD_SIZE / frames.shape[1]
-    chroma = frames.max(axis=3) - frames.min(axis=3)
-    full = _full_chroma(chroma)
-    level = max(float(np.median(full)), CHROMA_FLOOR + 0.05)
-    saturated = np.clip((chroma - CHROMA_FLOOR) / (level - CHROMA_FLOOR), 0.0, 1.0)
+    saturated, full = saturation(frames)
     coverage = np.stack([_largest_part(image) for image in saturated])
     mass = coverage.sum(axis=(1, 2))
     centre = _centres(coverage, mass) * scale
     seen = (full - CHROMA_FLOOR) / (FULL_CHROMA - CHROMA_FLOOR)
     confidence = np.clip(seen, 0.0, 1.0) * np.clip(mass * scale**2 / 10.0, 0.0, 1.0)
-    total = saturated.sum(axis=(1, 2))
     inside = coverage > 0.8
     colour = frames[inside].mean(axis=0) if inside.any() else np.full(3, 0.5)
     return TrackedClip(
@@ -89,11 +83,33 @@ def track(frames: Frames) -> TrackedClip:
         area=mass.astype(np.float64) * scale**2,
         base=_base(coverage, centre[:, 1] / scale) * scale,
         confidence=confidence.astype(np.float64),
-        stray=np.where(total > 0, 1.0 - mass / np.maximum(total, 1e-6), 0.0).astype(np.float64),
         colour=np.asarray(colour, dtype=np.float64),
         coverage=coverage.astype(np.float32),
         pan=camera_pan(frames, coverage),
     )
+
+
+def object_area(frames: Frames) -> Floats:
+    """Return [T] world px^2 of the object, for a critic that needs nothing else."""
+    scale = WORLD_SIZE / frames.shape[1]
+    saturated, _ = saturation(frames)
+    mass = [float(_largest_part(image).sum()) for image in saturated]
+    return np.array(mass, dtype=np.float64) * float(scale**2)
+
+
+def saturation(frames: Frames) -> tuple[Frames, Floats]:
+    """Return how much of each pixel is object, [T, H, W] in [0, 1], and `_full_chroma` [T].
+
+    At an edge chroma is mixed with the pale background in proportion to the area covered, so it
+    is a sub-pixel measure once it is divided by the object's own.
+    """
+    red, green, blue = (np.ascontiguousarray(frames[..., channel]) for channel in range(3))
+    highest = np.maximum(np.maximum(red, green), blue)
+    chroma = highest - np.minimum(np.minimum(red, green), blue)
+    full = _full_chroma(chroma)
+    level = max(float(np.median(full)), CHROMA_FLOOR + 0.05)
+    share = np.clip((chroma - CHROMA_FLOOR) / (level - CHROMA_FLOOR), 0.0, 1.0)
+    return np.asarray(share, dtype=np.float32), full
 
 
 def _full_chroma(chroma: Frames) -> Floats:
@@ -150,9 +166,12 @@ def camera_pan(frames: Frames, coverage: Frames) -> Floats:
     """
     scale = WORLD_SIZE / frames.shape[1]
     grey = frames.mean(axis=3)
-    free = np.stack([1.0 - cv2.dilate(c, np.ones((3, 3), np.uint8)) for c in (coverage > 0.1) * 1.0])
+    free = np.stack(
+        [1.0 - cv2.dilate(c, np.ones((3, 3), np.uint8)) for c in (coverage > 0.1) * 1.0]
+    )
     middle = len(frames) // 2
-    shifts = np.arange(-MAX_PAN, MAX_PAN + PAN_STEP / 2, PAN_STEP)
+    count = round(MAX_PAN / PAN_STEP)
+    shifts = np.arange(-count, count + 1).astype(np.float64) * PAN_STEP
     errors = np.stack(
         [_shifted_error(grey, free, middle, shift / scale) for shift in shifts], axis=1
     )

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from rlvid.config.rewards import ScorerConfig
+from rlvid.rewards.critics import BUILTIN
+from rlvid.rewards.registry import open_scorer
+from rlvid.testing import check_reward
+from tests.unit.rewards.scorers import BatchCentred, OneForAll, SecondIsNan
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_builtin_reward_keeps_the_contract(name: str) -> None:
+    check_reward(open_scorer(ScorerConfig(use=name), name))
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        (OneForAll(), r"returned shape \(4,\) for 8 videos"),
+        (SecondIsNan(), r"returned \[1.0, nan"),
+        (BatchCentred(), "depends on its batch"),
+    ],
+)
+def test_the_check_finds_a_broken_reward(broken: object, complaint: str) -> None:
+    """A check that nothing fails protects nobody."""
+    with pytest.raises(AssertionError, match=complaint):
+        check_reward(broken)
