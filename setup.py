@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 ROLES = ("actors", "learners", "rewards", "launch", "configs")
 
 DATA_FOLDERS = {
+    "rlvid.models.tiny.judge": "rlvid/models/tiny/judge",
     "rlvid.launch.environment": "launch/environment",
     "rlvid.models.tiny.pipeline": "rlvid/models/tiny/pipeline",
 }

@@ -1,0 +1,87 @@
+"""The plan's numbers against values worked out by hand, and what the machine cannot hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlvid.config import LearnerConfig, ModelConfig, Recipe
+from rlvid.launch.cluster import ClusterError
+from rlvid.launch.model_size import count_trainable, read_model_size
+from rlvid.launch.planner import MIB, check_machine, forwards_per_step, learner_memory, plan
+from rlvid.models import load_model
+
+
+def recipe(**sections: Any) -> Recipe:
+    return Recipe.model_validate({"name": "r", **sections})
+
+
+def test_sizes_are_those_of_the_loaded_model() -> None:
+    """Read from file headers, they must agree with the parameters that torch counts."""
+    model = load_model(ModelConfig())
+    size = read_model_size(ModelConfig(), LearnerConfig(mode="full"))
+    counted = sum(parameter.numel() for parameter in model.transformer.parameters())
+    assert size.transformer_parameters == size.trainable_parameters == counted
+    channels, frames, height, width = model.latent_shape(17, 32, 32)
+    assert size.latent_numbers == channels * frames * height * width
+
+
+def test_lora_trains_rank_times_both_sides() -> None:
+    """One 4x6 target at rank 16: 16 * (4 + 6); a bias and an untargeted layer add nothing."""
+    shapes = {"a.to_q.weight": (4, 6), "a.to_q.bias": (4,), "a.ffn.weight": (9, 9)}
+    assert count_trainable(shapes, LearnerConfig(mode="lora")) == 160
+
+
+def test_forwards_of_a_plan_with_every_step_by_hand() -> None:
+    """4 denoising steps, step 0 stochastic: 1 shared forward, then 3 of 8; times 2 for guidance.
+
+    Trained are steps 0 to 2: 1 shared row, then 2 of 8.
+    """
+    drawn = recipe(
+        rollout={
+            "num_denoising_steps": 4,
+            "group_size": 8,
+            "groups_per_step": 3,
+            "step_plan": {"kind": "all"},
+        }
+    )
+    assert forwards_per_step(drawn) == (3 * 2 * (1 + 3 * 8), 3 * 2 * (1 + 2 * 8))
+
+
+def test_sharing_noise_saves_forwards_and_guidance_doubles_them() -> None:
+    shared = forwards_per_step(recipe())[0]
+    alone = forwards_per_step(recipe(rollout={"initial_noise": "independent"}))[0]
+    unguided = forwards_per_step(recipe(rollout={"guidance_scale": 1.0}))[0]
+    assert shared < alone
+    assert shared == 2 * unguided
+
+
+@pytest.mark.parametrize(
+    ("stage", "bytes_per_parameter"),
+    [(0, 4 + 4 + 8), (1, 4 + 4 + 4), (2, 4 + 2 + 4), (3, 2 + 2 + 4)],
+)
+def test_zero_stages_divide_what_they_say(stage: int, bytes_per_parameter: int) -> None:
+    """float32, full fine-tuning, 2 ranks: weights 4, gradients 4, Adam 8 bytes a parameter."""
+    chosen = recipe(learner={"mode": "full", "zero_stage": stage, "num_ranks": 2})
+    size = read_model_size(chosen.model, chosen.learner)
+    memory = learner_memory(chosen, size)
+    state = memory["weights"] + memory["gradients"] + memory["optimiser"]
+    expected = bytes_per_parameter * size.transformer_parameters + 4 * size.text_encoder_parameters
+    assert state == pytest.approx(expected / MIB, rel=1e-12)
+
+
+def test_checkpointing_saves_activations() -> None:
+    kept = plan(recipe()).roles[2].memory_mib["activations"]
+    saved = plan(recipe(learner={"activation_checkpointing": True}))
+    assert saved.roles[2].memory_mib["activations"] < 0.4 * kept
+
+
+def test_recipe_with_more_gpus_than_the_machine_is_refused() -> None:
+    with pytest.raises(ClusterError, match=r"learner\.num_gpus.*512 GPUs together"):
+        check_machine(recipe(learner={"num_gpus": 512}))
+
+
+def test_recipe_with_fewer_cluster_cpus_than_its_roles_is_refused() -> None:
+    with pytest.raises(ClusterError, match=r"cluster\.num_cpus"):
+        check_machine(recipe(cluster={"num_cpus": 1}, rollout={"num_actors": 4}))
