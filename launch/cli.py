@@ -242,10 +242,12 @@ def rehearse(recipe: Recipe, folder: Path, *, resume: bool) -> None:
 
     from rlvid.launch import planner
     from rlvid.launch.phases.base import open_phase
+    from rlvid.launch.preflight import preflight
     from rlvid.launch.run_folder import open_run_folder
 
     for index, name in enumerate(recipe.phases):
         open_phase(name, index)
+    preflight(recipe)
     planned = planner.plan(recipe)
     open_run_folder(folder, recipe, resume=resume)
     Console().print(planner.render(planned), highlight=False)
