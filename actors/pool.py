@@ -110,7 +110,9 @@ class RolloutPool:
             ValueError: a receipt names another version or digest than was published.
         """
         self._weights = (manifest, buckets)
-        calls = [(slot, slot.handle.fetch_weights.remote(manifest, *buckets)) for slot in self._slots]
+        calls = [
+            (slot, slot.handle.fetch_weights.remote(manifest, *buckets)) for slot in self._slots
+        ]
         receipts = []
         for slot, call in calls:
             try:
@@ -211,7 +213,7 @@ class RolloutPool:
 
     def _spawn(self, slot: _Slot) -> None:
         slot.actor_id = f"actor-{slot.index}.{slot.num_replacements}"
-        slot.handle = RolloutActor.options(
+        slot.handle = RolloutActor.options(  # type: ignore[attr-defined]
             num_cpus=self._config.num_cpus,
             num_gpus=self._config.num_gpus,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._num_threads)}},
@@ -255,4 +257,3 @@ class RolloutPool:
                 f"(waited {time.monotonic() - started:.0f} s); "
                 "raise cluster.start_deadline_s or look at the actor's log"
             ) from error
-

@@ -83,7 +83,9 @@ class RolloutWorker:
         )
 
     def fetch_weights(
-        self, manifest: WeightsManifest, buckets: Sequence[np.ndarray[tuple[int], np.dtype[np.uint8]]]
+        self,
+        manifest: WeightsManifest,
+        buckets: Sequence[np.ndarray[tuple[int], np.dtype[np.uint8]]],
     ) -> WeightsReceipt:
         """Verify a publish, load it and sample with it from the next group on.
 
