@@ -55,26 +55,34 @@ def _row(row: dict[str, Any]) -> EvaluationRow:
 
 
 def _summary(recipe: Recipe, artifacts: Artifacts, tree: dict[str, Any]) -> list[str]:
-    lines = [f"phases: {', '.join(recipe.phases)}; model {recipe.model.path}; seed {recipe.seed}"]
-    for row in tree.get("rows", [])[:1]:
-        lines.append(
-            f"held-out reward {row['before']:.4f} -> {row['after']:.4f}: "
-            f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] "
-            f"over {row['num_pairs']} prompt-seed pairs"
-        )
+    lines = []
+    for row in tree.get("rows", []):
+        if row["name"] == "reward" or not row["trained"]:
+            role = "reward" if row["name"] == "reward" else f"{row['name']} (did not train)"
+            lines.append(
+                f"Held-out {role} {row['before']:.3f} -> {row['after']:.3f}: "
+                f"{row['difference']:+.3f}, {tree['confidence']:.0%} interval "
+                f"[{row['low']:+.3f}, {row['high']:+.3f}], {row['num_pairs']} pairs."
+            )
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in artifacts.timings_s.items())
-    lines.append(f"wall time: {seconds}")
+    lines.append(f"Model {recipe.model.path}, recipe seed {recipe.seed}; wall time {seconds}.")
     return lines
 
 
 def _clips(folder: Path, tree: dict[str, Any]) -> list[ClipPair]:
+    """Return the clips the evaluation kept: of the first prompts, seed index 0."""
+    scored = [pair for pair in tree["pairs"] if pair["seed_index"] == 0]
     pairs = []
     for path in sorted((folder / "clips").glob("*_base.mp4")):
-        position = int(path.name.partition("_")[0])
+        pair = scored[int(path.name.partition("_")[0])]
         after = path.with_name(path.name.replace("_base", "_after"))
-        before_clip, after_clip = read_mp4(path)[0], read_mp4(after)[0]
         pairs.append(
-            ClipPair(prompt=tree["prompts"][position], before=before_clip, after=after_clip)
+            ClipPair(
+                prompt=pair["prompt"],
+                before=read_mp4(path)[0],
+                after=read_mp4(after)[0],
+                scores={name: (both[0], both[1]) for name, both in pair["scores"].items()},
+            )
         )
     return pairs
 

@@ -65,7 +65,8 @@ class Evaluate:
             progress.step_done(1, after.metrics())
         table = compare(recipe, before, after)
         path = context.folder / "evaluation.json"
-        path.write_text(json.dumps(_tree(recipe, table, prompts), indent=1) + "\n")
+        tree = {**_settings(recipe), "rows": _rows(table), "pairs": _pairs(prompts, before, after)}
+        path.write_text(json.dumps(tree, indent=1) + "\n")
         for row in table:
             progress.say(
                 f"{row.name}: {row.before:.4f} -> {row.after:.4f}, difference "
@@ -184,9 +185,7 @@ def _chosen(recipe: Recipe, artifacts: Artifacts) -> Policy:
     return artifacts.ema_policy
 
 
-def _tree(
-    recipe: Recipe, table: tuple[Comparison, ...], prompts: tuple[Prompt, ...]
-) -> dict[str, Any]:
+def _settings(recipe: Recipe) -> dict[str, Any]:
     return {
         "sampler": {
             "kind": "euler",
@@ -196,6 +195,28 @@ def _tree(
             "seeds_per_prompt": recipe.evaluate.seeds_per_prompt,
         },
         "confidence": recipe.evaluate.confidence,
-        "prompts": [prompt.text for prompt in prompts],
-        "rows": [{name: getattr(row, name) for name in row.__slots__} for row in table],
     }
+
+
+def _rows(table: tuple[Comparison, ...]) -> list[dict[str, Any]]:
+    return [{name: getattr(row, name) for name in row.__slots__} for row in table]
+
+
+def _pairs(
+    prompts: tuple[Prompt, ...], before: Measurement, after: Measurement
+) -> list[dict[str, Any]]:
+    """Return every pair with its [before, after] scores; the clips are those of seed index 0."""
+    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
+    named = {REWARD: (before.rewards, after.rewards)}
+    named |= {name: (values, after.scores[name]) for name, values in before.scores.items()}
+    pairs = []
+    for prompt_id, text in texts.items():
+        for index in sorted({i for p, i in before.rewards if p == prompt_id}):
+            pair = (prompt_id, index)
+            scores = {
+                name: [first[pair], second[pair]]
+                for name, (first, second) in named.items()
+                if pair in first and pair in second
+            }
+            pairs.append({"prompt": text, "seed_index": index, "scores": scores})
+    return pairs
