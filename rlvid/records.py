@@ -59,7 +59,7 @@ class StepPlan:
     """Subset of `stochastic_steps` that carries a gradient."""
     noise: NoiseSettings
     num_noises: int
-    """Distinct initial noises in the group: 1 shared, `group_size` independent, between: branches."""
+    """Distinct initial noises of the group: 1 shared, `group_size` independent, else branches."""
 
     @property
     def num_steps(self) -> int:
@@ -190,11 +190,11 @@ class LearnerBatch:
     advantage: Tensor
     """[N]; 0 where `trained` is False."""
     trained: Tensor
-    """[N] bool; a row with False is forwarded, so that batches are the rollout's, but not learned."""
+    """[N] bool; a False row is forwarded, so that batches are the rollout's, but not learned."""
     step_weight: Tensor
     """[N], the W of methods section 3.2, already normalised over the whole update."""
     forward_row: Tensor
-    """[N] int64: row of `unique_rows` whose forward serves row n (rows that share state and step)."""
+    """[N] int64: row of `unique_rows` whose forward serves row n (same state and step)."""
     unique_rows: Tensor
     """[U] int64: rows that need a forward of their own; U = N unless initial noise is shared."""
     noise: NoiseSettings

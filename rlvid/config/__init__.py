@@ -4,7 +4,13 @@ from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig, KlConfig
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.learner import EmaConfig, LearnerConfig, LoraConfig, OptimizerConfig
 from rlvid.config.model import ModelConfig
-from rlvid.config.phases import CheckpointConfig, EvaluateConfig, GrpoConfig, SftConfig, TinyBaseConfig
+from rlvid.config.phases import (
+    CheckpointConfig,
+    EvaluateConfig,
+    GrpoConfig,
+    SftConfig,
+    TinyBaseConfig,
+)
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.recipe import Recipe
 from rlvid.config.rewards import RewardsConfig, ScorerConfig

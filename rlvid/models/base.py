@@ -1,7 +1,7 @@
 """What rlvid asks of a video model: four methods and its trainable transformer.
 
 Conventions (rlvid.flow): sigma in [0, 1], 1 is pure noise; velocity = noise - clean; latents are
-normalised, float32 outside the model. Letters: B batch, C F H W latent, L text tokens, D text width,
+normalised, float32 outside the model. Letters: B batch, C F H W latent, L text tokens, D text size,
 T pixel frames.
 """
 

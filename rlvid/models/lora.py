@@ -36,7 +36,8 @@ def add_lora(transformer: nn.Module, config: LoraConfig, *, seed: int = 0) -> No
     """Bind a fresh adapter: A drawn from `seed`, B zero, so the policy does not change yet.
 
     The base is frozen in its own dtype; the adapter is float32 on every base, as peft trains it, so
-    that small steps are not lost and no master copy is needed. The global random state is left as it was.
+    that small steps are not lost and no master copy is needed. The global random state stays as it
+    was.
 
     Raises:
         ValueError: `target_modules` match nothing, or an adapter is bound already.
