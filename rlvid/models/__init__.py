@@ -74,4 +74,4 @@ def digest_folder(path: str | Path) -> str:
         # Lengths keep (name, content) pairs apart: without them a byte could move between the two.
         digest.update(f"{file.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
-    return digest.hexdigest()
+    return str(digest.hexdigest())

@@ -120,7 +120,8 @@ def vae_loss(
     error = (decoded - pixels).abs()
     distance = (error + training.squared_weight * error.square()) * (weight / weight.mean())
     nats = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar)
-    return distance.mean() + training.kl_weight * nats.mean()
+    loss: Tensor = distance.mean() + training.kl_weight * nats.mean()
+    return loss
 
 
 def saturation(pixels: Tensor) -> Tensor:
