@@ -71,10 +71,12 @@ def _summary(recipe: Recipe, artifacts: Artifacts, tree: dict[str, Any]) -> list
 
 def _clips(folder: Path, tree: dict[str, Any]) -> list[ClipPair]:
     """Return the clips the evaluation kept: of the first prompts, seed index 0."""
-    scored = [pair for pair in tree["pairs"] if pair["seed_index"] == 0]
+    scored = {pair["position"]: pair for pair in tree["pairs"] if pair["seed_index"] == 0}
     pairs = []
     for path in sorted((folder / "clips").glob("*_base.mp4")):
-        pair = scored[int(path.name.partition("_")[0])]
+        pair = scored.get(int(path.name.partition("_")[0]))
+        if pair is None:  # a scorer missed it, so there is no reward to show beside it
+            continue
         after = path.with_name(path.name.replace("_base", "_after"))
         pairs.append(
             ClipPair(

@@ -206,17 +206,18 @@ def _pairs(
     prompts: tuple[Prompt, ...], before: Measurement, after: Measurement
 ) -> list[dict[str, Any]]:
     """Return every pair with its [before, after] scores; the clips are those of seed index 0."""
-    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
     named = {REWARD: (before.rewards, after.rewards)}
     named |= {name: (values, after.scores[name]) for name, values in before.scores.items()}
     pairs = []
-    for prompt_id, text in texts.items():
-        for index in sorted({i for p, i in before.rewards if p == prompt_id}):
-            pair = (prompt_id, index)
+    for position, prompt in enumerate(prompts):
+        for index in sorted({i for p, i in before.rewards if p == prompt.prompt_id}):
+            pair = (prompt.prompt_id, index)
             scores = {
                 name: [first[pair], second[pair]]
                 for name, (first, second) in named.items()
                 if pair in first and pair in second
             }
-            pairs.append({"prompt": text, "seed_index": index, "scores": scores})
+            pairs.append(
+                {"position": position, "seed_index": index, "prompt": prompt.text, "scores": scores}
+            )
     return pairs
