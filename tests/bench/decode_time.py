@@ -42,10 +42,10 @@ def main() -> None:
         sigma = torch.full((rows,), 0.5)
         prompt_embeds = model.encode_prompts([""] * rows)
         videos = model.decode(latents)
-        result[f"decode_ms_batch_{rows}"] = best_ms(lambda x=latents: model.decode(x))
-        result[f"encode_ms_batch_{rows}"] = best_ms(lambda x=videos: model.encode(x))
+        result[f"decode_ms_batch_{rows}"] = best_ms(partial(model.decode, latents))
+        result[f"encode_ms_batch_{rows}"] = best_ms(partial(model.encode, videos))
         result[f"velocity_ms_batch_{rows}"] = best_ms(
-            lambda x=latents, s=sigma, p=prompt_embeds: model.velocity(x, s, p)
+            partial(model.velocity, latents, sigma, prompt_embeds)
         )
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False

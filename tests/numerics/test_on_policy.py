@@ -80,7 +80,7 @@ def test_masked_rollouts_do_not_change_the_others(
     assert_on_policy(network, batch)
     velocity = replayed(network, batch).detach().requires_grad_()
     terms = Grpo().loss(batch, velocity, config=AlgorithmConfig())
-    terms.loss_sum.backward()  # type: ignore[no-untyped-call]
+    terms.loss_sum.backward()
     assert terms.num_rows == 3
     assert velocity.grad is not None
     assert velocity.grad[1].abs().max() == 0.0
@@ -118,7 +118,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient(
             part = select_forward(batch, rows)
             velocity = network(part.latents[part.unique_rows], part.sigma[part.unique_rows])
             terms = Grpo().loss(part, velocity, config=config)
-            terms.loss_sum.backward()  # type: ignore[no-untyped-call]
+            terms.loss_sum.backward()
             num_rows += terms.num_rows
         assert num_rows == 12
         assert parameter.grad is not None
@@ -139,7 +139,7 @@ def test_a_step_of_gradient_makes_the_better_rollout_likelier(
     """The sign of everything together: advantage up, log-probability up."""
     batch = to_batch(sample(network), advantage=(1.0, -1.0, 0.0, 0.0))
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-2)
-    Grpo().loss(batch, replayed(network, batch), config=AlgorithmConfig()).loss_sum.backward()  # type: ignore[no-untyped-call]
+    Grpo().loss(batch, replayed(network, batch), config=AlgorithmConfig()).loss_sum.backward()
     optimizer.step()
     with torch.no_grad():
         velocity = replayed(network, batch)
