@@ -45,12 +45,13 @@ def tiny_transformer(seed: int = 0) -> Any:
 def _velocity(transformer: Any) -> Tensor:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        return transformer(
+        velocity: Tensor = transformer(
             hidden_states=torch.randn(1, 4, 2, 4, 4, generator=generator),
             timestep=torch.tensor([500.0]),
             encoder_hidden_states=torch.randn(1, 3, 16, generator=generator),
             return_dict=False,
         )[0]
+    return velocity
 
 
 def _trained(seed: int = 0) -> Any:
