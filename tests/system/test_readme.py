@@ -1,0 +1,96 @@
+"""The README is true: its commands run, its recipes load, its reward keeps the contract."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlvid.config import Recipe
+from rlvid.testing import check_reward
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def _commands() -> list[str]:
+    lines = [line for block in _blocks("bash") for line in block.splitlines() if line.strip()]
+    return [line for line in lines if line.startswith("rlvid ")]
+
+
+def _run(command: list[str], cwd: Path) -> None:
+    bin_folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_rlvid_command_of_the_readme_runs(tmp_path: Path) -> None:
+    """In the README's order, from an empty folder, since later ones use what earlier ones wrote."""
+    commands = _commands()
+    assert len(commands) >= 7
+    for command in commands:
+        _run([sys.executable, "-m", "rlvid.launch.cli", *shlex.split(command)[1:]], tmp_path)
+    assert list(tmp_path.glob("*.mp4"))
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_first_command_checks_its_recipe_and_starts(tmp_path: Path) -> None:
+    """`bash launch/quickstart.sh` in the present environment, stopped before the first phase."""
+    assert "bash launch/quickstart.sh" in "\n".join(_blocks("bash"))
+    venv = Path(sys.executable).parent.parent
+    environment = {**os.environ, "RLVID_VENV": str(venv)}
+    done = subprocess.run(
+        ["bash", "launch/quickstart.sh", "--dry-run", "--run-folder", str(tmp_path / "run")],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "run" / "recipe.yaml").is_file()
+
+
+def test_ci_calls_the_test_command_of_the_readme() -> None:
+    """What the README tells a reader to run is what guards main."""
+    assert "bash tests/run.sh" in "\n".join(_blocks("bash"))
+    assert "tests/run.sh" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_reward_of_the_readme_keeps_the_contract() -> None:
+    """The twelve lines a reader copies must pass the test that the README points to."""
+    [code] = [block for block in _blocks("python") if "class Brightness" in block]
+    module = types.ModuleType("readme_reward")
+    exec(compile(code, "README.md", "exec"), vars(module))
+    check_reward(module.Brightness())
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 12
+
+
+def test_recipe_of_the_readme_loads() -> None:
+    """A reader's first own recipe must not fail on a key that was renamed since."""
+    for block in _blocks("yaml"):
+        Recipe.model_validate({"name": "readme", **yaml.safe_load(block)})
+
+
+def test_files_named_in_the_readme_exist() -> None:
+    """A path in the README that is gone sends the reader nowhere."""
+    paths = set(
+        re.findall(r"`((?:rlvid|actors|learners|rewards|launch|configs|tests)/[\w./-]+)`", README)
+    )
+    assert paths
+    missing = sorted(path for path in paths if not (ROOT / path).exists())
+    assert missing == []
