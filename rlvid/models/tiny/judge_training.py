@@ -21,7 +21,7 @@ from rlvid.models.tiny.attribute_network import AttributeNetwork
 class JudgeTraining:
     """How the judge is trained; the defaults made the shipped one."""
 
-    num_steps: int = 2000
+    num_steps: int = 1200
     batch_size: int = 32
     learning_rate: float = 2e-3
     """Peak; warmed up over 50 steps, cosine down to 0."""
