@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -187,7 +187,7 @@ def _error_of(call: Any) -> Exception | None:
     try:
         ray.get(call, timeout=0.0)
     except (RayActorError, RayTaskError) as error:
-        return error
+        return cast(Exception, error)
     except GetTimeoutError:
         return None
     return None

@@ -148,6 +148,10 @@ class RlLearner:
         self._published = {v: d for v, d in self._published.items() if v >= oldest}
         return published
 
+    def published_digest(self, version: int) -> str:
+        """Return the manifest digest of a version that may still be consumed."""
+        return self._published[version]
+
     def save(self, folder: Path) -> None:
         """Write weights, optimiser, average, anchor, RNG and what was published; a collective."""
         self._reference.save(folder, is_root=self.trainee.rank == 0)

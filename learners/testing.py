@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,20 +44,27 @@ def tiny_settings(recipe: Recipe) -> RlSettings:
 
 
 def tiny_groups(
-    model: VideoModel, recipe: Recipe, *, version: int, digest: str, num_groups: int = 4
+    model: VideoModel,
+    recipe: Recipe,
+    *,
+    version: int = 0,
+    digest: str = "",
+    step: int = 0,
+    num_groups: int = 4,
 ) -> dict[str, RolloutGroup]:
-    """Sample groups from `model` as a rollout actor of that version would."""
+    """Sample the groups of a step from `model`, as a rollout actor of that version would."""
     rollout = recipe.rollout
     shape = model.latent_shape(recipe.model.num_frames, recipe.model.height, recipe.model.width)
     groups = {}
     for number in range(num_groups):
         text = PROMPTS[number % len(PROMPTS)]
         plan = make_step_plan(
-            rollout, recipe_seed=recipe.seed, prompt_id=f"{prompt_id(text)}{number}", step=0
+            rollout, recipe_seed=recipe.seed, prompt_id=f"{prompt_id(text)}{number}", step=step
         )
         size = rollout.group_size
-        noise_seeds = [derive_seed(number, plan.noise_index(g, size), "noise") for g in range(size)]
-        step_seeds = [derive_seed(number, g, "step") for g in range(size)]
+        noises = [plan.noise_index(g, size) for g in range(size)]
+        noise_seeds = [derive_seed(number, step, noise, "noise") for noise in noises]
+        step_seeds = [derive_seed(number, step, g, "step") for g in range(size)]
         positive, negative = model.encode_prompts([text]), model.encode_prompts([""])
         sample = sample_group(
             lambda latents, sigma, p=positive, n=negative: guided_velocity(  # type: ignore[misc]
@@ -64,7 +76,7 @@ def tiny_groups(
             latent_shape=shape,
             device=model.device,
         )
-        group_id = f"000000-{number:02d}"
+        group_id = f"{step:06d}-{number:02d}"
         groups[group_id] = RolloutGroup(
             group_id=group_id,
             lease_id="lease",
@@ -104,3 +116,34 @@ def tiny_scores(groups: Mapping[str, RolloutGroup], *, uniform: Sequence[str] = 
         for group_id, group in groups.items()
         for rollout in group.rollouts
     ]
+
+
+def run_ranks(script: Path, num_ranks: int, *arguments: str, timeout_s: float = 240.0) -> list[int]:
+    """Run a Python script as `num_ranks` gloo ranks on this machine; return their exit codes.
+
+    Negative codes are signals, as in `subprocess`. A rank that outlives the limit is killed.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_RANK": "0",
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), *arguments], env={**environment, "RANK": str(rank)}
+        )
+        for rank in range(num_ranks)
+    ]
+    try:
+        return [rank.wait(timeout=timeout_s) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from rlvid.weights import trainable_parameters
 
 GATHER_ELEMENTS = 64 * 2**20
 """Elements of full parameters that exist at once while a sharded model is read out."""
+PERSISTENT_ELEMENTS = 100_000
+"""Stage 3 keeps smaller parameters whole on every rank between uses (DeepSpeed's default)."""
 _TAG = "engine"
 
 
@@ -35,19 +37,9 @@ class ZeroEngine:
     """The sharded transformer, its optimiser, and the ranks that share them."""
 
     def __init__(
-        self,
-        transformer: nn.Module,
-        config: LearnerConfig,
-        *,
-        device: torch.device,
-        persistence_threshold: int = 100_000,
+        self, transformer: nn.Module, config: LearnerConfig, *, device: torch.device
     ) -> None:
-        """Wrap `transformer`; what it trains is what `requires_grad` says.
-
-        Args:
-            persistence_threshold: elements below which stage 3 keeps a parameter whole on every
-                rank between uses.
-        """
+        """Wrap `transformer`; what it trains is what `requires_grad` says."""
         deepspeed = _deepspeed()
         _check_dtypes(transformer, config)
         _join(device, timeout_s=config.deadline_s)
@@ -67,7 +59,7 @@ class ZeroEngine:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=transformer,
             optimizer=optimizer,
-            config=_deepspeed_config(config, self.ranks.world_size, persistence_threshold),
+            config=_deepspeed_config(config, self.ranks.world_size),
             dist_init_required=False,
         )
         self._gathered = deepspeed.zero.GatheredParameters
@@ -161,7 +153,7 @@ class ZeroEngine:
 
     def _read(self, parameter: nn.Parameter, master: bool) -> Tensor:
         if master and parameter.dtype != torch.float32 and self._config.zero_stage > 0:
-            full: Tensor = self._full_master(parameter)
+            full = cast(Tensor, self._full_master(parameter))
             return full.detach().clone()
         return parameter.detach().float() if master else parameter.detach().clone()
 
@@ -250,9 +242,7 @@ def _groups_by_dtype(parameters: Any) -> list[dict[str, Any]]:
     return [{"params": group} for group in by_dtype.values()]
 
 
-def _deepspeed_config(
-    config: LearnerConfig, world_size: int, persistence_threshold: int
-) -> dict[str, Any]:
+def _deepspeed_config(config: LearnerConfig, world_size: int) -> dict[str, Any]:
     """DeepSpeed's settings. Batch sizes are formal: the accumulation boundary is ours.
 
     No bf16 section: it would cast the parts that diffusers keeps in float32. Dtypes stay as loaded;
@@ -269,6 +259,6 @@ def _deepspeed_config(
             "stage": config.zero_stage,
             "overlap_comm": False,
             "contiguous_gradients": True,
-            "stage3_param_persistence_threshold": persistence_threshold,
+            "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS,
         },
     }
