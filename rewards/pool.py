@@ -90,9 +90,16 @@ class RewardPool:
         opened = [replica.opened for replica in self._replicas]
         _, waiting = ray.wait(opened, num_returns=len(opened), timeout=deadline_s)
         for replica in self._replicas:
-            if replica.opened not in waiting:
+            if replica.opened in waiting:
+                continue
+            try:
                 _get(replica.opened)
-                self._mark_open(replica)
+            except RayActorError as error:
+                raise RewardError(
+                    f"rewards: a replica died while it opened its scorers ({error}). See the "
+                    "actor's log in the Ray session folder; memory is the usual reason."
+                ) from error
+            self._mark_open(replica)
         if waiting:
             raise RewardTimeoutError(
                 f"rewards: {len(waiting)} of {len(opened)} replicas did not open within "
