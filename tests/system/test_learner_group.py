@@ -1,0 +1,132 @@
+"""The gang of learner ranks on a real Ray: train, publish, die, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from rlvid.config import Recipe
+from rlvid.learners.checkpoint import find_latest
+from rlvid.learners.group import LearnerGroup, LearnerLostError
+from rlvid.learners.rl import StaleGroupError
+from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_scores
+from rlvid.models.base import VideoModel
+from rlvid.models.lora import add_lora
+from rlvid.models.policy import Policy
+from rlvid.records import RolloutGroup
+from rlvid.testing import tiny_model
+from rlvid.weights import apply_weights
+
+pytestmark = pytest.mark.slow
+
+START_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200 * 2**20,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    folder = tmp_path_factory.mktemp("pipeline")
+    tiny_model(0).save(str(folder))
+    return Policy(model_path=str(folder))
+
+
+def _recipe() -> Recipe:
+    return tiny_recipe(learner={"num_ranks": 2, "zero_stage": 2, "ema": {"decay": 0.5, "every": 1}})
+
+
+def _actor(recipe: Recipe) -> VideoModel:
+    model = tiny_model(0)
+    add_lora(model.transformer, recipe.learner.lora)
+    return model
+
+
+def _train(
+    gang: LearnerGroup, recipe: Recipe, actor: VideoModel, step: int
+) -> tuple[dict[str, RolloutGroup], Any]:
+    """Publish, sample and train as the loop does; return the groups and the report."""
+    manifest, buckets = gang.publish(step)
+    apply_weights(manifest, ray.get(buckets), actor.transformer, mode="lora")
+    groups = tiny_groups(actor, recipe, version=step, digest=manifest.digest, step=step)
+    references = [ray.put(group) for group in groups.values()]
+    report = gang.train(references, tiny_scores(groups), group_ids=list(groups), step=step)
+    return groups, report
+
+
+def test_gang_trains_publishes_dies_and_resumes(
+    cluster: None, policy: Policy, tmp_path: Path
+) -> None:
+    """One story, since a gang takes long to start: what the loop asks of the learner."""
+    recipe = _recipe()
+    actor = _actor(recipe)
+    gang = LearnerGroup.start_rl(recipe, policy)
+    try:
+        gang.wait_ready(START_S)
+        groups, report = _train(gang, recipe, actor, 0)
+        assert report.metrics["learner/replay_drift/max"] == 0.0
+        assert len(report.trained_group_ids) == 4
+
+        manifest, buckets = gang.publish(1)
+        saved = gang.save_checkpoint(tmp_path, step=1, keep=2)
+        references = [ray.put(group) for group in groups.values()]
+        with pytest.raises(StaleGroupError, match="from policy 0 reached policy 1"):
+            gang.train(references, tiny_scores(groups), group_ids=list(groups), step=1)
+
+        ray.kill(gang._ranks[1])
+        with pytest.raises(LearnerLostError, match="rank 1 died while the canary"):
+            gang.canary("a red ball")
+        # Buckets belong to the driver: they outlive the rank that packed them.
+        ray.kill(gang._ranks[0])
+        apply_weights(manifest, ray.get(buckets), actor.transformer, mode="lora")
+    finally:
+        gang.shutdown()
+
+    latest = find_latest(tmp_path)
+    assert latest is not None
+    assert latest.path == saved
+    gang = LearnerGroup.start_rl(recipe, policy)
+    try:
+        gang.wait_ready(START_S)
+        gang.load_checkpoint(latest.path)
+        again, _ = gang.publish(latest.step)
+        assert again.digest == manifest.digest
+        gang.export(tmp_path / "policy")
+        assert (tmp_path / "policy" / "pytorch_lora_weights.safetensors").is_file()
+        assert (tmp_path / "policy_ema" / "pytorch_lora_weights.safetensors").is_file()
+    finally:
+        gang.shutdown()
+
+
+def test_rank_that_cannot_open_its_policy_names_itself(cluster: None, tmp_path: Path) -> None:
+    """The message must be the model's own, not a gang that never became ready."""
+    gang = LearnerGroup.start_rl(tiny_recipe(), Policy(model_path=str(tmp_path / "missing")))
+    try:
+        with pytest.raises(ValueError, match="missing") as caught:
+            gang.wait_ready(START_S)
+    finally:
+        gang.shutdown()
+    assert "learner rank 0, while loading the policy" in caught.value.__notes__
+
+
+def test_wait_ends_at_its_deadline_and_names_the_ranks(cluster: None, policy: Policy) -> None:
+    """A stuck rank is never noticed by Ray."""
+    gang = LearnerGroup.start_rl(tiny_recipe(), policy)
+    try:
+        with pytest.raises(LearnerLostError, match=r"rank 0 did not finish loading .* 0.01 s"):
+            gang.wait_ready(0.01)
+    finally:
+        gang.shutdown()
