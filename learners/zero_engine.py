@@ -206,12 +206,13 @@ def _join(device: torch.device, *, timeout_s: float) -> None:
 
 
 def _enable_checkpointing(transformer: nn.Module) -> None:
-    if not hasattr(transformer, "enable_gradient_checkpointing"):
+    enable = getattr(transformer, "enable_gradient_checkpointing", None)
+    if not callable(enable):
         raise ValueError(
             f"learner.activation_checkpointing: {type(transformer).__name__} does not support it; "
             "set it to false"
         )
-    transformer.enable_gradient_checkpointing()
+    enable()
 
 
 def _check_dtypes(transformer: nn.Module, config: LearnerConfig) -> None:

@@ -56,7 +56,7 @@ class Grpo:
         checkpoints = context.folder / "checkpoints"
         latest = find_latest(checkpoints) if context.resume else None
         first_step = latest.step if latest else 0
-        context.recorder.resume_at(first_step)
+        context.recorder.resume_after(latest.step if latest else None)
         with open_loop(context, artifacts.policy, first_step) as loop:
             if latest:
                 loop.learner.load_checkpoint(latest.path)

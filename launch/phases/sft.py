@@ -22,7 +22,7 @@ class Sft:
         checkpoints = context.folder / "checkpoints"
         latest = find_latest(checkpoints) if context.resume else None
         step = latest.step if latest else 0
-        context.recorder.resume_at(step)
+        context.recorder.resume_after(latest.step if latest else None)
         trace = Trace(context.folder / "trace.json")
         learner = LearnerGroup.start_sft(recipe, artifacts.policy, context.folder)
         try:

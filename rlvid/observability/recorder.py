@@ -36,21 +36,22 @@ class Recorder:
         self._tensorboard_folder = folder / "tensorboard" / phase
         self._writer: FileWriter | None = None
 
-    def resume_at(self, step: int) -> None:
-        """Forget what this phase wrote for `step` and later; the next row will be `step`.
+    def resume_after(self, step: int | None) -> None:
+        """Keep what this phase wrote up to and with `step`, forget the rest; None forgets all.
 
+        Rows are labelled by the steps done, as checkpoints are, so a checkpoint's own row stays.
         The file is replaced in one rename, so a crash leaves the old rows or the new ones. A last
         line cut short by a crash is dropped too.
         """
         if not self.path.exists():
             return
-        kept = [
-            row for row in read_rows(self.path) if row["phase"] != self.phase or row["step"] < step
-        ]
+        first_forgotten = 0 if step is None else step + 1
+        rows = read_rows(self.path)
+        kept = [r for r in rows if r["phase"] != self.phase or r["step"] < first_forgotten]
         part = self.path.with_suffix(".jsonl.part")
         part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(part, self.path)
-        self._purge_tensorboard(step)
+        self._purge_tensorboard(first_forgotten)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row.

@@ -18,17 +18,25 @@ def steps(folder: Path) -> list[tuple[str, int]]:
 
 
 def test_resume_drops_only_what_will_be_done_again(tmp_path: Path) -> None:
-    """The killed run got to step 3, its checkpoint is from step 2; the other phase is finished."""
+    """The killed run did 3 steps, its checkpoint is from step 1; the other phase is finished."""
     with Recorder(tmp_path, "sft") as recorder:
         recorder.write(5, {"sft/loss/mean": 1.0})
     with Recorder(tmp_path, "grpo") as recorder:
         for step in range(4):
             recorder.write(step, {"learner/loss/mean": 0.1})
     with Recorder(tmp_path, "grpo") as recorder:
-        recorder.resume_at(2)
+        recorder.resume_after(1)
         recorder.write(2, {"learner/loss/mean": 0.2})
     assert steps(tmp_path) == [("sft", 5), ("grpo", 0), ("grpo", 1), ("grpo", 2)]
     assert read_rows(tmp_path / "metrics.jsonl")[-1]["metrics"] == {"learner/loss/mean": 0.2}
+
+
+def test_phase_without_checkpoint_starts_over(tmp_path: Path) -> None:
+    """Even its evaluation before the first step is done again."""
+    with Recorder(tmp_path, "grpo") as recorder:
+        recorder.write(0, {"heldout/reward/mean": 0.1})
+        recorder.resume_after(None)
+    assert steps(tmp_path) == []
 
 
 def test_line_cut_by_a_crash_does_not_hurt_the_rows_after_it(tmp_path: Path) -> None:
@@ -37,7 +45,7 @@ def test_line_cut_by_a_crash_does_not_hurt_the_rows_after_it(tmp_path: Path) -> 
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"phase": "grpo", "st')
     with Recorder(tmp_path, "grpo") as recorder:
-        recorder.resume_at(1)
+        recorder.resume_after(0)
         recorder.write(1, {"learner/loss/mean": 0.1})
     assert steps(tmp_path) == [("grpo", 0), ("grpo", 1)]
 
