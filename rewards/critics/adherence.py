@@ -114,13 +114,20 @@ def _graded(distance: Mapping[str, float], wanted: str, *, near: float, width: f
 
 
 def colour_score(clip: TrackedClip, wanted: str) -> float:
-    """Compare hues, in degrees on the colour circle."""
-    hue = _hue(clip.colour)
-    distance = {}
-    for name, rgb in COLOURS.items():
-        apart = abs(hue - _hue(np.array(rgb) / 255.0))
-        distance[name] = min(apart, 360.0 - apart)
-    return _graded(distance, wanted, near=40.0, width=6.0)
+    """Compare hues, in degrees on the colour circle, frame by frame.
+
+    The hue of the mean colour would not do: an object that turns from green to red averages to a
+    brown of no certain hue.
+    """
+    scores = []
+    for colour in clip.colours:
+        hue = _hue(colour)
+        distance = {}
+        for name, rgb in COLOURS.items():
+            apart = abs(hue - _hue(np.array(rgb) / 255.0)) % 360.0
+            distance[name] = min(apart, 360.0 - apart)
+        scores.append(_graded(distance, wanted, near=40.0, width=6.0))
+    return float(np.average(scores, weights=clip.confidence))
 
 
 def _hue(rgb: Floats) -> float:

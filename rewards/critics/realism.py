@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec
-from rlvid.rewards.critics.tracking import Floats, Frames, object_area, to_frames
+from rlvid.rewards.critics.tracking import Floats, Frames, object_look, to_frames
 
 FLOW_HEIGHT = 64
 """Rows at which flow is computed; the patches of DIS are 8 px wide, too wide for 32 rows."""
@@ -29,7 +29,7 @@ class RealismCritic:
     `brightness` (second difference of the background's median colour), `compensation` (what the
     flow cannot explain), `steadiness` (how little the flow changes where there is structure),
     `order` (neighbours are more alike than frames three apart), `pace` (no held frames, no
-    jumps) and `shape` (the coloured object keeps its area).
+    jumps) and `identity` (the coloured object keeps its area and its colour).
 
     Sees: flicker, shake, warping, shuffled frames, freezing and jumping.
     Blind to: reversed time, physics, the prompt, and slow drift of colours.
@@ -48,8 +48,10 @@ class RealismCritic:
         """Mean absolute error after flow compensation that costs a factor e."""
         steadiness_scale: float = 3.0
         """Change of flow from frame to frame, in px of 64 rows, that costs a factor e."""
-        shape_scale: float = 0.2
+        area_scale: float = 0.2
         """Coefficient of variation of the object's area that costs a factor e."""
+        colour_scale: float = 0.1
+        """Standard deviation over time of the object's colour that costs a factor e."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -65,16 +67,17 @@ class RealismCritic:
         # A pixel of noise is not motion; the blur is far below the size of any object.
         smooth = np.stack([cv2.GaussianBlur(frame, (3, 3), 0.8) for frame in frames])
         error, change = flow_statistics(smooth)
-        area = object_area(frames)
-        area_variation = float(area.std() / max(float(area.mean()), MIN_AREA))
-        shape = float(np.exp(-area_variation / config.shape_scale)) if area.any() else 0.0
+        area, colours = object_look(frames)
+        area_change = float(area.std() / max(float(area.mean()), MIN_AREA)) / config.area_scale
+        colour_change = float(colours.std(axis=0).mean()) / config.colour_scale
+        identity = float(np.exp(-area_change - colour_change)) if area.any() else 0.0
         parts = {
             "brightness": float(np.exp(-background_flicker(frames) / config.brightness_scale)),
             "compensation": float(np.exp(-error / config.compensation_scale)),
             "steadiness": float(np.exp(-change / config.steadiness_scale)),
             "order": order_score(smooth),
             "pace": pace_score(smooth),
-            "shape": shape,
+            "identity": identity,
         }
         floored = np.maximum(np.array(list(parts.values())), PART_FLOOR)
         return {"realism": float(np.exp(np.log(floored).mean())), **parts}

@@ -42,8 +42,8 @@ class TrackedClip:
     """From the centroid down to the object's lowest edge, world px: the median over the frames."""
     confidence: Floats
     """[T] in [0, 1]: how saturated and how large the found object is."""
-    colour: Floats
-    """[3] RGB in [0, 1], the mean over the object's inside in all frames."""
+    colours: Floats
+    """[T, 3] RGB in [0, 1] of the object's inside; mid grey where nothing is seen."""
     coverage: Frames
     """[T, H, W] soft mask of the object."""
     pan: Floats
@@ -76,25 +76,32 @@ def track(frames: Frames) -> TrackedClip:
     centre = _centres(coverage, mass) * scale
     seen = (full - CHROMA_FLOOR) / (FULL_CHROMA - CHROMA_FLOOR)
     confidence = np.clip(seen, 0.0, 1.0) * np.clip(mass * scale**2 / 10.0, 0.0, 1.0)
-    inside = coverage > 0.8
-    colour = frames[inside].mean(axis=0) if inside.any() else np.full(3, 0.5)
     return TrackedClip(
         centre=_fill_gaps(centre, confidence > 0.05),
         area=mass.astype(np.float64) * scale**2,
         base=_base(coverage, centre[:, 1] / scale) * scale,
         confidence=confidence.astype(np.float64),
-        colour=np.asarray(colour, dtype=np.float64),
+        colours=_colours(frames, coverage),
         coverage=coverage.astype(np.float32),
         pan=camera_pan(frames, coverage),
     )
 
 
-def object_area(frames: Frames) -> Floats:
-    """Return [T] world px^2 of the object, for a critic that needs nothing else."""
+def object_look(frames: Frames) -> tuple[Floats, Floats]:
+    """Return area [T], world px^2, and colours [T, 3], for a critic that needs no more."""
     scale = WORLD_SIZE / frames.shape[1]
     saturated, _ = saturation(frames)
-    mass = [float(_largest_part(image).sum()) for image in saturated]
-    return np.array(mass, dtype=np.float64) * float(scale**2)
+    coverage = np.stack([_largest_part(image) for image in saturated])
+    area = coverage.sum(axis=(1, 2), dtype=np.float64) * scale**2
+    return np.asarray(area, dtype=np.float64), _colours(frames, coverage)
+
+
+def _colours(frames: Frames, coverage: Frames) -> Floats:
+    """[T, 3]; the fourth power leaves out the edges, which are mixed with the background."""
+    weight = (coverage**4)[..., None]
+    mass = weight.sum(axis=(1, 2))
+    mean = (weight * frames).sum(axis=(1, 2)) / np.maximum(mass, 1e-6)
+    return np.where(mass > 0.1, mean, 0.5).astype(np.float64)
 
 
 def saturation(frames: Frames) -> tuple[Frames, Floats]:

@@ -85,6 +85,17 @@ def test_an_empty_clip_scores_low_and_finite(name: str, level: float) -> None:
     assert 0.0 <= float(score) < 0.5
 
 
+def test_an_object_that_changes_colour_costs_realism_and_adherence() -> None:
+    """Young policies let a green object turn red in mid clip; the mean colour would hide it."""
+    facts = {**FACTS, "camera": "still"}
+    prompt = Prompt(prompt_id="x", text="", facts=facts)
+    steady = render_clip(facts, 5)
+    changing = torch.cat([steady[:9], render_clip({**facts, "colour": "red"}, 5)[9:]])
+    for name in ("realism", "adherence"):
+        good, bad = open_critic(name).score(torch.stack([steady, changing]), [prompt, prompt])
+        assert bad < good - 0.05
+
+
 def test_adherence_refuses_a_prompt_outside_the_world() -> None:
     with pytest.raises(ValueError, match="'a cat' is not a caption of the tiny world"):
         open_critic("adherence").score(
