@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from rlvid.config import Recipe
@@ -58,10 +57,10 @@ class Evaluate:
             open_sampling(recipe, artifacts.base_policy, None, ledger) as roles,
             open_progress("evaluate", 2) as progress,
         ):
-            before = self._measure(recipe, roles, prompts, "base", context.folder)
+            before = self._measure(recipe, roles, prompts, "base", context)
             progress.step_done(0, before.metrics())
             roles.rollouts.use_policy(after_policy, recipe.cluster.start_deadline_s)
-            after = self._measure(recipe, roles, prompts, "after", context.folder)
+            after = self._measure(recipe, roles, prompts, "after", context)
             progress.step_done(1, after.metrics())
         table = compare(recipe, before, after)
         path = context.folder / "evaluation.json"
@@ -81,7 +80,7 @@ class Evaluate:
         roles: SamplingRoles,
         prompts: tuple[Prompt, ...],
         label: str,
-        folder: Path,
+        context: PhaseContext,
     ) -> Measurement:
         measured = measure(
             recipe,
@@ -91,13 +90,13 @@ class Evaluate:
             num_seeds=recipe.evaluate.seeds_per_prompt,
             step=0,
         )
-        clips = folder / "clips"
+        clips = context.folder / "clips"
         clips.mkdir(exist_ok=True)
         for position, group in enumerate(measured.groups[: recipe.evaluate.num_clips]):
-            videos = roles.rewards.clips(group.group)
-            write_mp4(
-                clips / f"{position:02d}_{label}.mp4", videos[0].float() / 255.0, recipe.model.fps
-            )
+            clip = roles.rewards.clips(group.group)[0].float() / 255.0
+            write_mp4(clips / f"{position:02d}_{label}.mp4", clip, recipe.model.fps)
+            context.recorder.write_video(f"clip_{position:02d}/{label}", 0, clip, recipe.model.fps)
+            context.recorder.write_image(f"last_frame_{position:02d}/{label}", 0, clip[-1])
         return measured
 
 
