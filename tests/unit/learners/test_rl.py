@@ -211,3 +211,49 @@ def test_average_is_exported_beside_the_policy(tmp_path: Path) -> None:
             answers.append(model.velocity(latents, sigma, embeds))
     assert torch.equal(answers[0], velocity)
     assert not torch.equal(answers[1], velocity)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_activation_checkpointing_does_not_change_the_step(zero_stage: int) -> None:
+    """It trades time for memory; the same operations run again on the same numbers."""
+    digests = []
+    for activation_checkpointing in (False, True):
+        learner, actor, recipe = _open(
+            learner={
+                "zero_stage": zero_stage,
+                "activation_checkpointing": activation_checkpointing,
+            }
+        )
+        groups = _sample(learner, actor, recipe)
+        learner.train(groups, tiny_scores(groups), step=0)
+        digests.append(_digest(learner))
+    assert digests[0] == digests[1]
+
+
+def test_published_average_is_not_held_to_the_replay_check() -> None:
+    """Rollouts of the average are off-policy by design; their ratio is not 1 and may train."""
+    learner, actor, recipe = _open(
+        learner={
+            "mode": "full",
+            "optimizer": {"learning_rate": 1e-2},
+            "ema": {"decay": 0.9, "every": 1},
+        }
+    )
+    groups = _sample(learner, actor, recipe)
+    learner.train(groups, tiny_scores(groups), step=0)
+    published = learner.publish(1, use_ema=True)
+    assert published is not None
+    apply_weights(*published, actor.transformer, mode="full", newer_than=0)
+    groups = _sample(learner, actor, recipe, version=1)
+    metrics = learner.train(groups, tiny_scores(groups), step=1).metrics
+    assert metrics["learner/ratio/max_deviation"] > recipe.algorithm.clip_range
+    assert metrics["learner/replay_drift/max"] == 0.0
+
+
+def test_bfloat16_without_a_float32_master_is_refused() -> None:
+    """Stage 0 would round small steps away, silently."""
+    recipe = tiny_recipe(learner={"mode": "full", "zero_stage": 0})
+    model = tiny_model(0)
+    model.transformer.to(torch.bfloat16)
+    with pytest.raises(ValueError, match="without a float32 master; use zero_stage 1"):
+        RlLearner(tiny_settings(recipe), model)
