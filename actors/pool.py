@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 
 from rlvid.actors.ray_actor import RolloutActor
 from rlvid.actors.rollout_worker import WeightsReceipt
@@ -30,6 +30,12 @@ logger = logging.getLogger(__name__)
 
 MAX_REPLACEMENTS_PER_ACTOR = 3
 """Crash-loop budget: an actor slot that dies more often stops the run."""
+ACTOR_LOST = (RayActorError, OutOfMemoryError)
+"""What Ray raises for a dead actor; one that its memory monitor killed is no RayActorError."""
+
+
+class RolloutLostError(RuntimeError):
+    """An actor died or did not answer, and another one would not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,7 @@ class _Slot:
     index: int
     handle: Any
     actor_id: str
+    opened: Any = None
     num_replacements: int = 0
     task: GroupTask | None = None
     group: Any = None
@@ -96,10 +103,11 @@ class RolloutPool:
         """Block until every actor has loaded its model.
 
         Raises:
-            TimeoutError: names the actors that did not answer.
+            RolloutLostError: names the actor that died or did not answer.
+            Exception: what loading raised, e.g. ValueError for a missing folder.
         """
         for slot in self._slots:
-            self._get(slot, slot.handle.ready.remote(), self._start_deadline_s, "loading its model")
+            self._get(slot, slot.opened, self._start_deadline_s, "loading its model")
 
     def publish(
         self, manifest: WeightsManifest, buckets: Sequence[Any], deadline_s: float
@@ -117,8 +125,8 @@ class RolloutPool:
         for slot, call in calls:
             try:
                 receipt = self._get(slot, call, deadline_s, f"taking weights {manifest.version}")
-            except RayActorError:
-                receipt = self._replace(slot)
+            except RolloutLostError as error:
+                receipt = self._replace(slot, str(error))
             if receipt is None or receipt.digest != manifest.digest:
                 raise ValueError(
                     f"{slot.actor_id}: took weights {receipt}, published version "
@@ -136,15 +144,17 @@ class RolloutPool:
         """Return what finished or was lost, waiting at most `timeout_s` for the first.
 
         Raises:
-            RuntimeError: an actor slot died more often than its budget allows.
+            RolloutLostError: an actor slot died more often than its budget allows.
             Exception: what sampling raised, e.g. ValueError for a clip size that does not divide.
         """
         busy = {slot.summary: slot for slot in self._slots if slot.task is not None}
         if not busy:
             return []
-        done, _ = ray.wait(list(busy), timeout=timeout_s, fetch_local=False)
-        results: list[SampledGroup | LostGroup] = [self._take(busy[summary]) for summary in done]
+        ray.wait(list(busy), timeout=timeout_s, fetch_local=False)
+        # The first wait ends at one; a group that is done is never late, so ask for all of them.
+        done, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0, fetch_local=False)
         now = time.monotonic()
+        results: list[SampledGroup | LostGroup] = [self._take(busy[summary]) for summary in done]
         results += [
             self._lose(slot, f"overran rollout.deadline_s of {self._config.deadline_s:g} s")
             for slot in busy.values()
@@ -160,11 +170,14 @@ class RolloutPool:
 
     def use_policy(self, policy: Policy, deadline_s: float) -> None:
         """Make every actor sample with a policy from files (evaluation)."""
+        self._policy = policy  # first, since a replacement loads it
+        self._weights = None
         calls = [(slot, slot.handle.use_policy.remote(policy)) for slot in self._slots]
         for slot, call in calls:
-            self._get(slot, call, deadline_s, "loading a policy")
-        self._policy = policy
-        self._weights = None
+            try:
+                self._get(slot, call, deadline_s, "loading a policy")
+            except RolloutLostError as error:
+                self._replace(slot, str(error))
 
     def canaries(self, latents: Any, sigma: Any, text: str, deadline_s: float) -> list[Any]:
         """Return each actor's velocity for a fixed input, in the order of the actors."""
@@ -195,10 +208,8 @@ class RolloutPool:
         try:
             summary: GroupSummary = ray.get(slot.summary, timeout=self._config.deadline_s)
         except RayTaskError as error:
-            if isinstance(error.cause, Exception):
-                raise error.cause from error
-            raise
-        except RayActorError:
+            raise _cause(error) from error
+        except ACTOR_LOST:
             return self._lose(slot, "its actor died")
         sampled = SampledGroup(group=slot.group, summary=summary)
         slot.task = slot.group = slot.summary = None
@@ -208,7 +219,7 @@ class RolloutPool:
         assert slot.task is not None, "only a busy slot can lose a group"
         lost = LostGroup(group_id=slot.task.group_id, reason=f"{slot.actor_id}: {reason}")
         slot.task = slot.group = slot.summary = None
-        self._replace(slot)
+        self._replace(slot, lost.reason)
         return lost
 
     def _spawn(self, slot: _Slot) -> None:
@@ -224,21 +235,23 @@ class RolloutPool:
             slot.actor_id,
             self._num_threads,
         )
+        slot.opened = slot.handle.open.remote()
 
-    def _replace(self, slot: _Slot) -> WeightsReceipt | None:
+    def _replace(self, slot: _Slot, reason: str) -> WeightsReceipt | None:
         """Start a new actor in the slot and bring it to the current weights."""
         self.num_lost += 1
         slot.num_replacements += 1
         if slot.num_replacements > MAX_REPLACEMENTS_PER_ACTOR:
-            raise RuntimeError(
+            raise RolloutLostError(
                 f"{slot.actor_id}: lost {slot.num_replacements} times, the budget is "
-                f"{MAX_REPLACEMENTS_PER_ACTOR}; look for its error in the Ray logs"
+                f"{MAX_REPLACEMENTS_PER_ACTOR}; the last time: {reason}. Look at the actor's log "
+                "in the Ray session folder, memory is the usual reason; then resume the run"
             )
         lost = slot.actor_id
         ray.kill(slot.handle)
         self._spawn(slot)
-        logger.warning("replaced lost actor old=%s new=%s", lost, slot.actor_id)
-        self._get(slot, slot.handle.ready.remote(), self._start_deadline_s, "loading its model")
+        logger.warning("replaced lost actor old=%s new=%s reason=%r", lost, slot.actor_id, reason)
+        self._get(slot, slot.opened, self._start_deadline_s, "loading its model")
         if self._weights is None:
             return None
         manifest, buckets = self._weights
@@ -248,12 +261,28 @@ class RolloutPool:
 
     @staticmethod
     def _get(slot: _Slot, call: Any, deadline_s: float, doing: str) -> Any:
-        started = time.monotonic()
+        """Return what the call returned.
+
+        Raises:
+            RolloutLostError: the actor died or did not answer within `deadline_s`.
+            Exception: what the actor raised, without Ray's wrapping.
+        """
         try:
             return ray.get(call, timeout=deadline_s)
-        except ray.exceptions.GetTimeoutError as error:
-            raise TimeoutError(
-                f"{slot.actor_id}: {doing} took more than {deadline_s:.0f} s "
-                f"(waited {time.monotonic() - started:.0f} s); "
-                "raise cluster.start_deadline_s or look at the actor's log"
+        except GetTimeoutError as error:
+            raise RolloutLostError(
+                f"{slot.actor_id}: {doing} took more than {deadline_s:g} s; raise "
+                "cluster.start_deadline_s or learner.deadline_s, or look at the actor's log"
             ) from error
+        except RayTaskError as error:
+            raise _cause(error) from error
+        except ACTOR_LOST as error:
+            raise RolloutLostError(
+                f"{slot.actor_id}: died while {doing}; look at the actor's log in the Ray session "
+                "folder, memory is the usual reason; then resume the run"
+            ) from error
+
+
+def _cause(error: RayTaskError) -> Exception:
+    """Return what the actor raised, which Ray wraps with a traceback for a message."""
+    return error.cause if isinstance(error.cause, Exception) else error

@@ -26,12 +26,16 @@ class RolloutActor:
         actor_id: str,
         num_threads: int,
     ) -> None:
-        self._worker: RolloutWorker = open_rollout_worker(
-            policy, model_config, learner_config, actor_id=actor_id, num_threads=num_threads
-        )
+        self._config = (policy, model_config, learner_config)
+        self._actor_id = actor_id
+        self._num_threads = num_threads
 
-    def ready(self) -> dict[str, Any]:
-        return {"actor_id": self._worker.actor_id, "pid": os.getpid()}
+    def open(self) -> int:
+        """Load the policy; not in __init__, whose errors Ray wraps beyond reading."""
+        self._worker: RolloutWorker = open_rollout_worker(
+            *self._config, actor_id=self._actor_id, num_threads=self._num_threads
+        )
+        return os.getpid()
 
     @ray.method(num_returns=2)
     def sample(self, task: GroupTask) -> tuple[RolloutGroup, GroupSummary]:

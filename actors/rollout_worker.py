@@ -45,7 +45,6 @@ class RolloutWorker:
         self._mode = mode
         self._version = -1
         self._digest = "base"
-        self._embeds: dict[str, Tensor] = {}
 
     @property
     def actor_id(self) -> str:
@@ -57,8 +56,8 @@ class RolloutWorker:
         config = self._model_config
         shape = self._model.latent_shape(config.num_frames, config.height, config.width)
         with torch.no_grad():
-            prompt_embeds = self._encode(task.prompt.model_text)
-            negative = self._encode("")
+            prompt_embeds = self._model.encode_prompts([task.prompt.model_text])
+            negative = self._model.encode_prompts([""])
             sample = sample_group(
                 lambda latents, sigma: guided_velocity(
                     self._model, latents, sigma, prompt_embeds, negative, task.guidance_scale
@@ -113,7 +112,6 @@ class RolloutWorker:
     def use_policy(self, policy: Policy) -> None:
         """Replace the model by a policy from files; used by evaluation, not by training."""
         self._model = open_policy(policy, self._model_config)
-        self._embeds = {}
         self._version = -1
         self._digest = "files"
 
@@ -121,13 +119,10 @@ class RolloutWorker:
         """Return the velocity for a fixed input; the learner's must be the same."""
         with torch.no_grad():
             return self._model.velocity(
-                latents.to(self._model.device), sigma.to(self._model.device), self._encode(text)
+                latents.to(self._model.device),
+                sigma.to(self._model.device),
+                self._model.encode_prompts([text]),
             ).cpu()
-
-    def _encode(self, text: str) -> Tensor:
-        if text not in self._embeds:
-            self._embeds[text] = self._model.encode_prompts([text])
-        return self._embeds[text]
 
 
 def open_rollout_worker(

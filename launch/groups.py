@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlvid.actors.pool import LostGroup, RolloutPool, SampledGroup
+from rlvid.actors.pool import LostGroup, RolloutLostError, RolloutPool, SampledGroup
 from rlvid.config import Recipe
 from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.flow.step_plans import make_step_plan
@@ -102,7 +102,7 @@ def sample_and_score(
     """Run tasks to the end and return them scored, in the order given, whatever order they ended.
 
     Raises:
-        RuntimeError: a group lost `MAX_LEASES` actors.
+        RolloutLostError: a group lost `MAX_LEASES` actors, or an actor slot its budget.
         RewardError: a scorer broke its contract or the pool gave up.
     """
     by_id = {task.group_id: task for task in tasks}
@@ -142,7 +142,7 @@ def mean_rewards(
 ) -> dict[tuple[str, int], float]:
     """Return the weighted mean score of every rollout that no scorer missed, by (prompt id, index).
 
-    Weights are taken relative to their sum, so the result lies in the scorers' own range.
+    The sum is divided by the magnitudes of the weights, so it keeps the scale of the scores.
     """
     total = sum(abs(weight) for weight in weights.values())
     result: dict[tuple[str, int], float] = {}
@@ -169,7 +169,7 @@ def _lease_again(
     """Give a lost group out anew, with the same seeds."""
     ledger.expire(task.group_id)
     if ledger.num_leases(task.group_id) >= MAX_LEASES:
-        raise RuntimeError(
+        raise RolloutLostError(
             f"rollout: group {task.group_id} (prompt {task.prompt.text!r}) lost {MAX_LEASES} "
             f"actors, the last one: {lost.reason}. Raise rollout.deadline_s if it is only slow."
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -27,6 +27,8 @@ from rlvid.records import Score, StepReport, WeightsManifest
 
 GRACE_S = 2.0
 """Between the first rank's failure and the report of it."""
+RANK_LOST = (RayActorError, OutOfMemoryError)
+"""What Ray raises for a dead rank; one that its memory monitor killed is no RayActorError."""
 
 
 class LearnerLostError(RuntimeError):
@@ -186,7 +188,7 @@ def _error_of(call: Any) -> Exception | None:
     """Return what a finished call ended in; None for an answer."""
     try:
         ray.get(call, timeout=0.0)
-    except (RayActorError, RayTaskError) as error:
+    except (*RANK_LOST, RayTaskError) as error:
         return cast(Exception, error)
     except GetTimeoutError:
         return None
@@ -197,9 +199,10 @@ def _raise_failure(calls: Sequence[Any], doing: str) -> NoReturn:
     """Raise for the rank that died, else for the first that failed."""
     errors = [(rank, error) for rank, call in enumerate(calls) if (error := _error_of(call))]
     for rank, error in errors:
-        if isinstance(error, RayActorError):
+        if isinstance(error, RANK_LOST):
+            reason = str(error).splitlines()[0].rstrip(".")
             raise LearnerLostError(
-                f"learner: rank {rank} died while {doing}: {error}. Resume the run: it goes on "
+                f"learner: rank {rank} died while {doing}: {reason}. Resume the run: it goes on "
                 "from the last checkpoint"
             ) from error
     rank, error = errors[0]

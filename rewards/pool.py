@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from torch import Tensor
 
 from rlvid.config.cluster import ClusterConfig
@@ -94,9 +94,10 @@ class RewardPool:
                 continue
             try:
                 _get(replica.opened)
-            except RayActorError as error:
+            except (RayActorError, OutOfMemoryError) as error:
+                reason = str(error).splitlines()[0].rstrip(".")
                 raise RewardError(
-                    f"rewards: a replica died while it opened its scorers ({error}). See the "
+                    f"rewards: a replica died while it opened its scorers ({reason}). See the "
                     "actor's log in the Ray session folder; memory is the usual reason."
                 ) from error
             self._mark_open(replica)
@@ -205,6 +206,8 @@ class RewardPool:
                 if error.actor_id not in (None, replica.actor._actor_id.hex()):
                     raise  # the actor that owned the group died, not the one that scores it
                 self._replace(replica, "it died")
+            except OutOfMemoryError:  # Ray's memory monitor killed it; this is no RayActorError
+                self._replace(replica, "it was killed for lack of memory")
         return done
 
     def _replace_late(self) -> None:
