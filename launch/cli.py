@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,12 @@ rewards_app = typer.Typer(no_args_is_help=True, help="List scorers, and test wha
 app.add_typer(rewards_app, name="rewards")
 
 DEFAULT_RECIPE = "quickstart_cpu"
+ROLE_ERRORS = (
+    ("rlvid.rewards.base", "RewardError"),
+    ("rlvid.actors.pool", "RolloutLostError"),
+    ("rlvid.learners.group", "LearnerLostError"),
+)
+"""Module and name of errors whose message says all there is; named, so that none is imported."""
 
 RecipeArgument = Annotated[
     str,
@@ -110,7 +117,8 @@ def evaluate(
         typer.Option(help=f"Recipe; the run's own, or {DEFAULT_RECIPE} for a model."),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Pipeline folder to compare with; the recipe's model.")
+        str | None,
+        typer.Option(help="Pipeline folder to compare with; the run's own, or the recipe's model."),
     ] = None,
     run_folder: RunFolderOption = None,
 ) -> None:
@@ -121,13 +129,19 @@ def evaluate(
     chosen = recipe or (str(Path(what) / "recipe.yaml") if is_run else DEFAULT_RECIPE)
     loaded = load_recipe(chosen, overrides or ())
     show_logs()
-    from rlvid.launch.run import evaluate_run
+    from rlvid.launch.phases.base import Artifacts
+    from rlvid.launch.run import artifacts_of, evaluate_run
     from rlvid.models.policy import Policy
 
-    policy = policy_at(what)
+    if is_run:
+        artifacts = artifacts_of(Path(what))
+    else:
+        start = Policy(model_path=loaded.model.path)
+        artifacts = Artifacts(base_policy=start, policy=policy_at(what))
+    if base:
+        artifacts = replace(artifacts, base_policy=Policy(model_path=base))
     folder = run_folder or default_folder(f"{loaded.name}-evaluate", resume=False)
-    base_policy = Policy(model_path=base) if base else None
-    typer.echo(f"report: {evaluate_run(loaded, policy, folder, base=base_policy)}")
+    typer.echo(f"report: {evaluate_run(loaded, artifacts, folder)}")
 
 
 @app.command(
@@ -267,11 +281,11 @@ def recipe_for_sample(run: Path | None, model: str | None) -> Recipe:
 
 def policy_at(what: str) -> Policy:
     """Return the newest policy of a run folder, or the policy of a pipeline folder."""
-    from rlvid.launch.run import policy_of
+    from rlvid.launch.run import artifacts_of
     from rlvid.models.policy import Policy
 
     if (Path(what) / "recipe.yaml").is_file():
-        return policy_of(Path(what))
+        return artifacts_of(Path(what)).policy
     return Policy(model_path=what)
 
 
@@ -299,13 +313,14 @@ def user_message(error: Exception) -> str | None:
 
     Ray wraps what a worker raised; the wrapped error is the one that has the message.
     """
-    ray, rewards = sys.modules.get("ray"), sys.modules.get("rlvid.rewards.base")
+    ray = sys.modules.get("ray")
     if ray is not None and isinstance(error, ray.exceptions.RayTaskError):
         error = error.cause
-    kinds: tuple[type[Exception], ...] = (ValueError, PermissionError)
-    if rewards is not None:
-        kinds = (*kinds, rewards.RewardError)
-    return str(error) if isinstance(error, kinds) else None
+    kinds: list[type[Exception]] = [ValueError, PermissionError]
+    kinds += [
+        getattr(sys.modules[module], name) for module, name in ROLE_ERRORS if module in sys.modules
+    ]
+    return str(error) if isinstance(error, tuple(kinds)) else None
 
 
 def main() -> None:

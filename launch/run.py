@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rlvid.config import Recipe
@@ -17,7 +16,7 @@ from rlvid.launch.phases.base import (
     open_phase,
     save_artifacts,
 )
-from rlvid.launch.preflight import preflight
+from rlvid.launch.preflight import check_model_folder, preflight
 from rlvid.launch.run_folder import RunFolder, open_run_folder
 from rlvid.models.policy import Policy
 from rlvid.observability.recorder import Recorder
@@ -35,7 +34,7 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
     """
     phases = [open_phase(name, index) for index, name in enumerate(recipe.phases)]
     preflight(recipe)
-    folder = open_run_folder(run_folder, recipe, resume=resume)
+    folder = open_run_folder(run_folder.resolve(), recipe, resume=resume)
     base = Policy(model_path=recipe.model.path)
     artifacts = Artifacts(base_policy=base, policy=base)
     with open_cluster(recipe):
@@ -56,19 +55,15 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
     return write_report(folder, recipe, artifacts)
 
 
-def evaluate_run(
-    recipe: Recipe, policy: Policy, run_folder: Path, *, base: Policy | None = None
-) -> Path:
-    """Evaluate any policy against a base and return the path of the report.
-
-    Args:
-        base: what it is compared with; the recipe's model when None.
-    """
+def evaluate_run(recipe: Recipe, artifacts: Artifacts, run_folder: Path) -> Path:
+    """Evaluate the policy of `artifacts` against its base and return the path of the report."""
     recipe = recipe.model_copy(update={"phases": ("evaluate",)})
     phase = open_phase("evaluate", 0)
     preflight(recipe)
-    folder = open_run_folder(run_folder, recipe, resume=False)
-    artifacts = Artifacts(base_policy=base or Policy(model_path=recipe.model.path), policy=policy)
+    for policy in (artifacts.base_policy, artifacts.policy):
+        check_model_folder(recipe.model.model_copy(update={"path": policy.model_path}))
+    folder = open_run_folder(run_folder.resolve(), recipe, resume=False)
+    artifacts = replace(artifacts, evaluation=None, timings_s={})
     path = folder.phase(0, "evaluate")
     path.mkdir(parents=True)
     started = time.perf_counter()
@@ -80,16 +75,16 @@ def evaluate_run(
     return write_report(folder, recipe, artifacts)
 
 
-def policy_of(run_folder: Path) -> Policy:
-    """Return the newest policy a run has finished.
+def artifacts_of(run_folder: Path) -> Artifacts:
+    """Return what the last finished phase of a run handed on.
 
     Raises:
         ValueError: no phase of the run has finished.
     """
-    for path in sorted((run_folder / "phases").glob("*"), reverse=True):
+    for path in sorted((run_folder.resolve() / "phases").glob("*"), reverse=True):
         artifacts = load_artifacts(path)
         if artifacts is not None:
-            return artifacts.policy
+            return artifacts
     raise ValueError(
         f"run folder {str(run_folder)!r}: no finished phase in it; "
         "finish the run with `rlvid run RECIPE --resume`, or name another folder"
@@ -103,11 +98,3 @@ def write_report(folder: RunFolder, recipe: Recipe, artifacts: Artifacts) -> Pat
 
     folder.report.write_text(build_report(report_data(folder, recipe, artifacts)))
     return folder.report
-
-
-def read_evaluation(path: str | None) -> Sequence[dict[str, object]]:
-    """Return the rows of an evaluation file, none where there was no evaluation."""
-    if path is None:
-        return ()
-    rows: list[dict[str, object]] = json.loads(Path(path).read_text())["rows"]
-    return rows

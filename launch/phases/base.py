@@ -21,6 +21,8 @@ PHASES = {
     "evaluate": "rlvid.launch.phases.evaluate:Evaluate",
 }
 """Short names of the built-in phases; a recipe may name `package.module:Class` instead."""
+IN_RUN = "<run>/"
+"""Stands for the run folder in artifacts.json, so that a run may be moved or copied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def open_phase(name: str, index: int) -> Phase:
     """
     where = f"phases[{index}]"
     kind = resolve(name, PHASES, where=where)
-    phase = kind() if callable(kind) else kind
+    phase = kind() if isinstance(kind, type) else kind
     if not isinstance(phase, Phase):
         raise ValueError(
             f"{where}: {name!r} is not a phase; expected a class with "
@@ -80,11 +82,13 @@ def open_phase(name: str, index: int) -> Phase:
 
 def save_artifacts(folder: Path, artifacts: Artifacts) -> None:
     """Mark the phase as finished; the rename makes it all or nothing."""
+    run = folder.resolve().parent.parent
+    ema = artifacts.ema_policy
     tree = {
-        "base_policy": artifacts.base_policy.to_json(),
-        "policy": artifacts.policy.to_json(),
-        "ema_policy": artifacts.ema_policy.to_json() if artifacts.ema_policy else None,
-        "evaluation": artifacts.evaluation,
+        "base_policy": _stored(artifacts.base_policy.to_json(), run),
+        "policy": _stored(artifacts.policy.to_json(), run),
+        "ema_policy": _stored(ema.to_json(), run) if ema else None,
+        **_stored({"evaluation": artifacts.evaluation}, run),
         "timings_s": dict(artifacts.timings_s),
     }
     temporary = folder / "artifacts.json.part"
@@ -98,14 +102,32 @@ def load_artifacts(folder: Path) -> Artifacts | None:
     if not path.is_file():
         return None
     tree: dict[str, Any] = json.loads(path.read_text())
-    ema = tree["ema_policy"]
+    run, ema = folder.resolve().parent.parent, tree["ema_policy"]
     return Artifacts(
-        base_policy=Policy.from_json(tree["base_policy"]),
-        policy=Policy.from_json(tree["policy"]),
-        ema_policy=Policy.from_json(ema) if ema else None,
-        evaluation=tree["evaluation"],
+        base_policy=Policy.from_json(_found(tree["base_policy"], run)),
+        policy=Policy.from_json(_found(tree["policy"], run)),
+        ema_policy=Policy.from_json(_found(ema, run)) if ema else None,
+        evaluation=_found({"evaluation": tree["evaluation"]}, run)["evaluation"],
         timings_s=tree["timings_s"],
     )
+
+
+def _stored(paths: Mapping[str, str | None], run: Path) -> dict[str, str | None]:
+    """Return the paths with the run folder cut off those that lie in it."""
+    return {
+        name: IN_RUN + Path(path).relative_to(run).as_posix()
+        if path and Path(path).is_relative_to(run)
+        else path
+        for name, path in paths.items()
+    }
+
+
+def _found(paths: Mapping[str, str | None], run: Path) -> dict[str, str | None]:
+    """Return what `_stored` made of paths, for the run folder where it lies now."""
+    return {
+        name: str(run / path.removeprefix(IN_RUN)) if path and path.startswith(IN_RUN) else path
+        for name, path in paths.items()
+    }
 
 
 def trained_policy(base: Policy, exported: Path, mode: str) -> tuple[Policy, Policy | None]:
