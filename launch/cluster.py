@@ -16,15 +16,22 @@ class ClusterError(ValueError):
 
 
 def demanded(recipe: Recipe) -> dict[str, float]:
-    """Return the CPUs and GPUs that the recipe's roles hold at the same time."""
+    """Return the CPUs and GPUs that roles hold at the same time, in the phase that needs most."""
     rollout, rewards, learner = recipe.rollout, recipe.rewards, recipe.learner
+    sft = recipe.sft.learner if "sft" in recipe.phases else None
     return {
-        "CPU": rollout.num_actors * rollout.num_cpus
-        + rewards.num_replicas * rewards.num_cpus
-        + learner.num_ranks * learner.num_cpus,
-        "GPU": rollout.num_actors * rollout.num_gpus
-        + rewards.num_replicas * rewards.num_gpus
-        + learner.num_ranks * learner.num_gpus,
+        "CPU": max(
+            rollout.num_actors * rollout.num_cpus
+            + rewards.num_replicas * rewards.num_cpus
+            + learner.num_ranks * learner.num_cpus,
+            sft.num_ranks * sft.num_cpus if sft else 0.0,
+        ),
+        "GPU": max(
+            rollout.num_actors * rollout.num_gpus
+            + rewards.num_replicas * rewards.num_gpus
+            + learner.num_ranks * learner.num_gpus,
+            sft.num_ranks * sft.num_gpus if sft else 0.0,
+        ),
     }
 
 
@@ -33,7 +40,7 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
     """Have Ray for the length of the block.
 
     Raises:
-        ClusterError: roles ask for more GPUs or CPUs than there are.
+        ClusterError: roles ask for more GPUs or CPUs than there are, or no cluster answers.
     """
     import ray
 
@@ -44,6 +51,7 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
     want = demanded(recipe)
     if config.address is None:
         ray.init(
+            address="local",  # else RAY_ADDRESS, or a cluster that `ray start` left here, is joined
             num_cpus=config.num_cpus or math.ceil(want["CPU"]),
             include_dashboard=False,
             object_store_memory=config.object_store_mb * 2**20,
@@ -51,7 +59,14 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
             log_to_driver=bool(os.environ.get("RLVID_ACTOR_LOGS")),
         )
     else:
-        ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
+        try:
+            ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
+        except ConnectionError as error:
+            raise ClusterError(
+                f"cluster.address: no Ray cluster answers at {config.address!r} "
+                f"({str(error).splitlines()[0]}); start it with `ray start --head`, or leave "
+                "cluster.address out to run on this machine"
+            ) from error
     try:
         check_demand(recipe, ray.cluster_resources())
         yield
@@ -63,10 +78,11 @@ def check_demand(recipe: Recipe, has: dict[str, float]) -> None:
     """Refuse a recipe that could never be scheduled, before anything waits for it."""
     want = demanded(recipe)
     for kind, section in (("GPU", "num_gpus"), ("CPU", "num_cpus")):
+        of_sft = f", sft.learner.{section}" if "sft" in recipe.phases else ""
         if want[kind] > has.get(kind, 0.0) + 1e-9:
             raise ClusterError(
-                f"rollout.{section}, rewards.{section}, learner.{section}: the roles ask for "
-                f"{want[kind]:g} {kind}s together, the cluster has {has.get(kind, 0.0):g}; "
+                f"rollout.{section}, rewards.{section}, learner.{section}{of_sft}: the roles ask "
+                f"for {want[kind]:g} {kind}s together, the cluster has {has.get(kind, 0.0):g}; "
                 f"lower them or the number of actors, replicas and ranks"
                 + (", or raise cluster.num_cpus" if kind == "CPU" else "")
             )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from rlvid.algorithms import ALGORITHMS
-from rlvid.config import Recipe
+from rlvid.config import ModelConfig, Recipe
 from rlvid.data.prompts import load_prompts
+from rlvid.flow.step_plans import make_step_plan
 from rlvid.launch.heldout import heldout_prompts
 from rlvid.models import MODELS, model_folder
 from rlvid.plugins import resolve
@@ -20,7 +23,10 @@ def preflight(recipe: Recipe) -> None:
     resolve(recipe.algorithm.use, ALGORITHMS, where="algorithm.use")
     resolve(recipe.model.use, MODELS, where="model.use")
     if recipe.phases[0] != "tiny_base":
-        _check_model_folder(recipe)
+        check_model_folder(recipe.model)
+    _check_training(recipe)
+    if "grpo" in recipe.phases:
+        make_step_plan(recipe.rollout, recipe_seed=recipe.seed, prompt_id="preflight", step=0)
     uses_rewards = {"grpo", "evaluate"} & set(recipe.phases)
     if not uses_rewards:
         return
@@ -28,14 +34,43 @@ def preflight(recipe: Recipe) -> None:
         open_scorer(scorer, f"rewards.scorers.{position}")
     load_prompts(recipe.prompts)
     if "evaluate" in recipe.phases or recipe.grpo.evaluate_every:
-        heldout_prompts(recipe, 1)
+        num_heldout = len(heldout_prompts(recipe, 2))
     if "evaluate" in recipe.phases:
+        if num_heldout < 2:
+            raise ValueError(
+                "evaluate.prompts: an interval over prompts needs at least 2 held-out prompts, "
+                f"got {num_heldout}; add some to {recipe.evaluate.prompts.source!r}"
+            )
         for position, judge in enumerate(recipe.evaluate.judges):
             open_scorer(judge, f"evaluate.judges.{position}")
 
 
-def _check_model_folder(recipe: Recipe) -> None:
-    folder = model_folder(recipe.model)
+def _check_training(recipe: Recipe) -> None:
+    """Refuse what a training phase could not hand on at its end."""
+    learners = {"sft": recipe.sft.learner, "grpo": recipe.learner}
+    trained = [learners[name] for name in recipe.phases if name in learners]
+    modes = [learner.mode for learner in trained]
+    if ("lora", "lora") in pairwise(modes):
+        raise ValueError(
+            "learner.mode: a LoRA on top of a LoRA cannot be exported as one adapter; "
+            "train the earlier phase with mode full"
+        )
+    wants_ema = "evaluate" in recipe.phases and recipe.evaluate.use_ema
+    if wants_ema and trained and trained[-1].ema is None:
+        raise ValueError(
+            "evaluate.use_ema: the last training phase keeps no averaged weights; "
+            "set its learner.ema, or leave use_ema off"
+        )
+    if "sft" in recipe.phases and recipe.sft.ema_is_policy and recipe.sft.learner.ema is None:
+        raise ValueError(
+            "sft.ema_is_policy: there are no averaged weights to hand on; "
+            "set sft.learner.ema, or leave ema_is_policy off"
+        )
+
+
+def check_model_folder(model: ModelConfig) -> None:
+    """Raise ValueError unless `model.path` holds a pipeline."""
+    folder = model_folder(model)
     if not (folder / "model_index.json").is_file():
         raise ValueError(
             f"model.path: no pipeline at {str(folder)!r}: expected a folder with model_index.json, "

@@ -73,11 +73,12 @@ class EvaluateConfig(Section):
 
     prompts: PromptsConfig = PromptsConfig(split="heldout")
     """Prompts that training never sees; a prompt in both sets is an error."""
-    num_prompts: int = Field(default=32, ge=1)
+    num_prompts: int = Field(default=32, ge=2)
+    """At least 2, since the interval resamples prompts."""
     seeds_per_prompt: int = Field(default=2, ge=1)
     num_denoising_steps: int = Field(default=20, ge=1)
     """Euler steps of the pinned ODE sampler."""
-    guidance_scale: float | None = None
+    guidance_scale: float | None = Field(default=None, ge=1.0)
     """None takes `rollout.guidance_scale`."""
     judges: tuple[ScorerConfig, ...] = (ScorerConfig(use="attribute_judge"),)
     """Scorers that took no part in training; at least one."""

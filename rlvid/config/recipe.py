@@ -36,6 +36,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        if not self.phases:
+            raise ValueError("phases must name at least one phase, e.g. [grpo, evaluate]")
         trained = {scorer.label for scorer in self.rewards.scorers if scorer.weight}
         judges = {judge.label for judge in self.evaluate.judges}
         if "evaluate" in self.phases and judges and judges <= trained:

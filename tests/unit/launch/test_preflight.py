@@ -1,0 +1,68 @@
+"""What would fail minutes into a run, or at its end, is refused before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvid.launch.cluster import demanded
+from rlvid.launch.preflight import preflight
+from tests.unit.launch.hand_made import recipe
+
+LORA: dict[str, Any] = {"learner": {"mode": "lora"}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"algorithm": {"use": "grop"}}, r"algorithm\.use: unknown name 'grop'.*'grpo'"),
+        ({"model": {"use": "wam"}}, r"model\.use: unknown name 'wam'.*'wan'"),
+        ({"model": {"path": "/no/such"}}, r"model\.path: no pipeline at '/no/such'"),
+        ({"rewards": {"scorers": [{"use": "fizzics"}]}}, r"rewards\.scorers\.0\.use: unknown"),
+        ({"evaluate": {"judges": [{"use": "juge"}]}}, r"evaluate\.judges\.0\.use: unknown"),
+        ({"prompts": {"source": "none.txt", "split": "all"}}, r"prompts\.source: no such file"),
+        ({"prompts": {"split": "all"}}, r"evaluate\.prompts: \d+ held-out prompts are also"),
+        ({"evaluate": {"prompts": {"split": "heldout", "limit": 1}}}, "at least 2 held-out"),
+        ({"rollout": {"eta": 0.0}}, r"rollout\.eta: no exploration"),
+        ({"phases": ["sft", "grpo"], "sft": LORA}, "LoRA on top of a LoRA"),
+        ({"sft": {"ema_is_policy": True}, "phases": ["sft"]}, r"sft\.ema_is_policy: there are no"),
+        ({"evaluate": {"use_ema": True}}, r"evaluate\.use_ema: the last training phase keeps no"),
+    ],
+)
+def test_mistake_is_refused_by_its_path(sections: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected) as caught:
+        preflight(recipe(**sections))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"phases": ["sft", "grpo", "evaluate"]},
+        {"phases": ["sft"], "prompts": {"split": "all"}},
+        {"phases": ["grpo"], "prompts": {"split": "all"}, "grpo": {"evaluate_every": 0}},
+        {"evaluate": {"use_ema": True}, "learner": {"ema": {}}},
+    ],
+)
+def test_sound_recipe_passes(sections: dict[str, Any]) -> None:
+    """Held-out prompts are looked at only where something is measured on them."""
+    preflight(recipe(**sections))
+
+
+def test_model_folder_is_not_asked_for_where_the_run_builds_it(tmp_path: Path) -> None:
+    preflight(recipe(phases=["tiny_base", "sft"], model={"path": str(tmp_path / "none")}))
+
+
+def test_no_phases_is_no_recipe() -> None:
+    with pytest.raises(ValueError, match="phases must name at least one phase"):
+        recipe(phases=[])
+
+
+def test_ranks_of_the_sft_phase_are_counted() -> None:
+    """Its placement group would wait for CPUs that no node has."""
+    sft = {"learner": {"num_ranks": 16, "num_gpus": 2}}
+    assert demanded(recipe(phases=["sft", "grpo"], sft=sft)) == {"CPU": 16.0, "GPU": 32.0}
+    assert demanded(recipe(phases=["grpo"], sft=sft)) == {"CPU": 3.0, "GPU": 0.0}
