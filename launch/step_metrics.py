@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from rlvid.config import Recipe
 from rlvid.launch.groups import ScoredGroup, mean_rewards
-from rlvid.launch.roles import SamplingRoles
 from rlvid.records import StepReport, WeightsManifest
 
 
@@ -16,25 +15,31 @@ def step_metrics(
     scored: Sequence[ScoredGroup],
     report: StepReport,
     manifest: WeightsManifest,
-    sampling: SamplingRoles,
     *,
+    num_lost: int,
     seconds: Mapping[str, float],
 ) -> dict[str, float]:
-    """Return rollout, reward, learner, weights and time metrics of one step."""
+    """Return rollout, reward, learner, weights and time metrics of one step.
+
+    Args:
+        num_lost: actors lost in the step.
+        seconds: wall time by stage.
+    """
     weights = {s.label: s.weight for s in recipe.rewards.scorers if s.weight}
-    rewards = list(mean_rewards(scored, weights).values())
+    # Group by group: a small prompt set may have a prompt twice in a step.
+    rewards = [list(mean_rewards([group], weights).values()) for group in scored]
     staleness = [report.step - group.summary.policy_version for group in scored]
     sample_s = sum(group.summary.sample_s for group in scored)
     score_s = sum(group.scores.decode_s + group.scores.score_s for group in scored)
     return {
         **_scorer_metrics(scored),
-        **(_reward_metrics(rewards, scored, weights) if rewards else {}),
+        **_reward_metrics(rewards),
         "rollout/groups/consumed": float(len(report.trained_group_ids)),
         "rollout/groups/uniform": float(len(report.dropped_group_ids)),
         "rollout/staleness/mean": statistics.fmean(staleness),
         "rollout/staleness/max": float(max(staleness)),
         "rollout/forwards/count": float(sum(group.summary.num_forwards for group in scored)),
-        "rollout/actors/lost": float(sampling.rollouts.num_lost),
+        "rollout/actors/lost": float(num_lost),
         "weights/version/value": float(manifest.version),
         "weights/publish/mb": sum(bucket.num_bytes for bucket in manifest.buckets) / 2**20,
         "time/rollout_actors/seconds": sample_s,
@@ -44,14 +49,12 @@ def step_metrics(
     }
 
 
-def _reward_metrics(
-    rewards: Sequence[float], scored: Sequence[ScoredGroup], weights: Mapping[str, float]
-) -> dict[str, float]:
-    spreads = []
-    for group in scored:
-        values = list(mean_rewards([group], weights).values())
-        if len(values) > 1:
-            spreads.append(statistics.pstdev(values))
+def _reward_metrics(by_group: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return the metrics of the rewards of each group; none where every score is missing."""
+    rewards = [reward for group in by_group for reward in group]
+    if not rewards:
+        return {}
+    spreads = [statistics.pstdev(group) for group in by_group if len(group) > 1]
     return {
         "rollout/reward/mean": statistics.fmean(rewards),
         "rollout/reward/std": statistics.pstdev(rewards),

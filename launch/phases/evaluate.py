@@ -52,11 +52,11 @@ class Evaluate:
         prompts = heldout_prompts(recipe, recipe.evaluate.num_prompts)
         after_policy = _chosen(recipe, artifacts)
         ledger = context.folder / "ledger.sqlite"
-        ledger.unlink(missing_ok=True)
         with (
             open_sampling(recipe, artifacts.base_policy, None, ledger) as roles,
             open_progress("evaluate", 2) as progress,
         ):
+            roles.ledger.forget_from(0)  # of an attempt that was stopped
             before = self._measure(recipe, roles, prompts, "base", context)
             progress.step_done(0, before.metrics())
             roles.rollouts.use_policy(after_policy, recipe.cluster.start_deadline_s)
@@ -118,9 +118,14 @@ def with_judges(recipe: Recipe) -> Recipe:
 
 
 def compare(recipe: Recipe, before: Measurement, after: Measurement) -> tuple[Comparison, ...]:
-    """Return a row for the reward, then one for every scorer and judge."""
+    """Return a row for the reward, then one for every scorer and judge.
+
+    Raises:
+        ValueError: one of them scored no pair for both policies.
+    """
+    num_asked = sum(len(group.task.noise_seeds) for group in before.groups)
     trained = {scorer.label for scorer in recipe.rewards.scorers if scorer.weight}
-    rows = [_compare(recipe, REWARD, True, before.rewards, after.rewards)]
+    rows = [_compare(recipe, REWARD, True, num_asked, before.rewards, after.rewards)]
     for scorer in recipe.rewards.scorers:
         name = scorer.label
         rows.append(
@@ -128,6 +133,7 @@ def compare(recipe: Recipe, before: Measurement, after: Measurement) -> tuple[Co
                 recipe,
                 name,
                 name in trained,
+                num_asked,
                 before.scores.get(name, {}),
                 after.scores.get(name, {}),
             )
@@ -139,6 +145,7 @@ def _compare(
     recipe: Recipe,
     name: str,
     trained: bool,
+    num_asked: int,
     before: Mapping[Pair, float],
     after: Mapping[Pair, float],
 ) -> Comparison:
@@ -158,7 +165,6 @@ def _compare(
         num_bootstrap=evaluate.num_bootstrap,
         confidence=evaluate.confidence,
     )
-    asked = min(evaluate.num_prompts, len({p for p, _ in set(before) | set(after)}))
     return Comparison(
         name=name,
         trained=trained,
@@ -169,7 +175,7 @@ def _compare(
         high=interval.high,
         win_rate=interval.win_rate,
         num_pairs=len(pairs),
-        num_missing=asked * evaluate.seeds_per_prompt - len(pairs),
+        num_missing=num_asked - len(pairs),
     )
 
 

@@ -2,7 +2,7 @@
 
 Rollout actors sample groups (rlvid.flow.sampler), the reward pool scores them, the learner credits
 and steps (rlvid.algorithms, learners.rl) and publishes weights back. The driver holds references
-and small numbers, never a tensor.
+and small numbers, never a rollout.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def train(loop: Loop, first_step: int) -> None:
     if recipe.grpo.evaluate_every and first_step == 0:
         loop.context.recorder.write(0, evaluate(loop, 0))
     for step in range(first_step, recipe.grpo.num_steps):
-        started = time.perf_counter()
+        started, num_lost = time.perf_counter(), loop.sampling.rollouts.num_lost
         scored = sample(loop, step)
         sampled_s = time.perf_counter() - started
         report = learn(loop, scored, step)
@@ -90,7 +90,7 @@ def train(loop: Loop, first_step: int) -> None:
             scored,
             report,
             manifest,
-            loop.sampling,
+            num_lost=loop.sampling.rollouts.num_lost - num_lost,
             seconds={
                 "sample": sampled_s,
                 "learn": learned_s,
@@ -192,7 +192,10 @@ def check_canary(loop: Loop) -> None:
 
 
 def evaluate(loop: Loop, step: int) -> dict[str, float]:
-    """Measure the present policy on held-out prompts with the pinned sampler."""
+    """Measure the policy after `step` steps on held-out prompts with the pinned sampler.
+
+    Its groups count to the step before, so that a resume from a checkpoint of `step` keeps them.
+    """
     with loop.trace.span("evaluate", "heldout"):
         measured = measure(
             loop.recipe,
@@ -200,10 +203,12 @@ def evaluate(loop: Loop, step: int) -> dict[str, float]:
             loop.heldout,
             label=f"heldout-{step:06d}",
             num_seeds=1,
-            step=step,
+            step=max(step - 1, 0),
         )
     metrics = measured.metrics()
-    loop.progress.say(f"step {step} held-out reward {metrics['heldout/reward/mean']:.4f}")
+    reward = metrics.get("heldout/reward/mean")
+    shown = "missing, no prompt was scored" if reward is None else f"{reward:.4f}"
+    loop.progress.say(f"step {step} held-out reward {shown}")
     return metrics
 
 
@@ -221,13 +226,14 @@ def open_loop(context: PhaseContext, policy: Policy, first_step: int) -> Iterato
     """Start learner, actors and reward pool side by side, and the progress display."""
     recipe = context.recipe
     prompts = load_prompts(recipe.prompts)
-    heldout = heldout_prompts(recipe, recipe.grpo.evaluate_prompts)
+    config = recipe.grpo
+    heldout = heldout_prompts(recipe, config.evaluate_prompts) if config.evaluate_every else ()
     learner = LearnerGroup.start_rl(recipe, policy)
     ledger_path = context.folder / "ledger.sqlite"
     try:
         with (
             open_sampling(recipe, policy, recipe.learner, ledger_path) as sampling,
-            open_progress("grpo", recipe.grpo.num_steps, first_step=first_step) as progress,
+            open_progress("grpo", config.num_steps, first_step=first_step) as progress,
         ):
             learner.wait_ready(recipe.cluster.start_deadline_s)
             yield Loop(

@@ -34,6 +34,7 @@ class TinyBase:
 
         recipe = context.recipe
         config = recipe.tiny_base
+        context.recorder.resume_after(None)  # it has no checkpoints, so it starts anew
         captions = [grammar.caption(facts) for facts in grammar.all_facts()]
         pipeline = build_pipeline(captions, seed=recipe.seed)
         clips = self._clips(context)
@@ -41,7 +42,7 @@ class TinyBase:
 
             def show(step: int, loss: float) -> None:
                 if (step + 1) % 100 == 0:
-                    context.recorder.write(step, {"tiny_base/vae_loss/mean": loss})
+                    context.recorder.write(step + 1, {"tiny_base/vae_loss/mean": loss})
                     progress.step_done(step, {"tiny_base/vae_loss/mean": loss})
 
             train_vae(
