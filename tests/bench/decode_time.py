@@ -1,13 +1,11 @@
 """Measures what a rollout of the shipped model costs on one core; prints JSON.
 
-OMP_NUM_THREADS=1 python tests/bench/decode_time.py
+OMP_NUM_THREADS=1 python -m tests.bench.decode_time
 """
 
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +14,7 @@ import torch
 
 from rlvid.config import ModelConfig
 from rlvid.models import load_model
+from tests.bench.timing import environment
 
 REPEATS = 10
 
@@ -48,12 +47,7 @@ def main() -> None:
         result[f"velocity_ms_batch_{rows}"] = best_ms(
             partial(model.velocity, latents, sigma, prompt_embeds)
         )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    result["hardware"] = f"{platform.processor() or platform.machine()}, 1 thread"
-    result["torch"] = torch.__version__
-    result["commit"] = commit.stdout.strip()
+    result["environment"] = environment(torch.device("cpu"))
     print(json.dumps(result, indent=1))
 
 
