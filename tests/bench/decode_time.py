@@ -16,7 +16,7 @@ from rlvid.config import ModelConfig
 from rlvid.models import load_model
 from tests.bench.timing import environment
 
-REPEATS = 10
+REPEATS = 30
 
 
 def best_ms(function: Callable[[], object]) -> float:

@@ -80,6 +80,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "hardware": torch.cuda.get_device_name(device) if on_cuda else cpu,
         "threads": torch.get_num_threads(),
+        # Above the number of cores, others were using the machine and times are upper bounds.
+        "load_average": os.getloadavg()[0],
         "torch": torch.__version__,
         "cuda": torch.version.cuda if on_cuda else None,
         "commit": described.stdout.strip(),
