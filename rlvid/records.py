@@ -131,7 +131,7 @@ class RolloutGroup:
     sample_s: float
     """Seconds the actor spent sampling the group."""
     num_forwards: int
-    """Transformer evaluations, counted per latent and guidance branch."""
+    """Latents handed to the model; with guidance its transformer saw each of them twice."""
 
     def summary(self) -> GroupSummary:
         return GroupSummary(

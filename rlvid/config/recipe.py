@@ -38,12 +38,13 @@ class Recipe(Section):
     def _check(self) -> Recipe:
         if not self.phases:
             raise ValueError("phases must name at least one phase, e.g. [grpo, evaluate]")
-        trained = {scorer.label for scorer in self.rewards.scorers if scorer.weight}
-        judges = {judge.label for judge in self.evaluate.judges}
-        if "evaluate" in self.phases and judges and judges <= trained:
+        # By what they are, not by label: a trained scorer under another name is no second opinion.
+        trained = {scorer.use for scorer in self.rewards.scorers if scorer.weight}
+        judges = {judge.use for judge in self.evaluate.judges}
+        if "evaluate" in self.phases and judges <= trained:
             raise ValueError(
                 "evaluate.judges must name at least one scorer that did not train, "
-                f"got {sorted(judges)}, all of them rewards with weight"
+                f"got {sorted(judges)}; the rewards with weight are {sorted(trained)}"
             )
         best_of_n = self.algorithm.advantage.best_of_n
         if best_of_n is not None and best_of_n > self.rollout.group_size:

@@ -1,0 +1,33 @@
+"""Evaluation needs an opinion that training could not have bent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlvid.config import Recipe
+
+
+@pytest.mark.parametrize(
+    "judges", [[], [{"use": "physics"}], [{"use": "physics", "name": "independent"}]]
+)
+def test_trained_scorer_is_no_judge_under_any_name(judges: list[dict[str, Any]]) -> None:
+    """A score that rises because it was trained on says nothing new."""
+    tree = {
+        "name": "a",
+        "rewards": {"scorers": [{"use": "physics"}]},
+        "evaluate": {"judges": judges},
+    }
+    with pytest.raises(ValueError, match="at least one scorer that did not train"):
+        Recipe.model_validate(tree)
+
+
+def test_untrained_judge_is_enough() -> None:
+    """One such judge may stand beside trained scorers."""
+    tree = {
+        "name": "a",
+        "rewards": {"scorers": [{"use": "physics"}, {"use": "realism", "weight": 0.0}]},
+        "evaluate": {"judges": [{"use": "physics"}, {"use": "realism"}]},
+    }
+    assert Recipe.model_validate(tree).evaluate.judges[1].use == "realism"
