@@ -38,7 +38,9 @@ METRICS: dict[str, Metric] = {
     "rollout/groups/stale": Metric("count", (0, 0), "groups older than max_staleness"),
     "rollout/staleness/mean": Metric("versions", (0, None), "policy versions behind when consumed"),
     "rollout/staleness/max": Metric("versions", (0, None), "the most any group was behind"),
-    "rollout/forwards/count": Metric("count", (1, None), "latents handed to the model while sampling"),
+    "rollout/forwards/count": Metric(
+        "count", (1, None), "latents handed to the model while sampling"
+    ),
     "rollout/actors/lost": Metric("count", (0, 0), "actors that died or stalled in the step"),
     "rollout/actors/alive": Metric("count", (1, None), "actors at the end of the step"),
     "rewards/<scorer>/mean": Metric("1", None, "unweighted score of one scorer"),
