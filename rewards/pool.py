@@ -24,9 +24,11 @@ from torch import Tensor
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.model import ModelConfig
 from rlvid.config.rewards import RewardsConfig
-from rlvid.rewards.base import RewardError
+from rlvid.rewards.base import RewardError, RewardTimeoutError
 from rlvid.rewards.ray_actor import RewardActor
 from rlvid.rewards.scoring import GroupScores
+
+__all__ = ["RewardPool", "RewardTimeoutError"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +36,6 @@ MAX_ATTEMPTS = 3
 """Replicas one group may take down or outlive before it is blamed."""
 MAX_FAILURES_IN_A_ROW = 4
 """Replacements without a scored group between them, per replica, before the pool gives up."""
-
-
-class RewardTimeoutError(RewardError):
-    """Scoring, or starting to score, took longer than the recipe allows."""
 
 
 @dataclass(slots=True, eq=False)

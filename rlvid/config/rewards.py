@@ -1,4 +1,4 @@
-"""The `rewards` section: scorers, their weights and the pool that serves them."""
+"""The `rewards` section: scorers, their weights, the servers they ask, the pool that runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlvid.config.base import Section
 
 
 class ScorerConfig(Section):
-    """One scorer."""
+    """One scorer. What is None is as the scorer declares it (`rewards.base.Serving`)."""
 
     use: str
     """Short name from `rlvid rewards list`, or `package.module:Class`."""
@@ -20,10 +20,56 @@ class ScorerConfig(Section):
     """In the reward; 0 scores without training on it."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Fields of the scorer's own `Config`."""
+    server: str = ""
+    """Key in `rewards.servers` of the model server it asks; "" for scorers that ask none."""
+    python: str = ""
+    """Interpreter of an environment of its own; "" runs it in the pool's. It needs rlvid, torch and
+    msgpack there, in any version."""
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    """Ray runtime environment of its replicas (env_vars, pip, working_dir, ...)."""
+    batch_size: int | None = Field(default=None, ge=1)
+    max_wait_s: float | None = Field(default=None, ge=0.0)
+    device: str | None = None
+    num_replicas: int | None = Field(default=None, ge=1)
+    max_replicas: int | None = Field(default=None, ge=1)
+    deadline_s: float | None = Field(default=None, gt=0.0)
+    num_cpus: float | None = Field(default=None, ge=0.0)
+    num_gpus: float | None = Field(default=None, ge=0.0)
 
     @property
     def label(self) -> str:
         return self.name or self.use
+
+
+class ServerConfig(Section):
+    """A model behind vLLM's OpenAI-compatible server, started by the pool, or external URLs."""
+
+    model: str = "tiny_judge"
+    """Model folder, or "tiny_judge", the judge that ships with rlvid."""
+    urls: tuple[str, ...] = ()
+    """Servers somebody else runs; the pool then starts none."""
+    api_key_env: str = ""
+    """Environment variable with the key of external URLs; the pool's own servers make theirs."""
+    python: str = ""
+    """Interpreter of the environment that has vLLM; "" is the pool's own."""
+    num_replicas: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=1.0, ge=0.0)
+    num_gpus: float = Field(default=0.0, ge=0.0)
+    """Of each replica, whole devices; 0 runs vLLM's CPU build."""
+    dtype: str = "auto"
+    max_model_len: int = Field(default=4096, ge=64)
+    max_images: int = Field(default=32, ge=0)
+    """Images of one request."""
+    max_videos: int = Field(default=2, ge=0)
+    clip_fps: int | None = Field(default=None, ge=1)
+    """Frame rate at which the server reads whole clips (vLLM's media_io_kwargs); None: its own
+    default, which takes 2 frames a second and says nothing of it."""
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of `vllm serve`, by name: {gpu_memory_utilization: 0.5}."""
+    start_deadline_s: float = Field(default=600.0, gt=0.0)
+    """Seconds until /health must answer; loading a large model takes minutes."""
+    max_restarts: int = Field(default=5, ge=0)
+    """Of one replica, in the whole run."""
 
 
 class RewardsConfig(Section):
@@ -34,12 +80,23 @@ class RewardsConfig(Section):
         ScorerConfig(use="physics"),
         ScorerConfig(use="realism"),
     )
+    servers: dict[str, ServerConfig] = Field(default_factory=dict)
+    """Name to model server; scorers name one in `server`."""
     num_replicas: int = Field(default=1, ge=1)
-    """Pool actors; each decodes a group once and runs every scorer on the shared clip."""
     num_cpus: float = Field(default=1.0, gt=0.0)
     num_gpus: float = Field(default=0.0, ge=0.0)
+    decode_replicas: int = Field(default=1, ge=1)
+    """Actors that turn latents into clips; each clip is decoded once and shared."""
+    decode_cpus: float = Field(default=1.0, ge=0.0)
+    decode_gpus: float = Field(default=0.0, ge=0.0)
     deadline_s: float = Field(default=120.0, gt=0.0)
-    """Seconds one group may take to be scored."""
+    """Seconds one group may take to be scored by all, retries included; what is missing then is
+    missing."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Calls one batch may fail, each on another replica where there is one, before its clips count
+    as missing."""
+    cache_entries: int = Field(default=100_000, ge=0)
+    """Scores kept by clip, prompt and scorer version; 0 turns the cache off."""
     max_missing_frac: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of missing scores of one scorer in a step above which the run stops."""
 
@@ -51,4 +108,11 @@ class RewardsConfig(Section):
                 raise ValueError(f"scorer name {label!r} appears twice; set `name` on one of them")
         if self.scorers and not any(scorer.weight for scorer in self.scorers):
             raise ValueError("every scorer has weight 0; give at least one a weight")
+        for scorer in self.scorers:
+            if scorer.server and scorer.server not in self.servers:
+                known = ", ".join(sorted(self.servers)) or "none"
+                raise ValueError(
+                    f"scorer {scorer.label!r} asks server {scorer.server!r}, which is not in "
+                    f"rewards.servers; there: {known}"
+                )
         return self
