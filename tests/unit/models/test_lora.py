@@ -19,27 +19,13 @@ from rlvid.models.lora import (
     save_lora,
     trainable_parameters,
 )
+from rlvid.testing import tiny_model
 
 CONFIG = LoraConfig(rank=2, alpha=8.0)
 
 
 def tiny_transformer(seed: int = 0) -> Any:
-    from diffusers import WanTransformer3DModel
-
-    torch.manual_seed(seed)
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=16,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        cross_attn_norm=True,
-        rope_max_seq_len=32,
-    )
+    return tiny_model(seed).transformer
 
 
 def _velocity(transformer: Any) -> Tensor:
