@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlvid.launch.cli_rewards import rewards_app
+
 if TYPE_CHECKING:
     from rlvid.config import Recipe
     from rlvid.models.policy import Policy
@@ -29,7 +31,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-rewards_app = typer.Typer(no_args_is_help=True, help="List scorers, and test what they can see.")
 app.add_typer(rewards_app, name="rewards")
 
 DEFAULT_RECIPE = "quickstart_cpu"
@@ -188,51 +189,6 @@ def sample(
     write_mp4(out, clip, recipe.model.fps)
     frames, _, height, width = clip.shape
     typer.echo(f"{out}: {frames} frames of {width}x{height} at {recipe.model.fps} fps")
-
-
-@rewards_app.command("list")
-def rewards_list() -> None:
-    """List the scorers that ship, what they score and which broken clips they claim to see."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from rlvid.plugins import resolve
-    from rlvid.rewards.critics import BUILTIN
-
-    table = Table(title="built-in scorers", title_justify="left")
-    for heading in ("name", "what it scores", "claims to see", "class"):
-        table.add_column(heading, overflow="fold")
-    for name, target in sorted(BUILTIN.items()):
-        scorer = resolve(name, BUILTIN, where="rewards list")
-        summary = (scorer.__doc__ or "").strip().split("\n\n")[0]
-        claims: tuple[str, ...] = vars(scorer).get("CLAIMS", ())
-        table.add_row(name, " ".join(summary.split()), ", ".join(claims), target)
-    Console().print(table, highlight=False)
-    typer.echo("A scorer of your own is named package.module:Class in rewards.scorers.0.use.")
-
-
-@rewards_app.command("calibrate", epilog="Example: rlvid rewards calibrate physics --clips 128")
-def rewards_calibrate(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SCORER]...", help="Names or package.module:Class; all built-ins."),
-    ] = None,
-    clips: Annotated[int, typer.Option(min=2, help="True and broken clips, of each.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of the clips.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
-) -> None:
-    """Measure how well scorers tell true physics from broken; exit 1 when a claim fails."""
-    from rich.console import Console
-
-    from rlvid.rewards.calibrate import render, run_calibration
-    from rlvid.rewards.critics import BUILTIN
-
-    report = run_calibration(names or sorted(BUILTIN), clips, seed)
-    Console().print(render(report), highlight=False)
-    if json_file is not None:
-        json_file.write_text(report.to_json() + "\n")
-    if report.failures:
-        raise typer.Exit(1)
 
 
 @app.command()

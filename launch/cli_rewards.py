@@ -1,0 +1,55 @@
+"""The commands `rlvid rewards ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+rewards_app = typer.Typer(no_args_is_help=True, help="List scorers, and test what they can see.")
+
+
+@rewards_app.command("list")
+def rewards_list() -> None:
+    """List the scorers that ship, what they score and which broken clips they claim to see."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlvid.plugins import resolve
+    from rlvid.rewards.critics import BUILTIN
+
+    table = Table(title="built-in scorers", title_justify="left")
+    for heading in ("name", "what it scores", "claims to see", "class"):
+        table.add_column(heading, overflow="fold")
+    for name, target in sorted(BUILTIN.items()):
+        scorer = resolve(name, BUILTIN, where="rewards list")
+        summary = (scorer.__doc__ or "").strip().split("\n\n")[0]
+        claims: tuple[str, ...] = vars(scorer).get("CLAIMS", ())
+        table.add_row(name, " ".join(summary.split()), ", ".join(claims), target)
+    Console().print(table, highlight=False)
+    typer.echo("A scorer of your own is named package.module:Class in rewards.scorers.0.use.")
+
+
+@rewards_app.command("calibrate", epilog="Example: rlvid rewards calibrate physics --clips 128")
+def rewards_calibrate(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SCORER]...", help="Names or package.module:Class; all built-ins."),
+    ] = None,
+    clips: Annotated[int, typer.Option(min=2, help="True and broken clips, of each.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the clips.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
+) -> None:
+    """Measure how well scorers tell true physics from broken; exit 1 when a claim fails."""
+    from rich.console import Console
+
+    from rlvid.rewards.calibrate import render, run_calibration
+    from rlvid.rewards.critics import BUILTIN
+
+    report = run_calibration(names or sorted(BUILTIN), clips, seed)
+    Console().print(render(report), highlight=False)
+    if json_file is not None:
+        json_file.write_text(report.to_json() + "\n")
+    if report.failures:
+        raise typer.Exit(1)
