@@ -40,15 +40,27 @@ def rewards_calibrate(
     clips: Annotated[int, typer.Option(min=2, help="True and broken clips, of each.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the clips.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
+    server: Annotated[str, typer.Option(help="URL of a model server, for scorers that ask.")] = "",
+    unclaimed: Annotated[
+        bool, typer.Option("--unclaimed", help="Also the tiny world's breakages not claimed.")
+    ] = False,
 ) -> None:
-    """Measure how well scorers tell true physics from broken; exit 1 when a claim fails."""
+    """Measure how well scorers tell true clips from broken; exit 1 when a claim fails."""
     from rich.console import Console
 
-    from rlvid.rewards.calibrate import render, run_calibration
+    from rlvid.rewards.calibrate import run_calibration
+    from rlvid.rewards.calibration_report import render_all
     from rlvid.rewards.critics import BUILTIN
 
-    report = run_calibration(names or sorted(BUILTIN), clips, seed)
-    Console().print(render(report), highlight=False)
+    report = run_calibration(
+        names or sorted(BUILTIN),
+        clips,
+        seed,
+        server=server,
+        unclaimed=unclaimed,
+        skip_unready=not names,
+    )
+    Console().print(render_all(report), highlight=False)
     if json_file is not None:
         json_file.write_text(report.to_json() + "\n")
     if report.failures:

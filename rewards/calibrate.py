@@ -1,174 +1,217 @@
-"""Measures how well scorers tell true clips of the tiny world from broken ones.
+"""Measures how well scorers tell true clips from broken ones, and how fast they are.
 
 The clips are of held-out captions and of seeds that no scorer was tuned on (tuning used training
-captions and seeds below 100 000).
+captions and seeds below 100 000). What a scorer is measured on: `calibration_tasks`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import torch
-from rich.table import Table
+import numpy.typing as npt
 from torch import Tensor
 
 from rlvid.config.rewards import ScorerConfig
-from rlvid.data.tiny_world import (
-    BREAKAGES,
-    all_facts,
-    breakages_for,
-    caption,
-    render_clip,
-    split_of,
-)
+from rlvid.data.tiny_world import BREAKAGES
 from rlvid.evaluation.statistics import auc
-from rlvid.records import Prompt
-from rlvid.rewards.base import GroupReward, Reward
+from rlvid.rewards.base import Endpoint, GroupReward, Reward, UsesServer
+from rlvid.rewards.calibration_report import (
+    CalibrationReport,
+    CalibrationRow,
+    GradedRow,
+    ScorerRow,
+)
+from rlvid.rewards.calibration_tasks import get_graded_task, get_task
+from rlvid.rewards.clip_sets import ClipSet
 from rlvid.rewards.registry import open_scorer
-from rlvid.seeds import derive_seed, prompt_id
 
-REQUIRED_AUC = 0.95
-"""What a scorer must reach on every breakage it claims to see."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationRow:
-    """One scorer against one breakage."""
-
-    scorer: str
-    breakage: str
-    is_claimed: bool
-    """Whether the scorer says that it sees this breakage."""
-    auc: float
-    """Probability that a true clip scores above a broken one."""
-    low: float
-    high: float
-    """95 % bootstrap interval of the auc."""
-    true_mean: float
-    broken_mean: float
-    num_clips: int
-    """Clips on each side."""
+Floats = npt.NDArray[np.float64]
+Scorers = Mapping[str, Reward | GroupReward]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationReport:
-    """What `rlvid rewards calibrate` prints."""
+def run_calibration(
+    names: Sequence[str],
+    num_clips: int,
+    seed: int,
+    *,
+    server: str = "",
+    unclaimed: bool = False,
+    skip_unready: bool = False,
+) -> CalibrationReport:
+    """Calibrate scorers given by short name or `package.module:Class`, with default settings.
 
-    rows: tuple[CalibrationRow, ...]
-    seed: int
+    Args:
+        server: URL of a model server, for the scorers that ask one.
+        skip_unready: leave out, and name, the scorers that cannot be opened here (weights or a
+            package missing, no server) instead of raising.
+    """
+    scorers: dict[str, Reward | GroupReward] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        try:
+            scorers[name] = _open(name, server)
+        except (ValueError, ImportError, OSError) as error:
+            if not skip_unready:
+                raise
+            skipped[name] = str(error)
+    return calibrate(scorers, num_clips=num_clips, seed=seed, unclaimed=unclaimed, skipped=skipped)
 
-    @property
-    def failures(self) -> tuple[CalibrationRow, ...]:
-        """Claims that are not kept."""
-        return tuple(row for row in self.rows if row.is_claimed and row.auc < REQUIRED_AUC)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
-
-
-def run_calibration(names: Sequence[str], num_clips: int, seed: int) -> CalibrationReport:
-    """Calibrate scorers given by short name or `package.module:Class`, with default settings."""
-    scorers = {
-        name: open_scorer(ScorerConfig(use=name), f"rewards calibrate {name}") for name in names
-    }
-    return calibrate(scorers, num_clips=num_clips, seed=seed)
+def _open(name: str, server: str) -> Reward | GroupReward:
+    scorer = open_scorer(ScorerConfig(use=name), f"rewards calibrate {name}")
+    if isinstance(scorer, UsesServer):
+        if not server:
+            raise ValueError(
+                f"rewards calibrate {name}: it asks a model server: expected --server URL, got "
+                "none. Start one and give its base, without /v1."
+            )
+        scorer.connect([Endpoint(url=server, model="", model_digest="")])
+    return scorer
 
 
 def calibrate(
-    scorers: Mapping[str, Reward | GroupReward],
+    scorers: Scorers,
     *,
     num_clips: int,
     seed: int,
     split: str = "heldout",
+    unclaimed: bool = False,
+    skipped: Mapping[str, str] | None = None,
 ) -> CalibrationReport:
-    """Score `num_clips` true and as many broken clips for every breakage.
+    """Score `num_clips` true and as many broken clips for everything the scorers claim to see.
 
     True and broken clips have different captions' draws and seeds, so a scorer cannot win by
-    remembering. A claim is the scorer's attribute `CLAIMS`, a tuple of breakage names.
+    remembering.
+
+    Args:
+        unclaimed: also measure every scorer on the tiny world's breakages it does not claim, which
+            shows whether it reacts to everything.
     """
     if num_clips < 2:
         raise ValueError(f"calibrate: num_clips must be at least 2, got {num_clips}")
-    true_by_motion = ClipSet.draw(None, num_clips, seed=seed, split=split)
-    true_scores = {name: true_by_motion.scores(scorer) for name, scorer in scorers.items()}
-    rows = []
-    for breakage in BREAKAGES:
-        broken = ClipSet.draw(breakage, num_clips, seed=seed, split=split)
-        for name, scorer in scorers.items():
-            claims = getattr(scorer, "CLAIMS", ())
-            rows.append(_row(name, breakage, claims, true_scores[name], broken.scores(scorer)))
-    return CalibrationReport(rows=tuple(rows), seed=seed)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipSet:
-    """Clips with the captions they claim to show."""
-
-    videos: Tensor
-    """[N, T, 3, H, W]."""
-    prompts: tuple[Prompt, ...]
-
-    @classmethod
-    def draw(cls, breakage: str | None, num_clips: int, *, seed: int, split: str) -> ClipSet:
-        """Render clips of random captions of the split on which the breakage can be seen."""
-        known = [
-            facts
-            for facts in all_facts()
-            if split_of(facts) == split and (breakage is None or breakage in breakages_for(facts))
-        ]
-        rng = np.random.default_rng(derive_seed(seed, "calibrate", split, str(breakage)))
-        chosen = [known[int(n)] for n in rng.integers(len(known), size=num_clips)]
-        first = 100_000 if split == "heldout" else 0
-        seeds = [first + int(n) for n in rng.integers(90_000, size=num_clips)]
-        clips = [render_clip(f, s, breakage=breakage) for f, s in zip(chosen, seeds, strict=True)]
-        prompts = tuple(
-            Prompt(prompt_id=prompt_id(caption(facts)), text=caption(facts), facts=facts)
-            for facts in chosen
-        )
-        return cls(videos=torch.stack(clips), prompts=prompts)
-
-    def scores(self, scorer: Reward | GroupReward) -> Tensor:
-        """[N]; a group-wise scorer sees each clip as a group of its own."""
-        if isinstance(scorer, GroupReward):
-            pairs = zip(self.videos, self.prompts, strict=True)
-            return torch.cat([scorer.score_group(video[None], prompt) for video, prompt in pairs])
-        return scorer.score(self.videos, self.prompts)
-
-
-def _row(
-    name: str, breakage: str, claims: Sequence[str], true: Tensor, broken: Tensor
-) -> CalibrationRow:
-    area = auc(true.numpy(), broken.numpy())
-    return CalibrationRow(
-        scorer=name,
-        breakage=breakage,
-        is_claimed=breakage in claims,
-        auc=area.value,
-        low=area.low,
-        high=area.high,
-        true_mean=float(true.mean()),
-        broken_mean=float(broken.mean()),
-        num_clips=len(true),
+    clock = _Clock()
+    rows = _breakage_rows(scorers, num_clips, seed, split, unclaimed, clock)
+    for task in _named(scorers, "CLAIMS"):
+        if task in BREAKAGES:
+            continue
+        true, broken = get_task(task)(num_clips, seed=seed, split=split)
+        for name, scorer in _claiming(scorers, "CLAIMS", task):
+            rows.append(_row(name, task, True, clock.scores(name, scorer, true, broken)))
+    graded = []
+    for task in _named(scorers, "GRADED"):
+        clips, strengths = get_graded_task(task)(num_clips, seed=seed, split=split)
+        for name, scorer in _claiming(scorers, "GRADED", task):
+            (scores,) = clock.scores(name, scorer, clips)
+            graded.append(_graded_row(name, task, strengths, scores))
+    return CalibrationReport(
+        rows=tuple(rows),
+        graded=tuple(graded),
+        scorers=tuple(clock.row(name, scorer) for name, scorer in scorers.items()),
+        skipped=dict(skipped or {}),
+        seed=seed,
     )
 
 
-def render(report: CalibrationReport) -> Table:
-    """Return the report as a table; claims that are not kept are red."""
-    table = Table(title="Scorers against broken clips (AUC, 95 % interval)")
-    for heading in ("scorer", "breakage", "claimed", "AUC", "interval", "true", "broken"):
-        table.add_column(heading, justify="left" if heading in ("scorer", "breakage") else "right")
-    for row in report.rows:
-        style = "red" if row in report.failures else ("bold" if row.is_claimed else "dim")
-        table.add_row(
-            row.scorer,
-            row.breakage,
-            "yes" if row.is_claimed else "",
-            f"{row.auc:.3f}",
-            f"{row.low:.3f} to {row.high:.3f}",
-            f"{row.true_mean:.3f}",
-            f"{row.broken_mean:.3f}",
-            style=style,
+def _breakage_rows(
+    scorers: Scorers, num_clips: int, seed: int, split: str, unclaimed: bool, clock: _Clock
+) -> list[CalibrationRow]:
+    """Rows of the tiny world's breakages; all scorers share one set of true clips."""
+    claimed = set(_named(scorers, "CLAIMS"))
+    wanted = [name for name in BREAKAGES if unclaimed or name in claimed]
+    if not wanted:
+        return []
+    true_clips = ClipSet.draw(None, num_clips, seed=seed, split=split)
+    true: dict[str, Tensor] = {}
+    rows = []
+    for breakage in wanted:
+        broken = ClipSet.draw(breakage, num_clips, seed=seed, split=split)
+        for name, scorer in scorers.items():
+            is_claimed = breakage in getattr(scorer, "CLAIMS", ())
+            if not (is_claimed or unclaimed):
+                continue
+            if name not in true:
+                (true[name],) = clock.scores(name, scorer, true_clips)
+            (scores,) = clock.scores(name, scorer, broken)
+            rows.append(_row(name, breakage, is_claimed, [true[name], scores]))
+    return rows
+
+
+def _named(scorers: Scorers, attribute: str) -> list[str]:
+    """Return what the scorers name in CLAIMS or GRADED, once each, in their order."""
+    names = (name for scorer in scorers.values() for name in getattr(scorer, attribute, ()))
+    return list(dict.fromkeys(names))
+
+
+def _claiming(
+    scorers: Scorers, attribute: str, task: str
+) -> Iterable[tuple[str, Reward | GroupReward]]:
+    return [(n, scorer) for n, scorer in scorers.items() if task in getattr(scorer, attribute, ())]
+
+
+class _Clock:
+    """Scores clips and adds up how long each scorer took."""
+
+    def __init__(self) -> None:
+        self._wall: dict[str, float] = {}
+        self._cpu: dict[str, float] = {}
+        self._clips: dict[str, int] = {}
+
+    def scores(self, name: str, scorer: Reward | GroupReward, *sets: ClipSet) -> list[Tensor]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        results = [clips.scores(scorer) for clips in sets]
+        self._wall[name] = self._wall.get(name, 0.0) + time.perf_counter() - wall
+        self._cpu[name] = self._cpu.get(name, 0.0) + time.process_time() - cpu
+        self._clips[name] = self._clips.get(name, 0) + sum(len(clips.prompts) for clips in sets)
+        return results
+
+    def row(self, name: str, scorer: Reward | GroupReward) -> ScorerRow:
+        clips = self._clips.get(name, 0)
+        return ScorerRow(
+            scorer=name,
+            clips_per_s=clips / self._wall[name] if clips else 0.0,
+            cpu_ms_per_clip=1e3 * self._cpu[name] / clips if clips else 0.0,
+            blind_to=tuple(getattr(scorer, "BLIND_TO", ())),
         )
-    return table
+
+
+def _row(name: str, task: str, is_claimed: bool, scores: Sequence[Tensor]) -> CalibrationRow:
+    true, broken = (np.asarray(side, dtype=np.float64) for side in scores)
+    seen_true, seen_broken = true[np.isfinite(true)], broken[np.isfinite(broken)]
+    if not (seen_true.size and seen_broken.size):
+        raise ValueError(f"calibrate: {name} could judge no clip of {task}: every score is missing")
+    area = auc(seen_true, seen_broken)
+    return CalibrationRow(
+        scorer=name,
+        breakage=task,
+        is_claimed=is_claimed,
+        auc=area.value,
+        low=area.low,
+        high=area.high,
+        true_mean=float(seen_true.mean()),
+        broken_mean=float(seen_broken.mean()),
+        num_clips=len(true),
+        num_missing=len(true) + len(broken) - seen_true.size - seen_broken.size,
+    )
+
+
+def _graded_row(name: str, task: str, strengths: Tensor, scores: Tensor) -> GradedRow:
+    values = np.asarray(scores, dtype=np.float64)
+    seen = np.isfinite(values)
+    rho = spearman(np.asarray(strengths, dtype=np.float64)[seen], values[seen])
+    return GradedRow(scorer=name, task=task, rho=rho, num_clips=int(seen.sum()))
+
+
+def spearman(first: Floats, second: Floats) -> float:
+    """Rank correlation of two [N], ties sharing their mean rank; 0 when one side is constant."""
+    ranks = [_ranks(values) for values in (first, second)]
+    centred = [rank - rank.mean() for rank in ranks]
+    scale = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+    return float((centred[0] * centred[1]).sum()) / scale if scale > 0 else 0.0
+
+
+def _ranks(values: Floats) -> Floats:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[inverse], dtype=np.float64)

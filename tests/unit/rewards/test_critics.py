@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from rlvid.config.rewards import ScorerConfig
-from rlvid.data.tiny_world import render_clip, track_of
+from rlvid.data.tiny_world import BREAKAGES, render_clip, track_of
 from rlvid.records import Prompt
 from rlvid.rewards.base import Reward
-from rlvid.rewards.calibrate import REQUIRED_AUC, CalibrationReport, ClipSet, calibrate, render
+from rlvid.rewards.calibrate import calibrate
+from rlvid.rewards.calibration_report import REQUIRED_AUC, CalibrationReport, render
+from rlvid.rewards.clip_sets import ClipSet
 from rlvid.rewards.critics.adherence import AdherenceCritic
 from rlvid.rewards.critics.motion_fit import fit_horizontal, fit_vertical
 from rlvid.rewards.critics.physics import PhysicsCritic
@@ -35,7 +37,8 @@ def open_critic(name: str) -> Reward:
 
 @pytest.fixture(scope="module")
 def report() -> CalibrationReport:
-    return calibrate({name: open_critic(name) for name in CRITICS}, num_clips=16, seed=77)
+    scorers = {name: open_critic(name) for name in CRITICS}
+    return calibrate(scorers, num_clips=16, seed=77, unclaimed=True)
 
 
 @pytest.fixture(scope="module")
@@ -137,5 +140,5 @@ def test_horizontal_fit_allows_no_gain_at_a_rebound() -> None:
 
 
 def test_report_prints_and_stores_every_row(report: CalibrationReport) -> None:
-    assert render(report).row_count == len(report.rows) == 15 * len(CRITICS)
+    assert render(report).row_count == len(report.rows) == len(BREAKAGES) * len(CRITICS)
     assert '"breakage": "hover"' in report.to_json()

@@ -1,0 +1,56 @@
+"""Names of what scorers can be calibrated on, besides the breakages of the tiny world.
+
+As strings, so that listing them imports none. To add one, write the function and a row here, and
+name it in the scorer's class attribute:
+
+- `CLAIMS: tuple[str, ...]`, breakages or `TASKS` whose true clips must score above the broken ones:
+  AUC at least `calibrate.REQUIRED_AUC` on held-out clips.
+- `GRADED: tuple[str, ...]`, `GRADED_TASKS` along which the score must fall as the strength rises:
+  rank correlation at most `-calibrate.REQUIRED_RHO`.
+- `BLIND_TO: tuple[str, ...]`, in words, for the report.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+from torch import Tensor
+
+from rlvid.plugins import resolve
+from rlvid.rewards.clip_sets import ClipSet
+
+TASKS: dict[str, str] = {}
+"""Name -> "module:function", a `Task`."""
+
+GRADED_TASKS: dict[str, str] = {}
+"""Name -> "module:function", a `GradedTask`."""
+
+
+class Task(Protocol):
+    """Draws true and broken clips; the same arguments give the same pixels."""
+
+    def __call__(self, num_clips: int, *, seed: int, split: str) -> tuple[ClipSet, ClipSet]:
+        """Return (true, broken), `num_clips` of each.
+
+        Args:
+            split: "train" for tuning, "heldout" for the report; they share no clip.
+        """
+        ...
+
+
+class GradedTask(Protocol):
+    """Draws clips that are broken by a known amount."""
+
+    def __call__(self, num_clips: int, *, seed: int, split: str) -> tuple[ClipSet, Tensor]:
+        """Return `num_clips` clips and their strengths [N], larger is worse."""
+        ...
+
+
+def get_task(name: str) -> Task:
+    """Return the task; ValueError lists the known ones."""
+    return cast(Task, resolve(name, TASKS, where="calibrate: task"))
+
+
+def get_graded_task(name: str) -> GradedTask:
+    """Return the graded task; ValueError lists the known ones."""
+    return cast(GradedTask, resolve(name, GRADED_TASKS, where="calibrate: graded task"))
