@@ -61,7 +61,10 @@ def render_clip(
     track = simulate(scene, num_frames, fps)
     if broken is not None and broken.change_track is not None:
         track = broken.change_track(scene, track, fps, rng)
-    frames = draw(track, scene, height, width)
+    if broken is not None and broken.redraw is not None:
+        frames = broken.redraw(scene, track, fps, rng, height, width)
+    else:
+        frames = draw(track, scene, height, width)
     if broken is not None and broken.change_frames is not None:
         frames = broken.change_frames(frames, rng)
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(255.0).contiguous()

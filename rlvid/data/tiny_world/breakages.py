@@ -2,7 +2,8 @@
 
 They are what a reward is tested with: a useful reward tells a true clip from each of them. A
 breakage changes one stage of the rendering: the facts (the clip shows something else than its
-caption says), the track (the motion breaks physics) or the finished frames (the video breaks).
+caption says), the track (the motion breaks physics), the drawing (the object breaks) or the
+finished frames (the video breaks).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from rlvid.data.tiny_world import breakages_objects as objects
+from rlvid.data.tiny_world import breakages_picture as picture
 from rlvid.data.tiny_world.grammar import ATTRIBUTES, check_facts
 from rlvid.data.tiny_world.scene import GROUND_Y, WORLD_SIZE, Scene
 from rlvid.data.tiny_world.simulate import Track, in_view, simulate
@@ -31,14 +34,16 @@ _AIRBORNE = ("falls", "bounces", "flies")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breakage:
-    """One way to break a clip; exactly one of the three functions is there."""
+    """One way to break a clip; exactly one of the four functions is there."""
 
-    kind: Literal["physics", "temporal", "adherence"]
+    kind: Literal["physics", "object", "temporal", "picture", "adherence"]
     motions: tuple[str, ...] = _ALL
     """Values of `motion` where it can be seen; refused for the others."""
     change_facts: Callable[[Facts, Rng], Facts] | None = None
     change_track: Callable[[Scene, Track, float, Rng], Track] | None = None
     """(scene, true track, fps, rng) -> broken track."""
+    redraw: Callable[[Scene, Track, float, Rng, int, int], Frames] | None = None
+    """(scene, true track, fps, rng, height, width) -> frames."""
     change_frames: Callable[[Frames, Rng], Frames] | None = None
     """[T, H, W, 3] -> [T, H, W, 3]."""
 
@@ -235,6 +240,26 @@ BREAKAGES: Mapping[str, Breakage] = {
     "wrong_direction": Breakage(kind="adherence", change_facts=_other_value("direction")),
     "wrong_motion": Breakage(kind="adherence", change_facts=change_motion),
     "wrong_camera": Breakage(kind="adherence", change_facts=_other_value("camera")),
+    "appear": Breakage(kind="physics", change_track=objects.appear),
+    "wrong_gravity": Breakage(
+        kind="physics", motions=_AIRBORNE, change_track=objects.wrong_gravity
+    ),
+    "through_wall": Breakage(
+        kind="physics", motions=("collides",), change_track=objects.through_wall
+    ),
+    "sink": Breakage(kind="object", motions=("falls", "rolls", "collides"), redraw=objects.sink),
+    "split": Breakage(kind="object", redraw=objects.split),
+    "merge": Breakage(kind="object", redraw=objects.merge),
+    "colour_swap": Breakage(kind="object", redraw=objects.colour_swap),
+    "over_exposed": Breakage(kind="picture", change_frames=picture.over_expose),
+    "washed_out": Breakage(kind="picture", change_frames=picture.wash_out),
+    "over_saturated": Breakage(kind="picture", change_frames=picture.over_saturate),
+    "still": Breakage(kind="picture", change_frames=picture.hold_still),
+    "grid_pattern": Breakage(kind="picture", change_frames=picture.add_grid),
+    "blocky": Breakage(kind="picture", change_frames=picture.make_blocky),
+    "blurred": Breakage(kind="picture", change_frames=picture.blur),
+    "noise": Breakage(kind="picture", change_frames=picture.add_noise),
+    "jitter": Breakage(kind="picture", change_frames=picture.jitter),
 }
 
 
