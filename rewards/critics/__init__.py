@@ -7,4 +7,6 @@ BUILTIN: dict[str, str] = {
     "physics": "rlvid.rewards.critics.physics:PhysicsCritic",
     "realism": "rlvid.rewards.critics.realism:RealismCritic",
     "attribute_judge": "rlvid.rewards.critics.attribute_judge:AttributeJudge",
+    "trained_reward": "rlvid.rewards.critics.trained_reward:TrainedReward",
+    "video_text": "rlvid.rewards.specialists.video_text:VideoText",
 }
