@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import cv2
@@ -106,31 +106,41 @@ def draw(track: Track, scene: Scene, height: int, width: int) -> Image:
     sides. Drawn four times as large and averaged down, so edges carry sub-pixel positions; the
     camera moves in steps of a quarter of a pixel.
     """
+    return draw_all([(track, scene)], height, width)
+
+
+def draw_all(actors: Sequence[tuple[Track, Scene]], height: int, width: int) -> Image:
+    """Return a clip of several objects as uint8 [T, H, W, 3] RGB, later ones in front.
+
+    The camera is that of the first track; walls are behind all objects.
+    """
     if height < 1 or width < height:
         raise ValueError(
             f"tiny world clip size: width must be at least height, got {height}x{width}. "
             "The object's path needs a view as wide as it is high."
         )
-    margin = int(np.ceil(np.abs(track.camera_offset).max())) + 1
+    camera = actors[0][0].camera_offset
+    margin = int(np.ceil(np.abs(camera).max())) + 1
     strip, strip_left = _background(height, width, margin)
     scale = SUPERSAMPLE * height / WORLD_SIZE
     view_left = WORLD_SIZE / 2 - width * SUPERSAMPLE / scale / 2
-    frames = np.empty((track.num_frames, height, width, 3), dtype=np.uint8)
-    for index in range(track.num_frames):
-        offset = float(track.camera_offset[index])
-        column = round((view_left + offset - strip_left) * scale)
+    frames = np.empty((len(camera), height, width, 3), dtype=np.uint8)
+    for index, offset in enumerate(camera):
+        column = round((view_left + float(offset) - strip_left) * scale)
         canvas = strip[:, column : column + width * SUPERSAMPLE].copy()
         left = column / scale + strip_left
-        if scene.wall_x is not None:
-            x = scene.wall_x - left
-            _box(
-                canvas,
-                scale,
-                (x - WALL_HALF_WIDTH, GROUND_Y - WALL_HEIGHT, x + WALL_HALF_WIDTH, GROUND_Y),
-                WALL,
-            )
-        if track.visible[index]:
-            x, y = track.positions[index]
-            _draw_object(canvas, scale, (float(x) - left, float(y)), scene)
+        for _, scene in actors:
+            _draw_wall(canvas, scale, left, scene)
+        for track, scene in actors:
+            if track.visible[index]:
+                x, y = track.positions[index]
+                _draw_object(canvas, scale, (float(x) - left, float(y)), scene)
         frames[index] = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
     return frames
+
+
+def _draw_wall(canvas: Image, scale: float, left: float, scene: Scene) -> None:
+    if scene.wall_x is not None:
+        x = scene.wall_x - left
+        top = GROUND_Y - WALL_HEIGHT
+        _box(canvas, scale, (x - WALL_HALF_WIDTH, top, x + WALL_HALF_WIDTH, GROUND_Y), WALL)
