@@ -36,6 +36,7 @@ app.add_typer(rewards_app, name="rewards")
 DEFAULT_RECIPE = "quickstart_cpu"
 ROLE_ERRORS = (
     ("rlvid.rewards.base", "RewardError"),
+    ("rlvid.algorithms.score_table", "MissingScoresError"),
     ("rlvid.actors.pool", "RolloutLostError"),
     ("rlvid.learners.group", "LearnerLostError"),
 )

@@ -16,24 +16,28 @@ def step_metrics(
     report: StepReport,
     manifest: WeightsManifest,
     *,
+    weights: Mapping[str, float],
     num_lost: int,
     seconds: Mapping[str, float],
 ) -> dict[str, float]:
     """Return rollout, reward, learner, weights and time metrics of one step.
 
     Args:
+        weights: scorer to its weight in force, which a curriculum moves; the reward in the row is
+            by the recipe's own weights, so that one step can be compared with another.
         num_lost: actors lost in the step.
         seconds: wall time by stage.
     """
-    weights = {s.label: s.weight for s in recipe.rewards.scorers if s.weight}
+    fixed = {s.label: s.weight for s in recipe.rewards.scorers if s.weight}
     # Group by group: a small prompt set may have a prompt twice in a step.
-    rewards = [list(mean_rewards([group], weights).values()) for group in scored]
+    rewards = [list(mean_rewards([group], fixed).values()) for group in scored]
     staleness = [report.step - group.summary.policy_version for group in scored]
     sample_s = sum(group.summary.sample_s for group in scored)
     score_s = sum(group.scores.decode_s + group.scores.score_s for group in scored)
     return {
         **_scorer_metrics(scored),
         **_reward_metrics(rewards),
+        **{f"rewards/{name}/weight": weights[name] for name in fixed},
         "rollout/groups/consumed": float(len(report.trained_group_ids)),
         "rollout/groups/uniform": float(len(report.dropped_group_ids)),
         "rollout/staleness/mean": statistics.fmean(staleness),

@@ -7,7 +7,7 @@ has a deadline, and an error names the rank. Ray notices a dead rank at once and
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, Ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rlvid.algorithms.score_table import RewardTable
 from rlvid.config import Recipe
 from rlvid.learners import checkpoint
 from rlvid.learners.ray_actor import LearnerActor
@@ -23,7 +24,7 @@ from rlvid.learners.rl import RlSettings, rl_settings
 from rlvid.learners.sft import SftSettings, sft_settings
 from rlvid.learners.trainee import learner_device
 from rlvid.models.policy import Policy
-from rlvid.records import Score, StepReport, WeightsManifest
+from rlvid.records import StepReport, WeightsManifest
 
 GRACE_S = 2.0
 """Between the first rank's failure and the report of it."""
@@ -91,20 +92,19 @@ class LearnerGroup:
     def train(
         self,
         group_refs: Sequence[Any],
-        scores: Sequence[Score],
+        rewards: RewardTable,
         *,
-        group_ids: Sequence[str],
         step: int,
     ) -> StepReport:
         """Train on scored groups; every rank fetches its own share of them.
 
         Args:
-            group_refs: object references of RolloutGroups, owned by the driver.
-            scores: of all of them.
-            group_ids: of `group_refs`, in their order.
+            group_refs: object references of RolloutGroups, owned by the driver, in the order of
+                `rewards.group_ids`.
+            rewards: of all of them.
         """
-        references = dict(zip(group_ids, group_refs, strict=True))
-        calls = [rank.train.remote(references, list(scores), step) for rank in self._ranks]
+        references = dict(zip(rewards.group_ids, group_refs, strict=True))
+        calls = [rank.train.remote(references, rewards, step) for rank in self._ranks]
         reports: list[StepReport] = self._wait(calls, self._learner.deadline_s, f"step {step}")
         return reports[0]
 
@@ -134,9 +134,22 @@ class LearnerGroup:
         answer: tuple[Any, Any, Any] = self._wait(calls, self._learner.deadline_s, "the canary")[0]
         return answer
 
-    def save_checkpoint(self, folder: str | Path, *, step: int, keep: int) -> Path:
-        """Write a checkpoint of `step` steps done; the folder must be one all ranks see."""
+    def save_checkpoint(
+        self,
+        folder: str | Path,
+        *,
+        step: int,
+        keep: int,
+        driver_files: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Write a checkpoint of `step` steps done; the folder must be one all ranks see.
+
+        Args:
+            driver_files: name to text of what the caller wants to find in it again.
+        """
         temporary = checkpoint.begin(Path(folder).resolve(), step)
+        for name, text in (driver_files or {}).items():
+            (temporary / name).write_text(text)
         calls = [rank.save.remote(temporary) for rank in self._ranks]
         self._wait(calls, self._learner.deadline_s, f"writing checkpoint {step}")
         return checkpoint.commit(temporary, step=step, keep=keep)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 from torch import Tensor
 
+from rlvid.algorithms.score_table import RewardTable
 from rlvid.learners.rl import RlLearner, RlSettings
 from rlvid.learners.sft import SftLearner, SftSettings
-from rlvid.records import RolloutGroup, Score, StepReport, WeightsManifest
+from rlvid.records import RolloutGroup, StepReport, WeightsManifest
 
 
 class FetchedGroups(Mapping[str, RolloutGroup]):
@@ -61,12 +62,10 @@ class LearnerActor:
         )
         return os.getpid()
 
-    def train(
-        self, references: Mapping[str, Any], scores: Sequence[Score], step: int
-    ) -> StepReport:
+    def train(self, references: Mapping[str, Any], rewards: RewardTable, step: int) -> StepReport:
         deadline_s = self._settings.trainee.learner.deadline_s
         report: StepReport = self._learner.train(
-            FetchedGroups(references, deadline_s), scores, step=step
+            FetchedGroups(references, deadline_s), rewards, step=step
         )
         return report
 

@@ -1,6 +1,6 @@
 """One rank of the RL learner: credit, admission, gradient, step. A plain class.
 
-Every rank is given every score and works out the same credit; each then trains its share of the
+Every rank is given every reward and works out the same credit; each then trains its share of the
 groups. Letters: P groups of a batch, G rollouts in a group, S trained steps.
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from rlvid.algorithms import ALGORITHMS
 from rlvid.algorithms.base import Algorithm, Credit, LossTerms
 from rlvid.algorithms.batch import assemble, forward_batches, select_forward
+from rlvid.algorithms.score_table import RewardTable
 from rlvid.config import AlgorithmConfig, GrpoConfig, Recipe, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.step_weights import update_step_weights
@@ -28,10 +29,10 @@ from rlvid.learners.trainee import Trainee, TraineeSettings
 from rlvid.models.base import VideoModel
 from rlvid.models.policy import Policy
 from rlvid.plugins import resolve
-from rlvid.records import LearnerBatch, RolloutGroup, Score, StepReport, WeightsManifest
+from rlvid.records import LearnerBatch, RolloutGroup, StepReport, WeightsManifest
 from rlvid.weights import Bucket
 
-__all__ = ["RlLearner", "RlSettings", "StaleGroupError", "rl_settings", "score_tables"]
+__all__ = ["RlLearner", "RlSettings", "StaleGroupError", "rl_settings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,6 @@ class RlSettings:
     algorithm: AlgorithmConfig
     rollout: RolloutConfig
     grpo: GrpoConfig
-    reward_weights: Mapping[str, float]
-    """Scorer to its weight."""
 
 
 def rl_settings(recipe: Recipe, policy: Policy) -> RlSettings:
@@ -60,7 +59,6 @@ def rl_settings(recipe: Recipe, policy: Policy) -> RlSettings:
         algorithm=recipe.algorithm,
         rollout=recipe.rollout,
         grpo=recipe.grpo,
-        reward_weights={scorer.label: scorer.weight for scorer in recipe.rewards.scorers},
     )
 
 
@@ -91,7 +89,7 @@ class RlLearner:
     def train(
         self,
         groups: Mapping[str, RolloutGroup],
-        scores: Sequence[Score],
+        rewards: RewardTable,
         *,
         step: int,
     ) -> StepReport:
@@ -100,20 +98,20 @@ class RlLearner:
         Args:
             groups: group id to group, the same ids on every rank. It may fetch lazily: a rank looks
                 up only its share.
-            scores: all of the batch, the same on every rank.
+            rewards: of the whole batch, the same on every rank.
 
         Raises:
+            ValueError: `rewards` is not of these groups.
             StaleGroupError: a group is older than `rollout.max_staleness`, or was sampled with
                 weights that were not published under its version.
             RuntimeError: before the first update a fresh group's ratio is off 1 by more than
                 `grpo.max_replay_drift_frac` of the clip range.
         """
         started = time.perf_counter()
-        ids = sorted(groups)
-        size = self._settings.rollout.group_size
-        tables = score_tables(scores, ids, size, self._settings.reward_weights)
+        rewards.check(groups, self._settings.rollout.group_size)
+        ids = rewards.group_ids
         credit = self._algorithm.credit(
-            tables, self._settings.reward_weights, self._settings.algorithm.advantage
+            rewards.values, rewards.weights, self._settings.algorithm.advantage
         )
         dropped = {row for row, _ in credit.dropped}
         kept = [row for row in range(len(ids)) if row not in dropped and credit.trained[row].any()]
@@ -310,28 +308,3 @@ class RlLearner:
                 f"{clip_range:g}). Rollout and learner compute differently: give them the same "
                 "model.dtype and attention backend, or raise the clip range"
             )
-
-
-def score_tables(
-    scores: Sequence[Score],
-    group_ids: Sequence[str],
-    group_size: int,
-    weights: Mapping[str, float],
-) -> dict[str, Tensor]:
-    """Arrange scores as scorer -> [P, G] float32, NaN where one is missing or failed.
-
-    Raises:
-        ValueError: a score of a group or rollout that is not in the batch.
-    """
-    row = {group_id: number for number, group_id in enumerate(group_ids)}
-    shape = (len(group_ids), group_size)
-    tables = {name: torch.full(shape, torch.nan) for name, weight in weights.items() if weight}
-    for score in scores:
-        if score.group_id not in row or not 0 <= score.index < group_size:
-            raise ValueError(
-                f"learner: score of {score.scorer!r} for group {score.group_id!r} rollout "
-                f"{score.index}: expected one of {len(row)} groups of {group_size} rollouts"
-            )
-        if score.scorer in tables and score.value is not None:
-            tables[score.scorer][row[score.group_id], score.index] = score.value
-    return tables

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rlvid.algorithms.score_table import RewardTable
 from rlvid.config import Recipe
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import sample_group
@@ -19,7 +20,7 @@ from rlvid.flow.step_plans import make_step_plan
 from rlvid.learners.rl import RlSettings, rl_settings
 from rlvid.models.base import VideoModel
 from rlvid.models.policy import Policy
-from rlvid.records import Prompt, Rollout, RolloutGroup, Score
+from rlvid.records import Prompt, Rollout, RolloutGroup
 from rlvid.seeds import derive_seed, prompt_id
 
 PROMPTS = ("a red ball falls", "a blue square moves left", "a green ball rolls", "a red square")
@@ -104,18 +105,18 @@ def tiny_groups(
     return groups
 
 
-def tiny_scores(groups: Mapping[str, RolloutGroup], *, uniform: Sequence[str] = ()) -> list[Score]:
-    """Score each rollout by the brightness of its latents; groups in `uniform` get one value."""
-    return [
-        Score(
-            group_id=group_id,
-            index=rollout.index,
-            scorer="reward",
-            value=0.5 if group_id in uniform else float(torch.mean(rollout.latents)),
-        )
+def tiny_rewards(groups: Mapping[str, RolloutGroup], *, uniform: Sequence[str] = ()) -> RewardTable:
+    """Reward each rollout by the brightness of its latents; groups in `uniform` get one value."""
+    values = [
+        [
+            0.5 if group_id in uniform else float(torch.mean(rollout.latents))
+            for rollout in group.rollouts
+        ]
         for group_id, group in groups.items()
-        for rollout in group.rollouts
     ]
+    return RewardTable(
+        group_ids=tuple(groups), values={"reward": torch.tensor(values)}, weights={"reward": 1.0}
+    )
 
 
 def run_ranks(script: Path, num_ranks: int, *arguments: str, timeout_s: float = 240.0) -> list[int]:

@@ -1,1 +1,1 @@
-"""Scorers, their aggregation and the pool that serves them."""
+"""Scorers and the pool that serves them."""

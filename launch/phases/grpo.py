@@ -7,14 +7,19 @@ and small numbers, never a rollout.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from rlvid.algorithms.aggregation import aggregate
+from rlvid.algorithms.score_table import RewardTable, ScoreTable, score_table
 from rlvid.config import Recipe
 from rlvid.data.prompts import load_prompts, prompts_for_step
+from rlvid.launch import driver_state
+from rlvid.launch.driver_state import DriverState, load_driver_state
 from rlvid.launch.groups import ScoredGroup, sample_and_score, training_task
 from rlvid.launch.heldout import heldout_prompts, measure
 from rlvid.launch.phases.base import Artifacts, PhaseContext, trained_policy
@@ -26,7 +31,6 @@ from rlvid.models.policy import Policy
 from rlvid.observability.progress import PhaseProgress, open_progress
 from rlvid.observability.trace import Trace
 from rlvid.records import Prompt, StepReport, WeightsManifest
-from rlvid.rewards.aggregate import aggregate
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ class Loop:
     context: PhaseContext
     sampling: SamplingRoles
     learner: LearnerGroup
+    state: DriverState
     prompts: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]
     progress: PhaseProgress
@@ -57,7 +62,8 @@ class Grpo:
         latest = find_latest(checkpoints) if context.resume else None
         first_step = latest.step if latest else 0
         context.recorder.resume_after(latest.step if latest else None)
-        with open_loop(context, artifacts.policy, first_step) as loop:
+        state = load_driver_state(latest.path) if latest else DriverState()
+        with open_loop(context, artifacts.policy, first_step, state) as loop:
             if latest:
                 loop.learner.load_checkpoint(latest.path)
             loop.sampling.ledger.forget_from(first_step)
@@ -82,7 +88,9 @@ def train(loop: Loop, first_step: int) -> None:
         started, num_lost = time.perf_counter(), loop.sampling.rollouts.num_lost
         scored = sample(loop, step)
         sampled_s = time.perf_counter() - started
-        report = learn(loop, scored, step)
+        table = scores_of(loop, scored)
+        rewards, weights = reward(loop, table, step)
+        report = learn(loop, scored, rewards, step)
         learned_s = time.perf_counter() - started - sampled_s
         manifest = publish(loop, step + 1)
         metrics = step_metrics(
@@ -90,6 +98,7 @@ def train(loop: Loop, first_step: int) -> None:
             scored,
             report,
             manifest,
+            weights=weights,
             num_lost=loop.sampling.rollouts.num_lost - num_lost,
             seconds={
                 "sample": sampled_s,
@@ -132,27 +141,46 @@ def sample(loop: Loop, step: int) -> list[ScoredGroup]:
     )
 
 
-def learn(loop: Loop, scored: list[ScoredGroup], step: int) -> StepReport:
-    """Credit the groups and take the step's updates; the ledger knows each group's end.
+def scores_of(loop: Loop, scored: list[ScoredGroup]) -> ScoreTable:
+    """Return the step's scores as the one table that everything after works with.
 
     Raises:
         MissingScoresError: a scorer misses more than `rewards.max_missing_frac`.
     """
-    ledger = loop.sampling.ledger
-    group_ids = [group.task.group_id for group in scored]
-    scores = [score for group in scored for score in group.scores.scores]
-    aggregate(
-        scores,
-        scorers=[scorer.label for scorer in loop.recipe.rewards.scorers],
-        group_ids=group_ids,
+    config = loop.recipe.rewards
+    return score_table(
+        [score for group in scored for score in group.scores.scores],
+        scorers=[scorer.label for scorer in config.scorers],
+        group_ids=[group.task.group_id for group in scored],
         group_size=loop.recipe.rollout.group_size,
-        max_missing_frac=loop.recipe.rewards.max_missing_frac,
+        max_missing_frac=config.max_missing_frac,
     )
+
+
+def reward(loop: Loop, table: ScoreTable, step: int) -> tuple[RewardTable, dict[str, float]]:
+    """Combine the scorers as `rewards.aggregation` says; return the rewards and weights in force.
+
+    Running statistics move on, and go into the next checkpoint.
+    """
+    config = loop.recipe.rewards
+    rewards, loop.state.running, weights = aggregate(
+        table,
+        {scorer.label: scorer.weight for scorer in config.scorers},
+        config.aggregation,
+        step=step,
+        state=loop.state.running,
+        min_std=loop.recipe.algorithm.advantage.min_std,
+    )
+    return rewards, weights
+
+
+def learn(loop: Loop, scored: list[ScoredGroup], rewards: RewardTable, step: int) -> StepReport:
+    """Credit the groups and take the step's updates; the ledger knows each group's end."""
+    ledger = loop.sampling.ledger
+    group_ids = rewards.group_ids
     ledger.claim(group_ids)
     with loop.trace.span("learner", "learn"):
-        report = loop.learner.train(
-            [group.group for group in scored], scores, group_ids=group_ids, step=step
-        )
+        report = loop.learner.train([group.group for group in scored], rewards, step=step)
     for group_id in report.dropped_group_ids:
         ledger.drop(group_id, "no spread in its rewards")
     ledger.consume([group_id for group_id in group_ids if group_id in report.trained_group_ids])
@@ -213,16 +241,21 @@ def evaluate(loop: Loop, step: int) -> dict[str, float]:
 
 
 def checkpoint(loop: Loop, step: int) -> None:
-    """Write what a resume needs: learner state; prompts and seeds follow from the step."""
+    """Write what a resume needs: learner and driver; prompts and seeds follow from the step."""
     config = loop.recipe.grpo.checkpoint
     with loop.trace.span("learner", "checkpoint"):
         loop.learner.save_checkpoint(
-            loop.context.folder / "checkpoints", step=step, keep=config.keep
+            loop.context.folder / "checkpoints",
+            step=step,
+            keep=config.keep,
+            driver_files={driver_state.FILE: json.dumps(loop.state.to_json())},
         )
 
 
 @contextmanager
-def open_loop(context: PhaseContext, policy: Policy, first_step: int) -> Iterator[Loop]:
+def open_loop(
+    context: PhaseContext, policy: Policy, first_step: int, state: DriverState
+) -> Iterator[Loop]:
     """Start learner, actors and reward pool side by side, and the progress display."""
     recipe = context.recipe
     prompts = load_prompts(recipe.prompts)
@@ -241,6 +274,7 @@ def open_loop(context: PhaseContext, policy: Policy, first_step: int) -> Iterato
                 context=context,
                 sampling=sampling,
                 learner=learner,
+                state=state,
                 prompts=prompts,
                 heldout=heldout,
                 progress=progress,

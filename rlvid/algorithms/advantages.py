@@ -20,11 +20,12 @@ NO_SPREAD = "no spread in any reward"
 def credit(
     scores: Mapping[str, Tensor], weights: Mapping[str, float], config: AdvantageConfig
 ) -> Credit:
-    """Turn scores into advantages.
+    """Turn scores into advantages: normalise each table in its groups, then sum with the weights.
 
-    A rollout that lacks a score of a weighted scorer is masked: not trained, and no part of any
-    mean or std. It is never scored 0, which would be a verdict. A group without spread is dropped:
-    dividing rounding residue by its std would make noise the lesson.
+    Other ways to combine scorers come before this (`aggregation.aggregate`). A rollout that lacks a
+    score of a weighted scorer is masked: not trained, and no part of any mean or std. It is never
+    scored 0, which would be a verdict. A group without spread is dropped: dividing rounding residue
+    by its std would make noise the lesson.
 
     Args:
         scores: scorer to [P, G], NaN where missing.
@@ -36,12 +37,8 @@ def credit(
     weight = torch.tensor(list(active.values()), dtype=torch.float64).reshape(-1, 1, 1)
     present = ~stacked.isnan().any(dim=0)
     reward = (weight * stacked).sum(dim=0)
-    if config.combine == "weighted_sum":
-        normalised, has_spread = _normalise(reward[None], present, config)
-        advantage = normalised[0]
-    else:
-        normalised, has_spread = _normalise(stacked, present, config)
-        advantage = (weight * normalised).sum(dim=0)
+    normalised, has_spread = _normalise(stacked, present, config)
+    advantage = (weight * normalised).sum(dim=0)
     enough = present.sum(dim=1) >= 2
     spread = has_spread.any(dim=0)
     trained = present & (enough & spread)[:, None]
@@ -87,6 +84,8 @@ def _normalise(scores: Tensor, present: Tensor, config: AdvantageConfig) -> tupl
         std = group_std
     elif config.std == "max_group":
         std = group_std.amax(dim=1, keepdim=True).expand_as(group_std)
+    elif config.std == "none":
+        std = torch.ones_like(group_std)
     else:
         total = present.sum().clamp(min=1)
         batch_mean = known.sum(dim=(1, 2), keepdim=True) / total

@@ -12,11 +12,10 @@ from rlvid.config.base import Section
 class AdvantageConfig(Section):
     """From scores to advantages."""
 
-    std: Literal["group", "global", "max_group"] = "group"
+    std: Literal["group", "global", "max_group", "none"] = "group"
     """What the centred reward is divided by: the group's std, the std over the whole batch, or the
-    largest group std of the batch (LongCat-Video, arXiv:2510.22200)."""
-    combine: Literal["normalise_then_sum", "weighted_sum"] = "normalise_then_sum"
-    """Several rewards: normalise each, then sum with weights; or sum first, then normalise."""
+    largest group std of the batch (LongCat-Video, arXiv:2510.22200). none divides by 1, for rewards
+    that have a scale of their own, such as `rewards.aggregation.running` gives them."""
     best_of_n: int | None = Field(default=None, ge=2)
     """Keep the top and bottom halves of this many rollouts of a group (DanceGRPO); None: all."""
     clip: float = Field(default=5.0, gt=0.0)

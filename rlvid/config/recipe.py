@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from rlvid.config.aggregation import check_names
 from rlvid.config.algorithm import AlgorithmConfig
 from rlvid.config.base import Section
 from rlvid.config.cluster import ClusterConfig
@@ -46,6 +47,11 @@ class Recipe(Section):
                 "evaluate.judges must name at least one scorer that did not train, "
                 f"got {sorted(judges)}; the rewards with weight are {sorted(trained)}"
             )
+        check_names(
+            self.rewards.aggregation,
+            {scorer.label: scorer.weight for scorer in self.rewards.scorers},
+            self.algorithm.advantage.std,
+        )
         best_of_n = self.algorithm.advantage.best_of_n
         if best_of_n is not None and best_of_n > self.rollout.group_size:
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from rlvid.config.aggregation import AggregationConfig
 from rlvid.config.base import Section
 
 
@@ -80,6 +81,8 @@ class RewardsConfig(Section):
         ScorerConfig(use="physics"),
         ScorerConfig(use="realism"),
     )
+    aggregation: AggregationConfig = AggregationConfig()
+    """How several scorers become one reward."""
     servers: dict[str, ServerConfig] = Field(default_factory=dict)
     """Name to model server; scorers name one in `server`."""
     num_replicas: int = Field(default=1, ge=1)

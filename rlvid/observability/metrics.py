@@ -45,6 +45,7 @@ METRICS: dict[str, Metric] = {
     "rollout/actors/alive": Metric("count", (1, None), "actors at the end of the step"),
     "rewards/<scorer>/mean": Metric("1", None, "unweighted score of one scorer"),
     "rewards/<scorer>/std": Metric("1", (1e-6, None), "its spread over the step's rollouts"),
+    "rewards/<scorer>/weight": Metric("1", None, "its weight in force, moved by a curriculum"),
     "rewards/<scorer>/missing_frac": Metric("frac", (0, 0.1), "share of samples it did not score"),
     "learner/loss/mean": Metric("1", None, "surrogate loss plus KL term"),
     "learner/policy_loss/mean": Metric("1", None, "surrogate loss alone"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlvid.learners.rl import RlLearner
 from rlvid.learners.sft import SftLearner, sft_settings
-from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_scores, tiny_settings
+from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
 from rlvid.learners.trainee import Trainee
 from rlvid.models.policy import Policy
 from rlvid.testing import tiny_model
@@ -55,7 +55,7 @@ def rl(micro_batch_rows: int) -> dict[str, Tensor]:
     learner.publish(0)
     groups = tiny_groups(tiny_model(0), recipe, digest=learner.published_digest(0), num_groups=2)
     noted = capture(learner.trainee)
-    learner.train(groups, tiny_scores(groups), step=0)
+    learner.train(groups, tiny_rewards(groups), step=0)
     return noted
 
 

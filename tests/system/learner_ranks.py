@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from rlvid.config import Recipe
 from rlvid.learners import checkpoint, zero_engine
 from rlvid.learners.rl import RlLearner
-from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_scores, tiny_settings
+from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
 from rlvid.testing import tiny_model
 from rlvid.weights import digest_tensors
 
@@ -61,7 +61,7 @@ def train(learner: RlLearner, recipe: Recipe, first: int, last: int) -> list[flo
         learner.publish(step)
         digest = learner.published_digest(step)
         groups = tiny_groups(tiny_model(0), recipe, version=step, step=step, digest=digest)
-        learner.train(groups, tiny_scores(groups, uniform=[f"{step:06d}-02"]), step=step)
+        learner.train(groups, tiny_rewards(groups, uniform=[f"{step:06d}-02"]), step=step)
         draws.append(float(torch.rand(())))
     return draws
 

@@ -13,7 +13,7 @@ from rlvid.config import Recipe
 from rlvid.learners.checkpoint import find_latest
 from rlvid.learners.group import LearnerGroup, LearnerLostError
 from rlvid.learners.rl import StaleGroupError
-from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_scores
+from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards
 from rlvid.models.base import VideoModel
 from rlvid.models.lora import add_lora
 from rlvid.models.policy import Policy
@@ -63,7 +63,7 @@ def _train(
     apply_weights(manifest, ray.get(buckets), actor.transformer, mode="lora")
     groups = tiny_groups(actor, recipe, version=step, digest=manifest.digest, step=step)
     references = [ray.put(group) for group in groups.values()]
-    report = gang.train(references, tiny_scores(groups), group_ids=list(groups), step=step)
+    report = gang.train(references, tiny_rewards(groups), step=step)
     return groups, report
 
 
@@ -84,7 +84,7 @@ def test_gang_trains_publishes_dies_and_resumes(
         saved = gang.save_checkpoint(tmp_path, step=1, keep=2)
         references = [ray.put(group) for group in groups.values()]
         with pytest.raises(StaleGroupError, match="from policy 0 reached policy 1"):
-            gang.train(references, tiny_scores(groups), group_ids=list(groups), step=1)
+            gang.train(references, tiny_rewards(groups), step=1)
 
         ray.kill(gang._ranks[1])
         with pytest.raises(LearnerLostError, match="rank 1 died while the canary"):

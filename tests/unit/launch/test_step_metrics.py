@@ -36,7 +36,13 @@ def _row(*groups: ScoredGroup, num_lost: int = 0) -> Mapping[str, float]:
         dropped_group_ids=("t-001",),
     )
     return step_metrics(
-        recipe(rewards=SCORERS), groups, report, MANIFEST, num_lost=num_lost, seconds={"step": 9.0}
+        recipe(rewards=SCORERS),
+        groups,
+        report,
+        MANIFEST,
+        weights={"adherence": 3.0, "physics": 0.25},
+        num_lost=num_lost,
+        seconds={"step": 9.0},
     )
 
 
@@ -51,6 +57,7 @@ def test_row_holds_weighted_rewards_and_plain_scores() -> None:
     assert (row["rollout/reward/min"], row["rollout/reward/max"]) == (0.0, 1.0)
     assert row["rollout/reward/group_std"] == pytest.approx((0.375 + 0.0) / 2)
     assert row["rewards/adherence/mean"] == pytest.approx(0.75)
+    assert (row["rewards/adherence/weight"], row["rewards/physics/weight"]) == (3.0, 0.25)
     assert row["rewards/physics/mean"] == pytest.approx(0.5)
     assert (row["rollout/staleness/mean"], row["rollout/staleness/max"]) == (0.5, 1.0)
     assert (row["rollout/groups/consumed"], row["rollout/groups/uniform"]) == (1.0, 1.0)

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from rlvid.config import Recipe
-from rlvid.learners.rl import RlLearner, StaleGroupError, score_tables
-from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_scores, tiny_settings
+from rlvid.learners.rl import RlLearner, StaleGroupError
+from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
 from rlvid.models.base import VideoModel
 from rlvid.models.lora import add_lora
 from rlvid.observability.metrics import check_names
-from rlvid.records import RolloutGroup, Score, WeightsManifest
+from rlvid.records import RolloutGroup, WeightsManifest
 from rlvid.testing import tiny_model
 from rlvid.weights import apply_weights, digest_tensors
 
@@ -50,7 +50,7 @@ def test_replay_of_fresh_groups_has_ratio_exactly_one(mode: str, initial_noise: 
     """Invariant 1 of the design; any drift means that rollout and learner compute differently."""
     learner, actor, recipe = _open(learner={"mode": mode}, rollout={"initial_noise": initial_noise})
     groups = _sample(learner, actor, recipe)
-    metrics = learner.train(groups, tiny_scores(groups), step=0).metrics
+    metrics = learner.train(groups, tiny_rewards(groups), step=0).metrics
     assert metrics["learner/replay_drift/max"] == 0.0
     assert metrics["learner/ratio/mean"] == 1.0
     check_names(metrics)
@@ -68,7 +68,7 @@ def test_drift_beyond_the_clip_range_stops_before_the_update() -> None:
     groups[group_id] = replace(group, rollouts=off)
     before = _digest(learner)
     with pytest.raises(RuntimeError, match=r"replay drift .* expected at most 1e-06"):
-        learner.train(groups, tiny_scores(groups), step=0)
+        learner.train(groups, tiny_rewards(groups), step=0)
     assert _digest(learner) == before
 
 
@@ -77,7 +77,7 @@ def test_update_changes_what_is_published(mode: str) -> None:
     """An optimiser step with a gradient must show in the digest, or nothing reaches the actors."""
     learner, actor, recipe = _open(learner={"mode": mode})
     groups = _sample(learner, actor, recipe)
-    report = learner.train(groups, tiny_scores(groups), step=0)
+    report = learner.train(groups, tiny_rewards(groups), step=0)
     published = learner.publish(1)
     assert published is not None
     manifest: WeightsManifest = published[0]
@@ -94,7 +94,7 @@ def test_group_without_spread_is_dropped_and_reported() -> None:
     """Invariant 9: it teaches nothing, and the ledger must hear of it."""
     learner, actor, recipe = _open()
     groups = _sample(learner, actor, recipe)
-    report = learner.train(groups, tiny_scores(groups, uniform=["000000-02"]), step=0)
+    report = learner.train(groups, tiny_rewards(groups, uniform=["000000-02"]), step=0)
     assert list(report.dropped_group_ids) == ["000000-02"]
     assert list(report.trained_group_ids) == ["000000-00", "000000-01", "000000-03"]
     assert report.metrics["learner/rows/count"] == 3 * 4
@@ -105,7 +105,7 @@ def test_batch_without_any_spread_changes_nothing() -> None:
     learner, actor, recipe = _open()
     groups = _sample(learner, actor, recipe)
     before = _digest(learner)
-    report = learner.train(groups, tiny_scores(groups, uniform=list(groups)), step=0)
+    report = learner.train(groups, tiny_rewards(groups, uniform=list(groups)), step=0)
     assert _digest(learner) == before
     assert not report.trained_group_ids
     assert len(report.dropped_group_ids) == 4
@@ -117,7 +117,7 @@ def test_stale_group_is_refused() -> None:
     groups = _sample(learner, actor, recipe)
     learner.publish(1)
     with pytest.raises(StaleGroupError, match="from policy 0 reached policy 1, rollout.max_stal"):
-        learner.train(groups, tiny_scores(groups), step=1)
+        learner.train(groups, tiny_rewards(groups), step=1)
 
 
 def test_group_sampled_with_other_weights_is_refused() -> None:
@@ -127,14 +127,14 @@ def test_group_sampled_with_other_weights_is_refused() -> None:
     group_id = next(iter(groups))
     groups[group_id] = replace(groups[group_id], weights_digest="feed" * 8)
     with pytest.raises(StaleGroupError, match=rf"group {group_id} .*feedfeed.*expected"):
-        learner.train(groups, tiny_scores(groups), step=0)
+        learner.train(groups, tiny_rewards(groups), step=0)
 
 
 def test_several_updates_on_one_batch_leave_the_ratio() -> None:
     """Drift is measured before the first update only; later ones move the ratio by design."""
     learner, actor, recipe = _open(algorithm={"updates_per_batch": 3})
     groups = _sample(learner, actor, recipe)
-    metrics = learner.train(groups, tiny_scores(groups), step=0).metrics
+    metrics = learner.train(groups, tiny_rewards(groups), step=0).metrics
     assert metrics["learner/replay_drift/max"] == 0.0
     assert metrics["learner/ratio/max_deviation"] > 0.0
     assert learner.trainee.optimizer_steps == 3
@@ -150,13 +150,13 @@ def test_kl_is_zero_on_the_first_update_and_not_on_the_second(mode: str, kind: s
         grpo={"max_replay_drift_frac": 1e6},
     )
     groups = _sample(learner, actor, recipe)
-    first = learner.train(groups, tiny_scores(groups), step=0).metrics
+    first = learner.train(groups, tiny_rewards(groups), step=0).metrics
     learner.publish(1)
     again = {
         group_id: replace(group, policy_version=1, weights_digest=learner.published_digest(1))
         for group_id, group in groups.items()
     }
-    second = learner.train(again, tiny_scores(again), step=1).metrics
+    second = learner.train(again, tiny_rewards(again), step=1).metrics
     assert first["learner/kl/mean"] == 0.0
     assert second["learner/kl/mean"] > 0.0
 
@@ -170,27 +170,18 @@ def test_moving_anchor_follows_when_it_is_due() -> None:
         }
     )
     groups = _sample(learner, actor, recipe)
-    metrics = learner.train(groups, tiny_scores(groups), step=0).metrics
+    metrics = learner.train(groups, tiny_rewards(groups), step=0).metrics
     assert metrics["learner/kl/mean"] == 0.0
 
 
-def test_missing_score_is_nan_and_never_zero() -> None:
-    """A scorer that failed says nothing of the video."""
-    scores = [
-        Score(group_id="a", index=0, scorer="reward", value=0.0),
-        Score(group_id="a", index=1, scorer="reward", value=None, error="timeout"),
-        Score(group_id="a", index=0, scorer="watched", value=3.0),
-    ]
-    tables = score_tables(scores, ["a"], 3, {"reward": 1.0, "watched": 0.0})
-    assert list(tables) == ["reward"]
-    assert tables["reward"][0, 0] == 0.0
-    assert bool(tables["reward"][0, 1:].isnan().all())
-
-
-def test_score_of_another_batch_is_refused() -> None:
-    scores = [Score(group_id="b", index=0, scorer="reward", value=1.0)]
-    with pytest.raises(ValueError, match="group 'b'"):
-        score_tables(scores, ["a"], 3, {"reward": 1.0})
+def test_rewards_of_another_batch_are_refused() -> None:
+    """Rewards of the step before have the right shape and would train on the wrong videos."""
+    learner, actor, recipe = _open()
+    groups = _sample(learner, actor, recipe)
+    rewards = tiny_rewards(groups)
+    others = replace(rewards, group_ids=("000009-00", *rewards.group_ids[1:]))
+    with pytest.raises(ValueError, match=r"reward table: groups: expected .*000009-00"):
+        learner.train(groups, others, step=0)
 
 
 def test_average_is_exported_beside_the_policy(tmp_path: Path) -> None:
@@ -199,7 +190,7 @@ def test_average_is_exported_beside_the_policy(tmp_path: Path) -> None:
 
     learner, actor, recipe = _open(learner={"ema": {"decay": 0.5, "every": 1}})
     groups = _sample(learner, actor, recipe)
-    learner.train(groups, tiny_scores(groups), step=0)
+    learner.train(groups, tiny_rewards(groups), step=0)
     learner.trainee.export(tmp_path / "policy")
     latents, sigma, velocity = learner.trainee.canary("a red ball")
     answers = []
@@ -225,7 +216,7 @@ def test_activation_checkpointing_does_not_change_the_step(zero_stage: int) -> N
             }
         )
         groups = _sample(learner, actor, recipe)
-        learner.train(groups, tiny_scores(groups), step=0)
+        learner.train(groups, tiny_rewards(groups), step=0)
         digests.append(_digest(learner))
     assert digests[0] == digests[1]
 
@@ -240,12 +231,12 @@ def test_published_average_is_not_held_to_the_replay_check() -> None:
         }
     )
     groups = _sample(learner, actor, recipe)
-    learner.train(groups, tiny_scores(groups), step=0)
+    learner.train(groups, tiny_rewards(groups), step=0)
     published = learner.publish(1, use_ema=True)
     assert published is not None
     apply_weights(*published, actor.transformer, mode="full", newer_than=0)
     groups = _sample(learner, actor, recipe, version=1)
-    metrics = learner.train(groups, tiny_scores(groups), step=1).metrics
+    metrics = learner.train(groups, tiny_rewards(groups), step=1).metrics
     assert metrics["learner/ratio/max_deviation"] > recipe.algorithm.clip_range
     assert metrics["learner/replay_drift/max"] == 0.0
 

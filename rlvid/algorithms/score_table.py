@@ -1,6 +1,7 @@
 """From single scores to one table per scorer, with the missing ones counted.
 
-Letters: P groups of a step, G rollouts in a group.
+Made once a step by the driver, which hands it on; nobody else arranges scores. Letters: P groups of
+a step, G rollouts in a group.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import torch
 from torch import Tensor
 
 from rlvid.records import Score
-from rlvid.rewards.base import RewardError
 
 
-class MissingScoresError(RewardError):
+class MissingScoresError(RuntimeError):
     """More scores of one scorer are missing than the recipe allows."""
 
 
@@ -23,13 +23,40 @@ class MissingScoresError(RewardError):
 class ScoreTable:
     """The scores of one step."""
 
+    group_ids: tuple[str, ...]
+    """[P] order of the rows."""
     values: Mapping[str, Tensor]
     """Scorer to [P, G] float32, NaN where the score is missing."""
     num_missing: Mapping[str, int]
     """Scorer to the number of NaN in its table."""
 
 
-def aggregate(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardTable:
+    """What credit is given for: scores after gates and the like, each with its weight in force."""
+
+    group_ids: tuple[str, ...]
+    """[P] order of the rows."""
+    values: Mapping[str, Tensor]
+    """Name to [P, G], NaN where a rollout cannot be judged."""
+    weights: Mapping[str, float]
+    """Name to the weight of its normalised values; the names of `values`."""
+
+    def check(self, group_ids: Iterable[str], group_size: int) -> None:
+        """Raise ValueError unless the table is of these groups, and of this shape."""
+        if set(self.group_ids) != set(group_ids) or len(set(self.group_ids)) != len(self.group_ids):
+            raise ValueError(
+                f"reward table: groups: expected {sorted(group_ids)}, got {sorted(self.group_ids)}"
+            )
+        expected = (len(self.group_ids), group_size)
+        for name, values in self.values.items():
+            if tuple(values.shape) != expected:
+                raise ValueError(
+                    f"reward table: {name!r}: expected shape {expected}, got {tuple(values.shape)}"
+                )
+
+
+def score_table(
     scores: Iterable[Score],
     *,
     scorers: Sequence[str],
@@ -71,7 +98,7 @@ def aggregate(
     num_missing = {name: int(table.isnan().sum()) for name, table in values.items()}
     for name, missing in num_missing.items():
         _check_share(name, missing, values[name].numel(), max_missing_frac, first_error)
-    return ScoreTable(values=values, num_missing=num_missing)
+    return ScoreTable(group_ids=tuple(group_ids), values=values, num_missing=num_missing)
 
 
 def _check_share(

@@ -1,11 +1,13 @@
+"""Scores become one table per scorer, and what is missing stays missing."""
+
 from __future__ import annotations
 
 import math
 
 import pytest
 
+from rlvid.algorithms.score_table import MissingScoresError, ScoreTable, score_table
 from rlvid.records import Score
-from rlvid.rewards.aggregate import MissingScoresError, ScoreTable, aggregate
 
 
 def score(group: str, index: int, value: float | None, scorer: str = "physics") -> Score:
@@ -14,7 +16,7 @@ def score(group: str, index: int, value: float | None, scorer: str = "physics") 
 
 
 def table(scores: list[Score], max_missing_frac: float = 1.0) -> ScoreTable:
-    return aggregate(
+    return score_table(
         scores,
         scorers=["physics"],
         group_ids=["a", "b"],
