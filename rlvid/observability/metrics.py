@@ -47,6 +47,9 @@ METRICS: dict[str, Metric] = {
     "rewards/<scorer>/std": Metric("1", (1e-6, None), "its spread over the step's rollouts"),
     "rewards/<scorer>/weight": Metric("1", None, "its weight in force, moved by a curriculum"),
     "rewards/<scorer>/missing_frac": Metric("frac", (0, 0.1), "share of samples it did not score"),
+    "servers/<server>/up": Metric("count", (1, None), "replicas of a model server that answer"),
+    "servers/<server>/restarts": Metric("count", (0, 0), "restarts of its replicas in the run"),
+    "servers/<server>/start_s": Metric("s", (0, None), "slowest start of its replicas"),
     "learner/loss/mean": Metric("1", None, "surrogate loss plus KL term"),
     "learner/policy_loss/mean": Metric("1", None, "surrogate loss alone"),
     "learner/ratio/mean": Metric("1", (0.99, 1.01), "tempered ratio of policy to behaviour"),
@@ -67,6 +70,17 @@ METRICS: dict[str, Metric] = {
     "sft/grad_norm/total": Metric("1", (0, None), "gradient norm before clipping"),
     "sft/learning_rate/value": Metric("1", (0, None), "learning rate of the step"),
     "sft/clips/per_s": Metric("1/s", (0, None), "clips trained on in a second"),
+    "reward_model/loss/mean": Metric("nats", (0, None), "loss of the step's preference pairs"),
+    "reward_model/accuracy/mean": Metric("frac", None, "winners found in the step's pairs"),
+    "reward_model/grad_norm/total": Metric("1", (0, None), "gradient norm before clipping"),
+    "reward_model/learning_rate/value": Metric("1", (0, None), "learning rate of the step"),
+    "reward_model/projected/frac": Metric("frac", None, "1 where old pairs changed the gradient"),
+    "reward_model/<part>/heldout_accuracy": Metric(
+        "frac", (0.5, 1), "winners found among held-out pairs"
+    ),
+    "reward_model/<part>/calibration_error": Metric(
+        "frac", (0, 0.2), "mean |predicted - observed| chance of A winning, held-out pairs"
+    ),
     "heldout/reward/mean": Metric("1", None, "reward on held-out prompts, pinned ODE sampler"),
     "heldout/reward/std": Metric("1", None, "its spread over held-out clips"),
     "heldout/<scorer>/mean": Metric("1", None, "one scorer or judge on held-out prompts"),

@@ -1,0 +1,266 @@
+"""The model servers of a run: started on the nodes with their GPUs, watched, replaced.
+
+    start() --> one VllmActor a replica, all at the same time --> wait_ready() --> endpoints(name)
+    poll()  --> what the actors said last; a dead actor is replaced; names whose endpoints changed
+
+Owned by the driver, one thread. A server that dies is restarted by its own actor under the same
+URL, so a client only has to try again; only another actor means another URL.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+from rlvid.config.cluster import ClusterConfig
+from rlvid.config.rewards import ServerConfig
+from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
+from rlvid.rewards.vllm.command import check_launch
+from rlvid.rewards.vllm.external import ExternalServer
+from rlvid.rewards.vllm.ray_actor import VllmActor
+from rlvid.rewards.vllm.server import ServerStatus
+
+logger = logging.getLogger(__name__)
+
+SILENT_S = 30.0
+"""An actor that does not answer for so long is taken for dead."""
+ACTOR_LOST = (RayActorError, OutOfMemoryError)
+
+
+@dataclass(slots=True, eq=False)
+class _Replica:
+    """One actor, its last word and the question that is on its way."""
+
+    server: str
+    index: int
+    actor: Any
+    question: ray.ObjectRef
+    asked: float
+    status: ServerStatus | None = None
+    num_lost: int = 0
+
+
+class ServerPool:
+    """Starts, watches and ends the servers of `rewards.servers`."""
+
+    def __init__(
+        self,
+        servers: Mapping[str, ServerConfig],
+        cluster: ClusterConfig,
+        *,
+        log_folder: str | Path | None = None,
+    ) -> None:
+        """`log_folder` gets a log file of each replica, on the node it runs; None: a new one."""
+        self._servers = dict(servers)
+        self._cluster = cluster
+        self._log_folder = "" if log_folder is None else str(log_folder)
+        self._replicas: list[_Replica] = []
+        self._external: dict[str, list[ExternalServer]] = {}
+        self._keys: dict[str, str] = {}
+        self._told: dict[str, tuple[Endpoint, ...]] = {}
+
+    def start(self) -> None:
+        """Start every server and return; `wait_ready` says whether they came up.
+
+        Raises:
+            ValueError: a model folder, interpreter or key that is not there.
+        """
+        for name, config in self._servers.items():
+            if not config.urls:
+                check_launch(config, where=f"rewards.servers.{name}")
+        if not self._log_folder and any(not config.urls for config in self._servers.values()):
+            self._log_folder = tempfile.mkdtemp(prefix="rlvid-servers-")
+        for name, config in self._servers.items():
+            if config.urls:
+                self._external[name] = [
+                    ExternalServer(url, config, where=f"rewards.servers.{name}")
+                    for url in config.urls
+                ]
+                continue
+            self._keys[name] = secrets.token_urlsafe(32)
+            for index in range(config.num_replicas):
+                self._replicas.append(self._spawn(name, index))
+        for external in self._all_external():
+            external.start()
+
+    def wait_ready(self) -> None:
+        """Return when every replica of every server answers.
+
+        Raises:
+            RewardTimeoutError: a server took longer than its `start_deadline_s`.
+            RewardError: a server cannot be started; with the last lines of its log.
+        """
+        started = time.monotonic()
+        while True:
+            self.poll()
+            waiting = {
+                name: self._servers[name].start_deadline_s
+                for name in self._servers
+                if len(self.endpoints(name)) < self._num_wanted(name)
+            }
+            if not waiting:
+                return
+            for name, deadline_s in waiting.items():
+                if time.monotonic() - started > deadline_s:
+                    raise RewardTimeoutError(self._late(name, deadline_s))
+            time.sleep(0.2)
+
+    def endpoints(self, name: str) -> tuple[Endpoint, ...]:
+        """Return the replicas of a server that have come up and were not given up.
+
+        One that is being restarted stays in: it comes back under the same URL.
+        """
+        if name not in self._servers:
+            raise ValueError(f"servers: no server {name!r}; there: {', '.join(self._servers)}")
+        own = [r.status for r in self._replicas if r.server == name and r.status is not None]
+        found = [
+            Endpoint(
+                url=status.url,
+                model=name,
+                model_digest=status.model_digest,
+                api_key=self._keys[name],
+            )
+            for status in own
+            if status.was_ready and status.state != "failed"
+        ]
+        for external in self._external.get(name, []):
+            endpoint = external.endpoint
+            found += [] if endpoint is None else [endpoint]
+        return tuple(found)
+
+    def poll(self) -> set[str]:
+        """Replace dead actors; return the servers whose endpoints changed since the last call.
+
+        Takes milliseconds: it never waits for an answer, only takes those that are there.
+
+        Raises:
+            RewardError: a server has no replica left, with the reason; or one that never came up
+                cannot be started.
+        """
+        for replica in list(self._replicas):
+            self._hear(replica)
+        for name, config in self._servers.items():
+            own = [r for r in self._replicas if r.server == name]
+            failed = [r.status for r in own if r.status and r.status.state == "failed"]
+            if failed and (len(failed) == len(own) or not all(s.was_ready for s in failed)):
+                raise RewardError(f"rewards.servers.{name}: {failed[0].detail}")
+            if config.urls:
+                for external in self._external.get(name, []):
+                    external.raise_refusal()
+        now = {name: self.endpoints(name) for name in self._servers}
+        changed = {name for name, found in now.items() if found != self._told.get(name, ())}
+        self._told = now
+        return changed
+
+    def metrics(self) -> dict[str, float]:
+        """Return `servers/<server>/...`, see the metrics table."""
+        values: dict[str, float] = {}
+        for name in self._servers:
+            own = [r for r in self._replicas if r.server == name]
+            heard = [r.status for r in own if r.status is not None]
+            external = self._external.get(name, [])
+            up = sum(s.state == "ready" for s in heard) + sum(e.is_up for e in external)
+            values[f"servers/{name}/up"] = float(up)
+            values[f"servers/{name}/restarts"] = float(
+                sum(s.num_restarts for s in heard) + sum(r.num_lost for r in own)
+            )
+            if heard:
+                values[f"servers/{name}/start_s"] = max(s.start_s for s in heard)
+        return values
+
+    def shutdown(self) -> None:
+        """End every server; returns when their processes are gone or 40 s passed."""
+        for external in self._all_external():
+            external.stop()
+        stopped = [replica.actor.stop.remote() for replica in self._replicas]
+        if stopped:
+            ray.wait(stopped, num_returns=len(stopped), timeout=40.0)
+        for replica in self._replicas:
+            ray.kill(replica.actor)  # its server's guard sees the pipe close and ends the rest
+        self._replicas = []
+        self._external = {}
+
+    def _hear(self, replica: _Replica) -> None:
+        """Take the actor's answer if it is there and ask again."""
+        ready, _ = ray.wait([replica.question], timeout=0, fetch_local=False)
+        now = time.monotonic()
+        if not ready:
+            # Until it has room on a node an actor cannot answer, which is no fault of its own.
+            if replica.status is not None and now - replica.asked > SILENT_S:
+                self._replace(replica, f"did not answer for {SILENT_S:g} s")
+            return
+        try:
+            replica.status = ray.get(replica.question, timeout=5.0)
+        except ACTOR_LOST as error:
+            self._replace(replica, str(error).splitlines()[0])
+            return
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else error) from error
+        replica.question = replica.actor.status.remote()
+        replica.asked = now
+
+    def _replace(self, replica: _Replica, reason: str) -> None:
+        config = self._servers[replica.server]
+        num_lost = replica.num_lost + 1
+        if num_lost > config.max_restarts:
+            raise RewardError(
+                f"rewards.servers.{replica.server}: the actor of replica {replica.index} died "
+                f"{num_lost} times, the last time: {reason}. See its log in {self._log_folder}; "
+                "memory is the usual reason."
+            )
+        logger.warning(
+            "server actor replaced server=%s replica=%d reason=%r",
+            replica.server,
+            replica.index,
+            reason,
+        )
+        ray.kill(replica.actor)
+        new = self._spawn(replica.server, replica.index)
+        new.num_lost = num_lost
+        self._replicas[self._replicas.index(replica)] = new
+
+    def _spawn(self, name: str, index: int) -> _Replica:
+        config = self._servers[name]
+        actor = VllmActor.options(  # type: ignore[attr-defined]
+            num_cpus=config.num_cpus, num_gpus=config.num_gpus
+        ).remote(config, name, self._keys[name], self._log_folder)
+        question = actor.open.remote(_is_one_machine())
+        return _Replica(name, index, actor, question, time.monotonic())
+
+    def _num_wanted(self, name: str) -> int:
+        config = self._servers[name]
+        return len(config.urls) or config.num_replicas
+
+    def _all_external(self) -> list[ExternalServer]:
+        return [external for group in self._external.values() for external in group]
+
+    def _late(self, name: str, deadline_s: float) -> str:
+        heard = [r.status for r in self._replicas if r.server == name and r.status is not None]
+        detail = "; ".join(s.detail for s in heard if s.state != "ready")
+        detail = detail or "; ".join(e.detail for e in self._external.get(name, ()) if not e.is_up)
+        config = self._servers[name]
+        return (
+            f"rewards.servers.{name}: {len(self.endpoints(name))} of {self._num_wanted(name)} "
+            f"replicas answered within {deadline_s:g} s. "
+            + (
+                detail
+                or f"No actor with num_cpus {config.num_cpus:g} and num_gpus "
+                f"{config.num_gpus:g} found room in the cluster."
+            )
+            + f" Raise rewards.servers.{name}.start_deadline_s if it is only slow."
+        )
+
+
+def _is_one_machine() -> bool:
+    """Whether every node of the cluster is this machine, so that loopback reaches them all."""
+    addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    return len(addresses) <= 1

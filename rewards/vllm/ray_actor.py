@@ -1,0 +1,48 @@
+"""A VllmServer on the node that has its GPUs; adds nothing but the process and the watching."""
+
+from __future__ import annotations
+
+import threading
+
+import ray
+
+from rlvid.config.rewards import ServerConfig
+from rlvid.rewards.vllm.server import ServerStatus, VllmServer
+
+WATCH_EVERY_S = 0.5
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class VllmActor:
+    """See VllmServer; a thread watches it, so that `status` answers at once whatever happens."""
+
+    def __init__(self, config: ServerConfig, name: str, api_key: str, log_folder: str) -> None:
+        self._arguments = (config, name, api_key, log_folder)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def open(self, is_loopback: bool) -> ServerStatus:
+        """Start the server and return at once; ValueError for a bad folder or interpreter."""
+        config, name, api_key, log_folder = self._arguments
+        host = "127.0.0.1" if is_loopback else ray.util.get_node_ip_address()
+        self._server = VllmServer(
+            config, name=name, api_key=api_key, host=host, log_folder=log_folder
+        )
+        self._server.start()
+        self._thread = threading.Thread(target=self._watch, name="vllm-watch", daemon=True)
+        self._thread.start()
+        return self._server.status
+
+    def status(self) -> ServerStatus:
+        return self._server.status
+
+    def stop(self) -> None:
+        """End the server and all its processes; returns when they are gone."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout=30.0)
+            self._server.stop()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(WATCH_EVERY_S):
+            self._server.check()
