@@ -28,6 +28,10 @@ MAX_PAN = 6.0
 the ground's stripes repeat, only the posts tell then."""
 PAN_STEP = 0.25
 """World px between tried shifts; a parabola refines the best one."""
+MAX_ELEMENTS = 1 << 20
+"""Of one temporary array of the search for the pan."""
+
+NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +102,10 @@ def object_look(frames: Frames) -> tuple[Floats, Floats]:
 
 def _colours(frames: Frames, coverage: Frames) -> Floats:
     """[T, 3]; the fourth power leaves out the edges, which are mixed with the background."""
-    weight = (coverage**4)[..., None]
-    mass = weight.sum(axis=(1, 2))
-    mean = (weight * frames).sum(axis=(1, 2)) / np.maximum(mass, 1e-6)
+    square = coverage * coverage
+    weight = (square * square).reshape(len(frames), 1, -1)
+    mass = weight.sum(axis=2)
+    mean = (weight @ frames.reshape(len(frames), -1, 3))[:, 0] / np.maximum(mass, 1e-6)
     return np.where(mass > 0.1, mean, 0.5).astype(np.float64)
 
 
@@ -134,7 +139,7 @@ def _largest_part(image: Frames) -> Frames:
     masses = np.bincount(labels.ravel(), weights=image.ravel(), minlength=count)
     masses[0] = 0.0
     part = (labels == int(masses.argmax())).astype(np.uint8)
-    return np.asarray(image * cv2.dilate(part, np.ones((3, 3), np.uint8)), dtype=np.float32)
+    return np.asarray(image * cv2.dilate(part, NEIGHBOURS), dtype=np.float32)
 
 
 def _centres(coverage: Frames, mass: Frames) -> Floats:
@@ -172,31 +177,43 @@ def camera_pan(frames: Frames, coverage: Frames) -> Floats:
     errors of frame-to-frame shifts would add up.
     """
     scale = WORLD_SIZE / frames.shape[1]
-    grey = frames.mean(axis=3)
-    free = np.stack(
-        [1.0 - cv2.dilate(c, np.ones((3, 3), np.uint8)) for c in (coverage > 0.1) * 1.0]
-    )
-    middle = len(frames) // 2
+    grey = cv2.transform(frames.reshape(1, -1, 3), np.full((1, 3), 1 / 3)).reshape(coverage.shape)
+    free = np.stack([1 - cv2.dilate(c, NEIGHBOURS) for c in (coverage > 0.1).astype(np.uint8)])
     count = round(MAX_PAN / PAN_STEP)
     shifts = np.arange(-count, count + 1).astype(np.float64) * PAN_STEP
-    errors = np.stack(
-        [_shifted_error(grey, free, middle, shift / scale) for shift in shifts], axis=1
-    )
+    errors = _shifted_errors(grey.astype(np.float64), free.astype(np.float64), shifts / scale)
     return np.array([_refined_minimum(row, shifts) for row in errors])
 
 
-def _shifted_error(grey: Frames, free: Frames, middle: int, shift: float) -> Floats:
-    """[T] mean squared difference to the middle frame seen `shift` pixels further right."""
-    width = grey.shape[2]
-    whole = int(np.floor(shift))
-    part = shift - whole
-    low, high = max(0, -whole), min(width, width - whole - 1)
-    here = slice(low, high)
-    near, far = slice(low + whole, high + whole), slice(low + whole + 1, high + whole + 1)
-    moved = (1 - part) * grey[middle][:, near] + part * grey[middle][:, far]
-    both = free[:, :, here] * np.minimum(free[middle][:, near], free[middle][:, far])
-    error = (both * (grey[:, :, here] - moved) ** 2).sum(axis=(1, 2))
-    return np.asarray(error / np.maximum(both.sum(axis=(1, 2)), 1.0), dtype=np.float64)
+def _shifted_errors(grey: Floats, free: Floats, shifts: Floats) -> Floats:
+    """[T, S] mean squared difference to the middle frame seen `shifts` [S] pixels further right.
+
+    With w [T, H, W] where a frame is free, m_s where the shifted middle is, and M_s its picture:
+    sum w m_s (g - M_s)^2 = (w g^2) m_s - 2 (w g) (m_s M_s) + w (m_s M_s^2), three products of
+    matrices over the pixels. In float64, since the terms are far larger than their sum.
+    """
+    num_frames, height, width = grey.shape
+    middle = num_frames // 2
+    whole = np.floor(shifts).astype(np.intp)
+    part = (shifts - whole)[:, None, None]
+    near = np.arange(width) + whole[:, None]
+    inside = ((near >= 0) & (near + 1 < width))[..., None]
+    near, far = np.clip(near, 0, width - 1), np.clip(near + 1, 0, width - 1)
+    total, weight = np.zeros((2, num_frames, len(shifts)))
+    # A band of rows at a time bounds the memory of large clips.
+    rows = max(1, MAX_ELEMENTS // (width * len(shifts)))
+    for top in range(0, height, rows):
+        # Columns first: what is gathered by column then lies in one piece.
+        light, here = (x[:, top : top + rows].swapaxes(1, 2).copy() for x in (grey, free))
+        there, mask = light[middle], inside * np.minimum(here[middle][near], here[middle][far])
+        masked = (1 - part) * there[near] + part * there[far]
+        square = mask * masked**2
+        masked *= mask
+        seen = here * light
+        flat = [x.reshape(len(x), -1) for x in (seen * light, seen, here, mask, masked, square)]
+        total += flat[0] @ flat[3].T - 2.0 * (flat[1] @ flat[4].T) + flat[2] @ flat[5].T
+        weight += flat[2] @ flat[3].T
+    return np.asarray(total / np.maximum(weight, 1.0), dtype=np.float64)
 
 
 def _refined_minimum(errors: Floats, shifts: Floats) -> float:
