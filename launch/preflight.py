@@ -8,6 +8,7 @@ from rlvid.algorithms import ALGORITHMS
 from rlvid.config import ModelConfig, Recipe
 from rlvid.data.prompts import load_prompts
 from rlvid.flow.step_plans import make_step_plan
+from rlvid.launch.artifact_names import check_artifact
 from rlvid.launch.heldout import heldout_prompts
 from rlvid.models import MODELS, model_folder
 from rlvid.plugins import resolve
@@ -31,7 +32,9 @@ def preflight(recipe: Recipe) -> None:
     if not uses_rewards:
         return
     for position, scorer in enumerate(recipe.rewards.scorers):
-        open_scorer(scorer, f"rewards.scorers.{position}")
+        where = f"rewards.scorers.{position}"
+        if not check_artifact(recipe, scorer, where):
+            open_scorer(scorer, where)
     load_prompts(recipe.prompts)
     if "evaluate" in recipe.phases or recipe.grpo.evaluate_every:
         num_heldout = len(heldout_prompts(recipe, 2))
@@ -42,7 +45,9 @@ def preflight(recipe: Recipe) -> None:
                 f"got {num_heldout}; add some to {recipe.evaluate.prompts.source!r}"
             )
         for position, judge in enumerate(recipe.evaluate.judges):
-            open_scorer(judge, f"evaluate.judges.{position}")
+            where = f"evaluate.judges.{position}"
+            if not check_artifact(recipe, judge, where):
+                open_scorer(judge, where)
 
 
 def _check_training(recipe: Recipe) -> None:

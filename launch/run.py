@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlvid.config import Recipe
+from rlvid.launch.artifact_names import with_artifacts
 from rlvid.launch.cluster import open_cluster
 from rlvid.launch.phases.base import (
     Artifacts,
@@ -48,7 +49,12 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
             path.mkdir(parents=True, exist_ok=True)
             started = time.perf_counter()
             with Recorder(folder.path, path.name) as recorder:
-                context = PhaseContext(recipe=recipe, folder=path, recorder=recorder, resume=resume)
+                context = PhaseContext(
+                    recipe=with_artifacts(recipe, artifacts.reward_models),
+                    folder=path,
+                    recorder=recorder,
+                    resume=resume,
+                )
                 artifacts = phase.run(context, artifacts)
             artifacts = artifacts.with_timing(path.name, time.perf_counter() - started)
             save_artifacts(path, artifacts)
@@ -68,7 +74,12 @@ def evaluate_run(recipe: Recipe, artifacts: Artifacts, run_folder: Path) -> Path
     path.mkdir(parents=True)
     started = time.perf_counter()
     with open_cluster(recipe), Recorder(folder.path, path.name) as recorder:
-        context = PhaseContext(recipe=recipe, folder=path, recorder=recorder, resume=False)
+        context = PhaseContext(
+            recipe=with_artifacts(recipe, artifacts.reward_models),
+            folder=path,
+            recorder=recorder,
+            resume=False,
+        )
         artifacts = phase.run(context, artifacts)
     artifacts = artifacts.with_timing(path.name, time.perf_counter() - started)
     save_artifacts(path, artifacts)

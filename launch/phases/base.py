@@ -17,6 +17,7 @@ from rlvid.plugins import resolve
 PHASES = {
     "tiny_base": "rlvid.launch.phases.tiny_base:TinyBase",
     "sft": "rlvid.launch.phases.sft:Sft",
+    "reward_model": "rlvid.launch.phases.reward_model:RewardModelPhase",
     "grpo": "rlvid.launch.phases.grpo:Grpo",
     "evaluate": "rlvid.launch.phases.evaluate:Evaluate",
 }
@@ -37,6 +38,8 @@ class Artifacts:
     """Its averaged weights, where the learner kept them."""
     evaluation: str | None = None
     """JSON file of the last paired evaluation."""
+    reward_models: Mapping[str, str] = field(default_factory=dict)
+    """Name to folder of the reward models trained so far; recipes say `artifact:<name>`."""
     timings_s: Mapping[str, float] = field(default_factory=dict)
     """Wall seconds by phase."""
 
@@ -89,6 +92,7 @@ def save_artifacts(folder: Path, artifacts: Artifacts) -> None:
         "policy": _stored(artifacts.policy.to_json(), run),
         "ema_policy": _stored(ema.to_json(), run) if ema else None,
         **_stored({"evaluation": artifacts.evaluation}, run),
+        "reward_models": _stored(artifacts.reward_models, run),
         "timings_s": dict(artifacts.timings_s),
     }
     temporary = folder / "artifacts.json.part"
@@ -108,6 +112,10 @@ def load_artifacts(folder: Path) -> Artifacts | None:
         policy=Policy.from_json(_found(tree["policy"], run)),
         ema_policy=Policy.from_json(_found(ema, run)) if ema else None,
         evaluation=_found({"evaluation": tree["evaluation"]}, run)["evaluation"],
+        # Runs of before there were any have no such key.
+        reward_models={
+            name: path for name, path in _found(tree.get("reward_models", {}), run).items() if path
+        },
         timings_s=tree["timings_s"],
     )
 

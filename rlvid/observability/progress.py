@@ -19,6 +19,8 @@ LINE = (
     ("+-", "rollout/reward/std", ".3f"),
     ("held-out", "heldout/reward/mean", ".3f"),
     ("loss", "sft/loss/mean", ".4f"),
+    ("loss", "reward_model/loss/mean", ".4f"),
+    ("pairs right", "reward_model/accuracy/mean", ".0%"),
     ("clip", "learner/clip/frac", ".1%"),
     ("|ratio-1|", "learner/ratio/max_deviation", ".1e"),
     ("kl", "learner/kl/mean", ".1e"),
