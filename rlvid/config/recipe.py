@@ -12,6 +12,7 @@ from rlvid.config.learner import LearnerConfig
 from rlvid.config.model import ModelConfig
 from rlvid.config.phases import EvaluateConfig, GrpoConfig, SftConfig, TinyBaseConfig
 from rlvid.config.prompts import PromptsConfig
+from rlvid.config.reward_model import RewardModelConfig
 from rlvid.config.rewards import RewardsConfig
 from rlvid.config.rollout import RolloutConfig
 
@@ -31,6 +32,7 @@ class Recipe(Section):
     learner: LearnerConfig = LearnerConfig()
     tiny_base: TinyBaseConfig = TinyBaseConfig()
     sft: SftConfig = SftConfig()
+    reward_model: RewardModelConfig = RewardModelConfig()
     grpo: GrpoConfig = GrpoConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     cluster: ClusterConfig = ClusterConfig()
