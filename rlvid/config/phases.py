@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from rlvid.config.alarms import AlarmsConfig, EarlyStopConfig
 from rlvid.config.base import Section
 from rlvid.config.learner import LearnerConfig, OptimizerConfig
 from rlvid.config.prompts import PromptsConfig
@@ -63,7 +64,10 @@ class GrpoConfig(Section):
     evaluate_every: int = Field(default=10, ge=0)
     """Steps between held-out evaluations during training; 0 turns them off."""
     evaluate_prompts: int = Field(default=16, ge=1)
-    """Prompts of an evaluation during training, one seed each."""
+    """Prompts of an evaluation during training, one seed each; the judges of `evaluate.judges`
+    score them too, and nothing else."""
+    alarms: AlarmsConfig = AlarmsConfig()
+    early_stop: EarlyStopConfig = EarlyStopConfig()
     max_replay_drift_frac: float = Field(default=1.0, gt=0.0)
     """Stop when |ratio - 1| before an update exceeds this share of the clip range."""
 
