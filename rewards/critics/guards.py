@@ -80,7 +80,9 @@ def saturation(pixels: Floats) -> float:
 
     Not the saturation of HSV, which is 1 for a pixel that is all but black.
     """
-    return float((pixels.max(axis=3) - pixels.min(axis=3)).mean())
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    largest = np.maximum(np.maximum(red, green), blue)
+    return float((largest - np.minimum(np.minimum(red, green), blue)).mean())
 
 
 def grid(luma: Floats) -> float:
@@ -103,8 +105,9 @@ def tile_contrast(luma: Floats, period: int) -> float:
     rows, columns = luma.shape[1] // period, luma.shape[2] // period
     if rows < 4 or columns < 4:
         return 0.0
-    fine = np.stack([frame - cv2.GaussianBlur(frame, (0, 0), 2.0) for frame in luma])
-    cut = fine.mean(axis=0)[: rows * period, : columns * period]
+    picture = luma.mean(axis=0)  # blurring is linear: the mean's fine detail is the mean detail
+    fine = picture - cv2.GaussianBlur(picture, (0, 0), 2.0)
+    cut = fine[: rows * period, : columns * period]
     tiles = cut.reshape(rows, period, columns, period).transpose(0, 2, 1, 3)
     low, high = np.quantile(tiles.reshape(rows * columns, period, period), (0.25, 0.75), axis=0)
     shared = np.where(low > 0, low, np.where(high < 0, high, 0.0))
