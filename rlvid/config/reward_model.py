@@ -77,6 +77,8 @@ class BackboneConfig(Section):
         rank=64, alpha=128.0, target_modules=("q_proj", "k_proj", "v_proj", "o_proj")
     )
     """VideoAlign: rank 64, alpha 128."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of a vlm; reward tokens and head are float32."""
     sample_fps: float | None = Field(default=None, gt=0.0)
     """Of a vlm: frames of a second that it sees (VideoAlign: 2); None: all of them."""
 
