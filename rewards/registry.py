@@ -15,7 +15,7 @@ from rlvid.rewards.critics import BUILTIN
 
 
 def open_scorer(config: ScorerConfig, where: str) -> Reward | GroupReward:
-    """Build the scorer that `config` names.
+    """Build the scorer that `config` names; with `python` set, in that interpreter.
 
     A scorer is a class with an optional nested `Config` (a dataclass or a pydantic model); it is
     called with that Config, or with nothing when it has none.
@@ -25,7 +25,12 @@ def open_scorer(config: ScorerConfig, where: str) -> Reward | GroupReward:
 
     Raises:
         ValueError: unknown name, unknown or badly typed key, or not a scorer.
+        RewardError: with `python` set, its process died or did not open in time.
     """
+    if config.python:  # nothing of it may be imported here, where its packages are not
+        from rlvid.rewards.isolation import open_isolated
+
+        return open_isolated(config, where)
     factory = resolve(config.use, BUILTIN, where=f"{where}.use")
     if not callable(factory):
         raise ValueError(f"{where}.use: {config.use!r} is not a class, got {factory!r}")

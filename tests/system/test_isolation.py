@@ -1,0 +1,200 @@
+"""A scorer in an interpreter of its own: what it gets, what it cannot do, how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlvid.config.rewards import ScorerConfig
+from rlvid.records import Prompt
+from rlvid.rewards.base import (
+    ClipSpec,
+    Endpoint,
+    GroupReward,
+    RewardError,
+    RewardTimeoutError,
+    UsesServer,
+)
+from rlvid.rewards.registry import open_scorer
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = "tests.system.obeying_scorer"
+CLIPS = torch.rand(3, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def entry(use: str = "Obeys", **settings: Any) -> ScorerConfig:
+    python = settings.pop("python", sys.executable)
+    return ScorerConfig(use=f"{HERE}:{use}", python=python, **settings)
+
+
+def opened(config: ScorerConfig) -> Any:
+    return open_scorer(config, "rewards.scorers.0")
+
+
+def ask(scorer: Any, order: str) -> list[float]:
+    prompts = [Prompt(prompt_id="p", text=order, facts={"colour": "red"})] * len(CLIPS)
+    return list(scorer.score(CLIPS, prompts).tolist())
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there; one that only waits to be reaped is not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until_gone(pid: int, seconds: float = 20.0) -> None:
+    give_up = time.monotonic() + seconds
+    while is_running(pid):
+        assert time.monotonic() < give_up, f"process {pid} is still there"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Iterator[Any]:
+    """One child for the tests that leave it alive."""
+    os.environ["RAY_AUTH_TOKEN"] = "secret"
+    config = entry(runtime_env={"env_vars": {"MY_FOLDER": "here"}})
+    one = opened(config)
+    del os.environ["RAY_AUTH_TOKEN"]
+    yield one
+    one.close()
+
+
+def test_scores_are_those_of_the_class_itself(scorer: Any) -> None:
+    """Bytes there and back must not change a number."""
+    assert ask(scorer, "score") == CLIPS.mean(dim=(1, 2, 3, 4)).tolist()
+
+
+def test_what_the_scorer_declares_is_known_outside(scorer: Any) -> None:
+    """The pool prepares clips by it, and caches scores by the version."""
+    assert scorer.clip_spec == ClipSpec(fps=8, min_frames=2, colour="grey", value_range=(-1.0, 1.0))
+    assert (scorer.serving.batch_size, scorer.serving.deadline_s) == (3, 30.0)
+    assert scorer.version.startswith("obeys-7|")
+    assert scorer.versions["torch"] == torch.__version__
+
+
+def test_printing_does_not_break_the_answers(scorer: Any) -> None:
+    """Any library may print; the pipe of the answers must not be standard output."""
+    assert ask(scorer, "print") == ask(scorer, "score")
+
+
+def test_what_the_scorer_raises_is_told_and_it_lives_on(scorer: Any) -> None:
+    before = ask(scorer, "pid")
+    with pytest.raises(RewardError, match="KeyError: 'wheels'"):
+        ask(scorer, "raise wheels")
+    assert ask(scorer, "pid") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("PATH", 1.0), ("MY_FOLDER", 1.0), ("RAY_AUTH_TOKEN", 0.0)]
+)
+def test_the_child_gets_no_token_of_the_cluster(scorer: Any, name: str, expected: float) -> None:
+    """A reward package is somebody else's code; it must not be able to submit Ray jobs."""
+    assert ask(scorer, f"variable {name}") == [expected] * 3
+
+
+def test_endpoints_of_a_model_server_reach_it(scorer: Any) -> None:
+    assert isinstance(scorer, UsesServer)
+    scorer.connect([Endpoint(url="http://127.0.0.1:1", model="m", model_digest="d")] * 2)
+    assert ask(scorer, "servers") == [2.0] * 3
+
+
+def test_an_interpreter_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^rewards.scorers.0.python: no interpreter at '/no/py'"):
+        opened(entry(python="/no/py"))
+
+
+def test_a_missing_package_is_named_with_its_interpreter(tmp_path: Path) -> None:
+    """Found before training starts, and not as a traceback of some pipe."""
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True, timeout=60
+    )
+    python = str(tmp_path / "bin" / "python")
+    with pytest.raises(ValueError, match=r"bin/python \(Python 3.*cannot import numpy.*torch"):
+        opened(entry(python=python))
+
+
+def test_a_program_that_is_no_python_is_an_error_and_no_hang(tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho wrong door >&2\nexit 3\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    with pytest.raises(RewardError, match=r"exit status 3.*wrong door"):
+        opened(entry(python=str(script)))
+
+
+@pytest.mark.slow
+def test_a_hung_scorer_costs_its_deadline_and_is_replaced_at_the_next_call() -> None:
+    scorer = opened(entry(deadline_s=10.0))
+    pid = int(ask(scorer, "pid")[0])
+    began = time.monotonic()
+    with pytest.raises(RewardTimeoutError, match="did not answer in time"):
+        ask(scorer, "hang 300")
+    assert time.monotonic() - began < 15.0
+    wait_until_gone(pid)
+    scorer.connect([Endpoint(url="http://127.0.0.1:1", model="m", model_digest="d")])
+    # The endpoints were given again to the new process, which knew of none.
+    assert ask(scorer, "servers") == [1.0] * 3
+    assert int(ask(scorer, "pid")[0]) != pid
+    scorer.close()
+
+
+@pytest.mark.slow
+def test_a_dead_child_is_an_error_with_its_last_words_and_is_replaced() -> None:
+    scorer = opened(entry())
+    with pytest.raises(RewardError, match=r"died \(exit status 9\).*last words: segmentation"):
+        ask(scorer, "die segmentation")
+    assert ask(scorer, "score") == CLIPS.mean(dim=(1, 2, 3, 4)).tolist()
+    scorer.close()
+
+
+@pytest.mark.slow
+def test_the_child_ends_with_its_scorer_and_with_its_parent() -> None:
+    """A judge that outlives a killed run keeps its memory, and its GPU, for ever."""
+    scorer = opened(entry())
+    pid = int(ask(scorer, "pid")[0])
+    del scorer
+    wait_until_gone(pid)
+    code = (
+        "import time\n"
+        "from tests.system.test_isolation import ask, entry, opened\n"
+        "s = opened(entry())\nprint(int(ask(s, 'pid')[0]), flush=True)\nask(s, 'hang 25')\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert is_running(pid)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(timeout=10)
+    wait_until_gone(pid)
+
+
+@pytest.mark.slow
+def test_a_group_wise_scorer_stays_group_wise_and_a_refusal_is_the_users_error() -> None:
+    group = opened(entry("Plain"))
+    assert isinstance(group, GroupReward)
+    assert not isinstance(group, UsesServer)
+    scores = group.score_group(CLIPS, Prompt(prompt_id="p", text="x"))
+    assert sorted(scores.tolist()) == [0.0, 1.0, 2.0]
+    with pytest.raises(ValueError, match=r"no such weights \(in .*python"):
+        opened(entry(config={"refuses": "no such weights"}))
+    with pytest.raises(ValueError, match=r"scorers\.0\.config\.refusez.*'refuses'"):
+        opened(entry(config={"refusez": "x"}))
