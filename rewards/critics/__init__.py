@@ -9,4 +9,10 @@ BUILTIN: dict[str, str] = {
     "attribute_judge": "rlvid.rewards.critics.attribute_judge:AttributeJudge",
     "trained_reward": "rlvid.rewards.critics.trained_reward:TrainedReward",
     "video_text": "rlvid.rewards.specialists.video_text:VideoText",
+    "text_in_video": "rlvid.rewards.specialists.text_in_video:TextInVideo",
+    "text_topic": "rlvid.rewards.specialists.text_topic:TextTopic",
+    "lpips_change": "rlvid.rewards.specialists.lpips_change:LpipsChange",
+    "lpips_identity": "rlvid.rewards.specialists.lpips_change:LpipsIdentity",
+    "ffmpeg_quality": "rlvid.rewards.specialists.ffmpeg_quality:FfmpegQuality",
+    "vmaf": "rlvid.rewards.specialists.vmaf:VmafToReference",
 }
