@@ -11,6 +11,7 @@ DATA_FOLDERS = {
     "rlvid.models.tiny.video_text": "rlvid/models/tiny/video_text",
     "rlvid.launch.environment": "launch/environment",
     "rlvid.models.tiny.pipeline": "rlvid/models/tiny/pipeline",
+    "rlvid.models.tiny.vlm_judge": "rlvid/models/tiny/vlm_judge",
 }
 """Folders without Python packages that ship; setuptools wants each folder named as a package."""
 

@@ -166,10 +166,8 @@ def _camera(rng: Rng, situation: Situation) -> Statement:
 
 def _count(rng: Rng, situation: Situation) -> Statement:
     count = len(situation.actors)
-    if rng.random() < 0.5:
-        asked = count
-    else:
-        asked = int(rng.choice([n for n in (1, 2, 3) if n != count]))
+    others = [number for number in (1, 2, 3) if number != count]
+    asked = count if rng.random() < 0.5 else int(rng.choice(others))
     noun = "object" if asked == 1 else "objects"
     if rng.random() < 0.6:
         verb = "Is" if asked == 1 else "Are"
@@ -193,16 +191,16 @@ def _order(rng: Rng, situation: Situation) -> Statement:
         )
     early = situation.first_mover
     late = next(actor for actor in situation.actors if actor is not early)
-    one, two = (early, late) if forward else (late, early)
+    asked, other = (early, late) if forward else (late, early)
     form = rng.random()
     if form < 0.5:
-        words = f"move before the {two.name}"
+        words = f"move before the {other.name}"
     elif form < 0.75:
         words = "move first"
     else:
-        words = f"move after the {two.name}"
+        words = f"move after the {other.name}"
         forward = not forward
-    return f"Does the {one.name} {words}?", f"Does the {one.name} not {words}?", forward
+    return f"Does the {asked.name} {words}?", f"Does the {asked.name} not {words}?", forward
 
 
 def _physics(rng: Rng, situation: Situation) -> Statement:

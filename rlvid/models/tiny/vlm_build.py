@@ -32,18 +32,19 @@ SPECIAL_TOKENS = (
 """Ids 0 to 7."""
 
 CHAT_TEMPLATE = (
-    "{%- for message in messages -%}<|im_start|>{{ message['role'] }}\n"
-    "{%- if message['content'] is string -%}{{ message['content'] }}"
+    "{%- for message in messages -%}{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{%- if message['content'] is string -%}{{- message['content'] -}}"
     "{%- else -%}{%- for part in message['content'] -%}"
     "{%- if part['type'] == 'image' or 'image' in part or 'image_url' in part -%}"
     "<|vision_start|><|image_pad|><|vision_end|>"
     "{%- elif part['type'] == 'video' or 'video' in part -%}"
     "<|vision_start|><|video_pad|><|vision_end|>"
-    "{%- elif 'text' in part -%}{{ part['text'] }}{%- endif -%}{%- endfor -%}{%- endif -%}"
-    "<|im_end|>\n{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{%- elif 'text' in part -%}{{- part['text'] -}}{%- endif -%}{%- endfor -%}{%- endif -%}"
+    "{{- '<|im_end|>\\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
-"""Qwen's chat format; "image_url" is what an OpenAI request calls an image."""
+"""Qwen's chat format; "image_url" is what an OpenAI request calls an image. Line breaks are in
+expressions: Jinja drops those of the template's own text."""
 
 PROMPT_HEAD = "<|im_start|>user\n"
 PROMPT_TAIL = "<|im_end|>\n<|im_start|>assistant\n"
@@ -57,10 +58,10 @@ class VlmSize:
     patch: int = 8
     """Pixels. An image token covers 2 x 2 patches."""
     vision_dim: int = 128
-    vision_depth: int = 5
+    vision_depth: int = 4
     vision_ffn: int = 256
     text_dim: int = 192
-    text_layers: int = 5
+    text_layers: int = 4
     text_ffn: int = 384
     head_dim: int = 32
     """Of vision and text; the smallest that vLLM's CPU attention takes."""

@@ -32,6 +32,8 @@ class JudgeLayout:
     """Of the sheet."""
     size: tuple[int, int] = (32, 32)
     """(height, width) that each frame is resized to first."""
+    dtype: str = "float32"
+    """To serve it in; vLLM's "auto" would round to bfloat16."""
     yes: str = "Yes"
     no: str = "No"
     templates_version: int = 0

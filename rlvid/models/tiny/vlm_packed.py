@@ -13,14 +13,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AttentionInterface,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLForConditionalGeneration,
+)
 
 from rlvid.models.tiny.vlm_build import PROMPT_HEAD, PROMPT_TAIL
 
 MERGE = 2
 IGNORED = -100
+ATTENTION = "rlvid_packed"
+"""Name under which transformers finds the attention of a packed batch."""
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -66,13 +72,39 @@ def vision_tokens(model: Qwen2_5_VLForConditionalGeneration, images: Tensor) -> 
         qkv = attention.qkv(block.norm1(hidden)).unflatten(-1, (3, heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         hidden = hidden + attention.proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + block.mlp(block.norm2(hidden))
     merger = visual.merger
     grouped = merger.ln_q(hidden).reshape(batch, -1, merger.hidden_size)
     tokens: Tensor = merger.mlp(grouped)
     return tokens
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return softmax(q k^T / sqrt(d) + bias) v, all [B, heads, L, d], in the dtype of `value`.
+
+    Twice as fast in bfloat16 on a CPU as torch's fused attention, forward and backward, at the few
+    tokens and small heads there are here.
+    """
+    with torch.autocast("cpu", enabled=False):
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(2, 3))
+        if bias is not None:
+            scores = scores + bias
+        return torch.matmul(scores.softmax(dim=-1), value)
+
+
+def _packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **_: object
+) -> tuple[Tensor, None]:
+    """`attend` as transformers calls it, with fewer key heads than query heads."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    return attend(query, key, value, mask.to(value.dtype)).transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, _packed_attention)
 
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -192,10 +224,16 @@ def packed_hidden(
     embeds = model.model.language_model.embed_tokens(packed.input_ids)
     places = (packed.input_ids == image_token)[..., None]
     embeds = embeds.masked_scatter(places, seen.to(embeds.dtype))
-    hidden = model.model.language_model(
-        inputs_embeds=embeds,
-        attention_mask={"full_attention": packed.mask},
-        position_ids=packed.positions,
-        use_cache=False,
-    ).last_hidden_state
+    language = model.model.language_model
+    bias = torch.zeros(packed.mask.shape).masked_fill_(~packed.mask, -1e9)
+    plain, language.config._attn_implementation = language.config._attn_implementation, ATTENTION
+    try:
+        hidden = language(
+            inputs_embeds=embeds,
+            attention_mask={"full_attention": bias},
+            position_ids=packed.positions,
+            use_cache=False,
+        ).last_hidden_state
+    finally:
+        language.config._attn_implementation = plain
     return hidden, seen.unflatten(0, (batch, count))

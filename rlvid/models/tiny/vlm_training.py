@@ -1,0 +1,208 @@
+"""Teaches the tiny vision-language model to answer questions about tiny-world clips.
+
+One core, from nothing: all questions of a clip share one pass over it (`vlm_packed`), in bfloat16
+arithmetic on float32 weights. A linear head that reads the state of the world off the image tokens
+is trained along and thrown away: it gives the vision tower something to learn in every frame long
+before the questions do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+
+from rlvid.data.tiny_world.questions import Question, ask, compare, grade, kinds_of, open_questions
+from rlvid.data.tiny_world.situations import Situation
+from rlvid.models.tiny.judge_training import augment
+from rlvid.models.tiny.vlm_clips import NUM_KNOWN, ClipPool, known_loss
+from rlvid.models.tiny.vlm_layout import JudgeLayout
+from rlvid.models.tiny.vlm_packed import IGNORED, Packed, Packer, packed_hidden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VlmTraining:
+    """How the model is taught; the defaults made the shipped judge."""
+
+    num_steps: int = 6000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    """Peak; warmed up over 200 steps, cosine down to 0."""
+    weight_decay: float = 0.05
+    questions_per_clip: int = 5
+    """Yes/no questions, beside up to two open ones."""
+    pair_every: int = 8
+    """Each so many steps ask about two clips at once."""
+    known_weight: float = 1.0
+    """Of the loss of the head that is thrown away."""
+    end_weight: float = 0.1
+    """Of the end mark after an answer, against 1 for each word of it."""
+    augmented_frac: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VlmStep:
+    """What one training step reports."""
+
+    step: int
+    loss: float
+    known_loss: float
+
+
+def sheets(frames: Tensor, columns: int) -> Tensor:
+    """Return contact sheets [B, C, rows * H, columns * W] of frames [B, T, C, H, W]."""
+    batch, count, channels, height, width = frames.shape
+    grid = frames.reshape(batch, count // columns, columns, channels, height, width)
+    ordered = grid.permute(0, 3, 1, 4, 2, 5)
+    return ordered.reshape(batch, channels, count // columns * height, columns * width)
+
+
+def to_images(frames: Tensor, layout: JudgeLayout) -> Tensor:
+    """Return [B, I, C, H, W] in [-1, 1] of frames [B, T, C, H, W] in [0, 1], as laid out."""
+    laid = frames if layout.layout == "images" else sheets(frames, layout.columns)[:, None]
+    return laid * 2.0 - 1.0
+
+
+def questions_of(situation: Situation, count: int, rng: np.random.Generator) -> list[Question]:
+    """Return yes/no questions, plain or negated, with open ones and a grade between them."""
+    kinds = list(kinds_of(situation))
+    rng.shuffle(kinds)
+    key = {"order": "order", "count": "count", "single": "physics"}[situation.family]
+    if key in kinds:
+        kinds = [key, *(kind for kind in kinds if kind != key)]
+    asked = [ask(situation, kind, rng)[int(rng.integers(2))] for kind in kinds[:count]]
+    free = open_questions(situation)
+    asked += [free[i] for i in rng.permutation(len(free))[:2]]
+    if "caption" in kinds and rng.random() < 0.25:
+        asked.append(grade(situation, rng))
+    return asked
+
+
+class VlmTeacher:
+    """Holds the model, the head that is thrown away and the optimizer."""
+
+    def __init__(
+        self,
+        model: Qwen2_5_VLForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerFast,
+        pool: ClipPool,
+        layout: JudgeLayout,
+        *,
+        training: VlmTraining,
+        seed: int = 0,
+    ) -> None:
+        self._model, self._pool, self._layout, self._training = model, pool, layout, training
+        shown, rows = len(layout.frames), len(layout.frames) // layout.columns
+        height, width = layout.size
+        sheet = layout.layout == "sheet"
+        count = 1 if sheet else shown
+        size = (rows * height, layout.columns * width) if sheet else (height, width)
+        self._packers = {
+            clips: Packer(tokenizer, model, num_images=clips * count, image_size=size)
+            for clips in (1, 2)
+        }
+        side = 2 * model.config.vision_config.patch_size
+        self._tokens = (height // side, width // side)
+        """Rows and columns of image tokens that one frame has."""
+        width_in = self._tokens[0] * self._tokens[1] * model.config.text_config.hidden_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._head = nn.Linear(width_in, NUM_KNOWN)
+        self._eos = int(tokenizer.eos_token_id)
+        decayed = [p for p in model.parameters() if p.dim() > 1]
+        plain = [p for p in model.parameters() if p.dim() <= 1]
+        self._parameters = [*decayed, *plain, *self._head.parameters()]
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": [*decayed, self._head.weight], "weight_decay": training.weight_decay},
+                {"params": [*plain, self._head.bias], "weight_decay": 0.0},
+            ],
+            lr=training.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        self._rng = np.random.default_rng(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._sound = [i for i, s in enumerate(pool.situations) if s.family == "single"]
+
+    def step(self, step: int) -> VlmStep:
+        """Do one optimizer step and return its losses."""
+        factor = 0.5 + 0.5 * math.cos(math.pi * step / self._training.num_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._training.learning_rate * min(factor, (step + 1) / 200)
+        pairs = step % self._training.pair_every == self._training.pair_every - 1
+        clips = 2 if pairs else 1
+        packed, frames, known = self._pair_batch() if pairs else self._batch()
+        packer = self._packers[clips]
+        with torch.autocast("cpu", torch.bfloat16):
+            images = to_images(frames, self._layout).unflatten(0, (-1, clips)).flatten(1, 2)
+            hidden, tokens = packed_hidden(self._model, packed, images, packer.image_token)
+            spoken = packed.labels != IGNORED
+            logits = self._model.lm_head(hidden[spoken])
+            state = self._head(self._frame_tokens(tokens))
+        labels = packed.labels[spoken]
+        weight = torch.where(labels == self._eos, self._training.end_weight, 1.0)
+        losses = functional.cross_entropy(logits.float(), labels, reduction="none")
+        loss = (losses * weight).sum() / weight.sum()
+        known_part = known_loss(state, known)
+        total = loss + self._training.known_weight * known_part
+        self._optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimizer.step()
+        return VlmStep(step=step, loss=loss.item(), known_loss=known_part.item())
+
+    def _frame_tokens(self, tokens: Tensor) -> Tensor:
+        """[B, I, M, D] -> [clips, T, M' * D], M' the image tokens of one frame."""
+        high, wide = self._tokens
+        width = tokens.shape[-1]
+        if self._layout.layout == "images":
+            return tokens.reshape(-1, len(self._layout.frames), high * wide * width)
+        columns = self._layout.columns
+        rows = len(self._layout.frames) // columns
+        grid = tokens.reshape(-1, rows, high, columns, wide, width)
+        return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, high * wide * width)
+
+    def _frames(self, rows: list[int]) -> Tensor:
+        """Return frames [B, T, 3, H, W] in [0, 1], some as a generator might blur them."""
+        frames = self._pool.frames[rows].float() / 255.0
+        chosen = torch.rand(len(frames), generator=self._generator) < self._training.augmented_frac
+        if chosen.any():
+            frames[chosen] = augment(frames[chosen], self._generator)
+        return frames
+
+    def _batch(self) -> tuple[Packed, Tensor, Tensor]:
+        count = self._training.questions_per_clip
+        size = self._training.batch_size
+        rows = self._rng.integers(len(self._pool.situations), size=size).tolist()
+        questions = [questions_of(self._pool.situations[i], count, self._rng) for i in rows]
+        packed = self._packers[1].pack([[(q.text, q.answer) for q in asked] for asked in questions])
+        return packed, self._frames(rows), self._pool.known[rows]
+
+    def _pair_batch(self) -> tuple[Packed, Tensor, Tensor]:
+        rows: list[int] = []
+        questions: list[list[Question]] = []
+        while len(questions) < max(self._training.batch_size // 2, 1):
+            one, two = (self._sound[i] for i in self._rng.integers(len(self._sound), size=2))
+            asked = compare(self._pool.situations[one], self._pool.situations[two], self._rng)
+            if asked:
+                rows += [one, two]
+                questions.append(asked)
+        packed = self._packers[2].pack([[(q.text, q.answer) for q in asked] for asked in questions])
+        return packed, self._frames(rows), self._pool.known[rows]
+
+
+def teach(
+    teacher: VlmTeacher, num_steps: int, on_step: Callable[[VlmStep], None] | None = None
+) -> None:
+    """Do all steps, telling `on_step` of each."""
+    for step in range(num_steps):
+        report = teacher.step(step)
+        if on_step is not None:
+            on_step(report)
