@@ -7,6 +7,8 @@ BUILTIN: dict[str, str] = {
     "physics": "rlvid.rewards.critics.physics:PhysicsCritic",
     "realism": "rlvid.rewards.critics.realism:RealismCritic",
     "attribute_judge": "rlvid.rewards.critics.attribute_judge:AttributeJudge",
+    "vlm_judge": "rlvid.rewards.judges.scorers:VlmJudge",
+    "vlm_pairwise": "rlvid.rewards.judges.scorers:VlmPairwise",
     "trained_reward": "rlvid.rewards.critics.trained_reward:TrainedReward",
     "video_text": "rlvid.rewards.specialists.video_text:VideoText",
     "text_in_video": "rlvid.rewards.specialists.text_in_video:TextInVideo",

@@ -1,0 +1,1 @@
+"""Judging clips by asking a vision-language model behind an OpenAI-compatible server."""

@@ -1,0 +1,1 @@
+"""Ways to make a score of what a judge says; one file each."""
