@@ -24,10 +24,20 @@ TASKS: dict[str, str] = {
     "blur": "rlvid.rewards.specialists.tasks:blur",
     "scene_drift": "rlvid.rewards.specialists.tasks:scene_drift",
     "wrong_topic": "rlvid.rewards.specialists.tasks:wrong_topic",
+    "pair_pass_through": "rlvid.rewards.critics.object_tasks:pass_through",
+    "pair_momentum_gain": "rlvid.rewards.critics.object_tasks:momentum_gain",
+    "pair_energy_gain": "rlvid.rewards.critics.object_tasks:energy_gain",
+    "pair_vanish_one": "rlvid.rewards.critics.object_tasks:vanish_one",
+    "pair_appear_one": "rlvid.rewards.critics.object_tasks:appear_one",
+    "pair_merge_two": "rlvid.rewards.critics.object_tasks:merge_two",
+    "pair_swap_colours": "rlvid.rewards.critics.object_tasks:swap_colours",
+    "pair_float_one": "rlvid.rewards.critics.object_tasks:float_one",
 }
 """Name -> "module:function", a `Task`."""
 
-GRADED_TASKS: dict[str, str] = {}
+GRADED_TASKS: dict[str, str] = {
+    "gravity_factor": "rlvid.rewards.critics.object_tasks:gravity_factor",
+}
 """Name -> "module:function", a `GradedTask`."""
 
 
