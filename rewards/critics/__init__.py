@@ -17,4 +17,5 @@ BUILTIN: dict[str, str] = {
     "lpips_identity": "rlvid.rewards.specialists.lpips_change:LpipsIdentity",
     "ffmpeg_quality": "rlvid.rewards.specialists.ffmpeg_quality:FfmpegQuality",
     "vmaf": "rlvid.rewards.specialists.vmaf:VmafToReference",
+    "face_and_pose": "rlvid.rewards.specialists.face_and_pose:FaceAndPose",
 }
