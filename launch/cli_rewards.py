@@ -65,3 +65,22 @@ def rewards_calibrate(
         json_file.write_text(report.to_json() + "\n")
     if report.failures:
         raise typer.Exit(1)
+
+
+@rewards_app.command(
+    "new", epilog="Example: rlvid rewards new motion_smoothness --folder ~/rewards"
+)
+def rewards_new(
+    name: Annotated[str, typer.Argument(help="Of the package: lower-case, with underscores.")],
+    group: Annotated[
+        bool, typer.Option("--group", help="It scores the clips of one prompt together.")
+    ] = False,
+    folder: Annotated[Path, typer.Option(help="Where the package's folder goes.")] = Path(),
+) -> None:
+    """Write a package with a working reward, its test and a part of a recipe."""
+    from rlvid.launch.new_reward import write_new_reward
+
+    files = write_new_reward(name, folder, is_group=group)
+    for path in files:
+        typer.echo(str(path))
+    typer.echo(f"Test it: cd {folder / name} && pytest")
