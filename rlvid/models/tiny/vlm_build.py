@@ -1,7 +1,8 @@
 """Builds the tiny vision-language model from nothing: tokenizer, chat template, processor, model.
 
 Every part is transformers' own class with random, seeded weights, in the layout of a Qwen2.5-VL
-checkpoint, so that vLLM serves the folder like any other. `vlm_training` teaches it.
+checkpoint, so that vLLM serves the folder like any other. It is taught in
+`rlvid.reward_models.tiny_judge`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class JudgeLayout:
         if not file.is_file():
             raise ValueError(
                 f"judge layout: no file {file}: expected the {LAYOUT_FILE} that "
-                "rlvid.models.tiny.vlm_training writes beside the weights."
+                "rlvid.reward_models.tiny_judge.training writes beside the weights."
             )
         values = json.loads(file.read_text())
         values["frames"], values["size"] = tuple(values["frames"]), tuple(values["size"])

@@ -18,11 +18,11 @@ from transformers import (
 from rlvid.data.tiny_world.questions import KINDS, TEMPLATES_VERSION, vocabulary_texts
 from rlvid.models.tiny import vlm_judge_folder
 from rlvid.models.tiny.vlm_build import VlmSize, build_vlm, build_vlm_tokenizer, save_vlm
-from rlvid.models.tiny.vlm_clips import draw_pool, known_loss
-from rlvid.models.tiny.vlm_evaluation import caption_accuracy, heldout_pools, measure
 from rlvid.models.tiny.vlm_layout import TINY_LAYOUT, JudgeLayout, contact_sheet
 from rlvid.models.tiny.vlm_packed import Packer, packed_hidden, patchify
-from rlvid.models.tiny.vlm_training import VlmTeacher, VlmTraining, sheets, teach
+from rlvid.reward_models.tiny_judge.clips import draw_pool, known_loss
+from rlvid.reward_models.tiny_judge.evaluation import caption_accuracy, heldout_pools, measure
+from rlvid.reward_models.tiny_judge.training import VlmTeacher, VlmTraining, sheets, teach
 
 SIZE = VlmSize(
     vision_dim=32, vision_depth=2, vision_ffn=32, text_dim=64, text_layers=2, text_ffn=64

@@ -19,10 +19,10 @@ from rlvid.data.tiny_world.grammar import caption
 from rlvid.data.tiny_world.questions import KINDS, YES, Question, ask, kinds_of
 from rlvid.data.tiny_world.situations import FAMILIES
 from rlvid.evaluation.statistics import auc
-from rlvid.models.tiny.vlm_clips import ClipPool, draw_pool
 from rlvid.models.tiny.vlm_layout import JudgeLayout
 from rlvid.models.tiny.vlm_packed import Packer, packed_hidden
-from rlvid.models.tiny.vlm_training import to_images
+from rlvid.reward_models.tiny_judge.clips import ClipPool, draw_pool
+from rlvid.reward_models.tiny_judge.training import to_images
 
 HELDOUT_SEED = 10**9
 """First seed of the clips that are measured; training uses small ones."""

@@ -1,6 +1,6 @@
 """Makes the shipped vision-language judge from nothing:
 
-    python -m rlvid.models.tiny.vlm_teach FOLDER [--num-steps 3000] [--num-clips 9000]
+    python -m rlvid.reward_models.tiny_judge.teach FOLDER [--num-steps 3000] [--num-clips 9000]
 
 Writes a checkpoint in float16, `judge.json` with what was measured on held-out clips, and prints
 the progress.
@@ -24,10 +24,10 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 from rlvid.data.tiny_world.questions import TEMPLATES_VERSION, vocabulary_texts
 from rlvid.models.tiny import pipeline_folder
 from rlvid.models.tiny.vlm_build import build_vlm, build_vlm_tokenizer, save_vlm
-from rlvid.models.tiny.vlm_clips import draw_pool
-from rlvid.models.tiny.vlm_evaluation import caption_accuracy, heldout_pools, measure
 from rlvid.models.tiny.vlm_layout import TINY_LAYOUT, JudgeLayout
-from rlvid.models.tiny.vlm_training import VlmStep, VlmTeacher, VlmTraining, teach
+from rlvid.reward_models.tiny_judge.clips import draw_pool
+from rlvid.reward_models.tiny_judge.evaluation import caption_accuracy, heldout_pools, measure
+from rlvid.reward_models.tiny_judge.training import VlmStep, VlmTeacher, VlmTraining, teach
 
 NUM_CLIPS = 9000
 DECODED_FRAC = 0.08

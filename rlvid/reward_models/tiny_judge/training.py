@@ -1,9 +1,9 @@
 """Teaches the tiny vision-language model to answer questions about tiny-world clips.
 
-One core, from nothing: all questions of a clip share one pass over it (`vlm_packed`), in bfloat16
-arithmetic on float32 weights. A linear head that reads the state of the world off the image tokens
-is trained along and thrown away: it gives the vision tower something to learn in every frame long
-before the questions do.
+One core, from nothing: all questions of a clip share one pass over it
+(`rlvid.models.tiny.vlm_packed`), in bfloat16 arithmetic on float32 weights. A linear head that
+reads the state of the world off the image tokens is trained along and thrown away: it gives the
+vision tower something to learn in every frame long before the questions do.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 from rlvid.data.tiny_world.questions import Question, ask, compare, grade, kinds_of, open_questions
 from rlvid.data.tiny_world.situations import Situation
 from rlvid.models.tiny.judge_training import augment
-from rlvid.models.tiny.vlm_clips import NUM_KNOWN, ClipPool, known_loss
 from rlvid.models.tiny.vlm_layout import JudgeLayout
 from rlvid.models.tiny.vlm_packed import IGNORED, Packed, Packer, packed_hidden
+from rlvid.reward_models.tiny_judge.clips import NUM_KNOWN, ClipPool, known_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
