@@ -14,6 +14,7 @@ from typing import Any
 
 from rlvid.algorithms.aggregation import State
 from rlvid.algorithms.running_stats import RunningStats
+from rlvid.evaluation.monitor import Memory
 
 FILE = "driver.json"
 
@@ -24,13 +25,19 @@ class DriverState:
 
     running: State = field(default_factory=dict)
     """Running statistics of the scorers, where the recipe normalises by them."""
+    memory: Memory = field(default_factory=Memory)
+    """Of the monitor: what the run began with, alarms that are on, the best step."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"running": {name: asdict(stats) for name, stats in self.running.items()}}
+        running = {name: asdict(stats) for name, stats in self.running.items()}
+        return {"running": running, "monitor": self.memory.to_json()}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> DriverState:
-        return cls(running={name: RunningStats(**stats) for name, stats in tree["running"].items()})
+        return cls(
+            running={name: RunningStats(**stats) for name, stats in tree["running"].items()},
+            memory=Memory.from_json(tree["monitor"]),
+        )
 
 
 def load_driver_state(checkpoint: Path) -> DriverState:

@@ -31,6 +31,10 @@ class Measurement:
     """Scorer to its own scores, judges included."""
     groups: tuple[ScoredGroup, ...]
 
+    def for_monitor(self) -> dict[str, dict[Pair, float]]:
+        """Return the scores of every scorer and judge, and the reward, by clip."""
+        return {"reward": self.rewards, **self.scores}
+
     def metrics(self) -> dict[str, float]:
         """Return the means under the names of the metrics table."""
         found = {
@@ -42,6 +46,29 @@ class Measurement:
             found["heldout/reward/mean"] = statistics.fmean(self.rewards.values())
             found["heldout/reward/std"] = statistics.pstdev(self.rewards.values())
         return found
+
+
+def with_judges(recipe: Recipe) -> Recipe:
+    """Return the recipe with the judges added to the pool, scoring without weight.
+
+    A judge that is also a scorer keeps its place there; the recipe has made sure that at least one
+    is not.
+    """
+    labels = {scorer.label for scorer in recipe.rewards.scorers}
+    judges = tuple(
+        judge.model_copy(update={"weight": 0.0})
+        for judge in recipe.evaluate.judges
+        if judge.label not in labels
+    )
+    scorers = (*recipe.rewards.scorers, *judges)
+    rewards = recipe.rewards.model_copy(update={"scorers": scorers})
+    return recipe.model_copy(update={"rewards": rewards})
+
+
+def independent_judges(recipe: Recipe) -> tuple[str, ...]:
+    """Return the labels of the judges that are no trained scorer under another name."""
+    trained = {scorer.use for scorer in recipe.rewards.scorers if scorer.weight}
+    return tuple(judge.label for judge in recipe.evaluate.judges if judge.use not in trained)
 
 
 def heldout_prompts(recipe: Recipe, num_prompts: int) -> tuple[Prompt, ...]:

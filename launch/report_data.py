@@ -12,17 +12,20 @@ from rlvid.launch.phases.base import Artifacts
 from rlvid.launch.run_folder import RunFolder
 from rlvid.observability.recorder import read_rows
 from rlvid.observability.report import ClipPair, EvaluationRow, ReportData
+from rlvid.observability.reward_section import AlarmRow
 from rlvid.observability.trace import RoleTotal, read_totals
 
 
 def report_data(folder: RunFolder, recipe: Recipe, artifacts: Artifacts) -> ReportData:
     """Read metrics, evaluation, clips and timings of a finished run."""
     metrics = folder.path / "metrics.jsonl"
+    rows = read_rows(metrics) if metrics.exists() else []
     tree = _evaluation(artifacts)
     return ReportData(
         title=f"rlvid run {recipe.name}",
         summary=_summary(recipe, artifacts, tree),
-        rows=read_rows(metrics) if metrics.exists() else [],
+        rows=rows,
+        alarms=_alarms(folder, rows),
         evaluation=[_row(row) for row in tree["rows"]] if tree else [],
         confidence=tree["confidence"] if tree else recipe.evaluate.confidence,
         clips=_clips(Path(artifacts.evaluation).parent, tree) if artifacts.evaluation else [],
@@ -31,6 +34,16 @@ def report_data(folder: RunFolder, recipe: Recipe, artifacts: Artifacts) -> Repo
         recipe=folder.recipe.read_text(),
         versions=json.loads((folder.path / "versions.json").read_text()),
     )
+
+
+def _alarms(folder: RunFolder, rows: list[dict[str, Any]]) -> list[AlarmRow] | None:
+    """Return the alarms of the run; None when no phase of it watched for any."""
+    path = folder.path / "alarms.jsonl"
+    if path.exists():
+        names = ("phase", "step", "kind", "subject", "message")
+        return [AlarmRow(**{name: row[name] for name in names}) for row in read_rows(path)]
+    watched = any(name.startswith("alarms/") for row in rows for name in row["metrics"])
+    return [] if watched else None
 
 
 def _evaluation(artifacts: Artifacts) -> dict[str, Any]:

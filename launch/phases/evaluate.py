@@ -15,7 +15,7 @@ from typing import Any
 from rlvid.config import Recipe
 from rlvid.data.video_files import write_mp4
 from rlvid.evaluation.statistics import paired_bootstrap
-from rlvid.launch.heldout import Measurement, Pair, heldout_prompts, measure
+from rlvid.launch.heldout import Measurement, Pair, heldout_prompts, measure, with_judges
 from rlvid.launch.phases.base import Artifacts, PhaseContext
 from rlvid.launch.roles import SamplingRoles, open_sampling
 from rlvid.models.policy import Policy
@@ -98,23 +98,6 @@ class Evaluate:
             context.recorder.write_video(f"clip_{position:02d}/{label}", 0, clip, recipe.model.fps)
             context.recorder.write_image(f"last_frame_{position:02d}/{label}", 0, clip[-1])
         return measured
-
-
-def with_judges(recipe: Recipe) -> Recipe:
-    """Return the recipe with the judges added to the pool, scoring without weight.
-
-    A judge that is also a scorer keeps its place there; the recipe has made sure that at least one
-    is not.
-    """
-    labels = {scorer.label for scorer in recipe.rewards.scorers}
-    judges = tuple(
-        judge.model_copy(update={"weight": 0.0})
-        for judge in recipe.evaluate.judges
-        if judge.label not in labels
-    )
-    scorers = (*recipe.rewards.scorers, *judges)
-    rewards = recipe.rewards.model_copy(update={"scorers": scorers})
-    return recipe.model_copy(update={"rewards": rewards})
 
 
 def compare(recipe: Recipe, before: Measurement, after: Measurement) -> tuple[Comparison, ...]:

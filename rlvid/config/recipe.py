@@ -49,6 +49,7 @@ class Recipe(Section):
                 "evaluate.judges must name at least one scorer that did not train, "
                 f"got {sorted(judges)}; the rewards with weight are {sorted(trained)}"
             )
+        self._check_early_stop(judges - trained)
         check_names(
             self.rewards.aggregation,
             {scorer.label: scorer.weight for scorer in self.rewards.scorers},
@@ -61,3 +62,15 @@ class Recipe(Section):
                 f"{self.rollout.group_size}, got {best_of_n}"
             )
         return self
+
+    def _check_early_stop(self, judges: set[str]) -> None:
+        grpo = self.grpo
+        if not grpo.early_stop.judge_falls:
+            return
+        if not (judges and grpo.evaluate_every and grpo.evaluate_prompts >= 2):
+            raise ValueError(
+                "grpo.early_stop.judge_falls watches a judge on held-out prompts: expected a judge "
+                "in evaluate.judges that did not train, grpo.evaluate_every above 0 and "
+                f"grpo.evaluate_prompts of at least 2, got {sorted(judges)}, "
+                f"{grpo.evaluate_every} and {grpo.evaluate_prompts}"
+            )

@@ -32,6 +32,14 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A vertical line at a step, for what happened there."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """From values to places on one axis."""
 
@@ -55,9 +63,11 @@ def line_chart(
     unit: str = "",
     note: str = "",
     size: tuple[int, int] = SMALL,
+    marks: Sequence[Mark] = (),
 ) -> str:
     """Return a figure with title, legend and chart; "" when no series has a finite point.
 
+    Marks outside the steps of the series are left out.
     The axis turns logarithmic when all values are positive and span more than a factor of 200.
     """
     kept = [finite(line) for line in series]
@@ -76,7 +86,9 @@ def line_chart(
     last = max(max(steps), min(steps) + 1)
     across = Scale(low=min(steps), high=last, start=LEFT, stop=size[0] - RIGHT)
     up = Scale(low=low, high=high, start=size[1] - BOTTOM, stop=TOP, is_log=is_log)
-    parts = [axes(across, up), *(draw_series(line, across, up) for line in kept)]
+    shown = [mark for mark in marks if across.low <= mark.at <= across.high]
+    parts = [axes(across, up), *(draw_mark(mark, across, up) for mark in shown)]
+    parts += [*(draw_series(line, across, up) for line in kept)]
     legend = "".join(
         f'<span class="key"><i class="swatch c{line.colour}"></i>{escape(line.label)}</span>'
         for line in kept
@@ -154,6 +166,15 @@ def draw_series(line: Series, across: Scale, up: Scale) -> str:
             f"<title>{escape(line.label)}, step {step:g}: {number(value)}</title></circle>"
         )
     return "".join(parts)
+
+
+def draw_mark(mark: Mark, across: Scale, up: Scale) -> str:
+    """Return the line of a mark, which says what it is when pointed at."""
+    x = across.place(mark.at)
+    return (
+        f'<path class="mark" d="M{x:.1f} {up.start}V{up.stop}">'
+        f"<title>step {mark.at:g}: {escape(mark.label)}</title></path>"
+    )
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

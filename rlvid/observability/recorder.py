@@ -1,7 +1,8 @@
-"""Where a run's numbers, images and clips go: metrics.jsonl and TensorBoard.
+"""Where a run's numbers, alarms, images and clips go: two JSON-lines files and TensorBoard.
 
-metrics.jsonl is the truth (the report reads it); TensorBoard is a view of it. One run folder has
-one of each; every row names its phase, and a resumed phase drops what it is about to do again.
+metrics.jsonl and alarms.jsonl are the truth (the report reads them); TensorBoard is a view. One run
+folder has one of each; every row names its phase, and a resumed phase drops what it is about to do
+again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Recorder:
         phase: written into every row, and the name of the TensorBoard run.
         """
         self.path = folder / "metrics.jsonl"
+        self.alarms_path = folder / "alarms.jsonl"
         self.phase = phase
         self._tensorboard_folder = folder / "tensorboard" / phase
         self._writer: FileWriter | None = None
@@ -43,15 +45,13 @@ class Recorder:
         The file is replaced in one rename, so a crash leaves the old rows or the new ones. A last
         line cut short by a crash is dropped too.
         """
-        if not self.path.exists():
-            return
         first_forgotten = 0 if step is None else step + 1
-        rows = read_rows(self.path)
-        kept = [r for r in rows if r["phase"] != self.phase or r["step"] < first_forgotten]
-        part = self.path.with_suffix(".jsonl.part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(part, self.path)
-        self._purge_tensorboard(first_forgotten)
+        had_rows = self.path.exists()
+        for path in (self.path, self.alarms_path):
+            if path.exists():
+                self._forget(path, first_forgotten)
+        if had_rows:
+            self._purge_tensorboard(first_forgotten)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row.
@@ -68,6 +68,22 @@ class Recorder:
             file.write(json.dumps({**row, "metrics": dict(metrics)}) + "\n")
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         self._tensorboard().add_summary(Summary(value=values), step)
+        self._tensorboard().flush()
+
+    def write_alarm(self, step: int, kind: str, subject: str, message: str) -> None:
+        """Append a row to alarms.jsonl and show it among TensorBoard's texts."""
+        row = {"phase": self.phase, "step": step, "time_s": round(time.time(), 3)}
+        row |= {"kind": kind, "subject": subject, "message": message}
+        self.alarms_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.alarms_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.write_text(f"alarms/{kind}", step, message)
+
+    def write_text(self, name: str, step: int, text: str) -> None:
+        """Show a text, Markdown tables too, in TensorBoard."""
+        from torch.utils.tensorboard.summary import text as text_summary
+
+        self._tensorboard().add_summary(text_summary(name, text), step)
         self._tensorboard().flush()
 
     def write_image(self, name: str, step: int, image: Tensor) -> None:
@@ -106,6 +122,14 @@ class Recorder:
     ) -> None:
         self.close()
 
+    def _forget(self, path: Path, first_forgotten: int) -> None:
+        """Drop this phase's rows from that step on."""
+        rows = read_rows(path)
+        kept = [r for r in rows if r["phase"] != self.phase or r["step"] < first_forgotten]
+        part = path.with_suffix(".jsonl.part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        os.replace(part, path)
+
     def _write_picture(self, name: str, step: int, png: bytes, height: int, width: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -130,7 +154,7 @@ class Recorder:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl; a last line that a crash cut short is left out.
+    """Return the rows of a JSON-lines file; a last line that a crash cut short is left out.
 
     Raises:
         ValueError: a line other than the last is not a row.

@@ -14,9 +14,19 @@ from typing import Any
 
 from torch import Tensor
 
-from rlvid.observability.charts import WIDE, Series, line_chart, number
+from rlvid.observability.charts import WIDE, Mark, Series, line_chart, number
 from rlvid.observability.clips import encode_mp4, encode_strip
 from rlvid.observability.metrics import metric
+from rlvid.observability.reward_section import (
+    AlarmRow,
+    correlation_chart,
+    correlation_matrix,
+    guard_charts,
+    marks_of,
+    points,
+    scorer_charts,
+    weight_chart,
+)
 from rlvid.observability.trace import RoleTotal
 
 TEMPLATE = "report.html.jinja2"
@@ -75,6 +85,8 @@ class ReportData:
     """The result in a few plain sentences, the most important one first."""
     rows: Sequence[Mapping[str, Any]]
     """Rows of metrics.jsonl: {"phase", "step", "metrics"}."""
+    alarms: Sequence[AlarmRow] | None = None
+    """None where nobody watched."""
     evaluation: Sequence[EvaluationRow] = ()
     confidence: float = 0.95
     clips: Sequence[ClipPair] = ()
@@ -99,10 +111,15 @@ def build_report(data: ReportData) -> str:
     environment.filters["number"] = number
     longest_s = max((total.seconds for total in data.timings), default=1.0) or 1.0
     reach = max((max(abs(r.low), abs(r.high)) for r in data.evaluation), default=1.0) or 1.0
+    marks = marks_of(data.alarms or ())
     return environment.get_template(TEMPLATE).render(
         data=data,
-        reward_chart=reward_chart(data.rows),
-        scorer_charts=scorer_charts(data.rows),
+        reward_chart=reward_chart(data.rows, marks),
+        scorer_charts=scorer_charts(data.rows, marks),
+        weight_chart=weight_chart(data.rows),
+        guard_charts=guard_charts(data.rows, marks),
+        correlation_chart=correlation_chart(data.rows),
+        correlations=correlation_matrix(data.rows),
         learner_charts=learner_charts(data.rows),
         clips=[clip_view(pair, data.fps) for pair in data.clips],
         bars=[100.0 * total.seconds / longest_s for total in data.timings],
@@ -110,7 +127,7 @@ def build_report(data: ReportData) -> str:
     )
 
 
-def reward_chart(rows: Sequence[Mapping[str, Any]]) -> str:
+def reward_chart(rows: Sequence[Mapping[str, Any]], marks: Sequence[Mark] = ()) -> str:
     """Return the training reward and the held-out reward in one chart."""
     training = points(rows, "rollout/reward/mean")
     spread = dict(points(rows, "rollout/reward/std"))
@@ -125,38 +142,10 @@ def reward_chart(rows: Sequence[Mapping[str, Any]]) -> str:
             ),
         ],
         note="Rollouts are sampled with noise; held-out clips by the deterministic sampler, from "
-        "fixed seeds.",
+        "fixed seeds." + (" Dashed: an alarm was raised." if marks else ""),
         size=WIDE,
+        marks=marks,
     )
-
-
-def scorer_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return one chart a scorer, training and held-out."""
-    names = sorted(
-        {
-            name.split("/")[1]
-            for row in rows
-            for name in row["metrics"]
-            if name.startswith(("rewards/", "heldout/")) and name.endswith("/mean")
-        }
-        - {"reward"}
-    )
-    charts = [
-        line_chart(
-            name,
-            [
-                Series(label="training", points=points(rows, f"rewards/{name}/mean")),
-                Series(
-                    label="held-out",
-                    points=points(rows, f"heldout/{name}/mean"),
-                    colour=1,
-                    marks_points=True,
-                ),
-            ],
-        )
-        for name in names
-    ]
-    return [chart for chart in charts if chart]
 
 
 def learner_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -171,12 +160,6 @@ def learner_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for title, name in LEARNER_CHARTS
     ]
     return [chart for chart in charts if chart]
-
-
-def points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
-    """Return (step, value) of the rows that have the metric, by step."""
-    found = [(float(r["step"]), float(r["metrics"][name])) for r in rows if name in r["metrics"]]
-    return sorted(found)
 
 
 def clip_view(pair: ClipPair, fps: int) -> dict[str, Any]:

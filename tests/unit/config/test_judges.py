@@ -31,3 +31,11 @@ def test_untrained_judge_is_enough() -> None:
         "evaluate": {"judges": [{"use": "physics"}, {"use": "realism"}]},
     }
     assert Recipe.model_validate(tree).evaluate.judges[1].use == "realism"
+
+
+@pytest.mark.parametrize("grpo", [{"evaluate_every": 0}, {"evaluate_prompts": 1}])
+def test_early_stop_needs_a_judge_that_is_asked(grpo: dict[str, Any]) -> None:
+    """It would never stop, and nobody would know."""
+    tree = {"name": "a", "grpo": {"early_stop": {"judge_falls": True}, **grpo}}
+    with pytest.raises(ValueError, match=r"grpo\.early_stop\.judge_falls watches a judge"):
+        Recipe.model_validate(tree)

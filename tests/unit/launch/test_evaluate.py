@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rlvid.config import Recipe
-from rlvid.launch.phases.evaluate import compare, with_judges
+from rlvid.launch.heldout import independent_judges, with_judges
+from rlvid.launch.phases.evaluate import compare
 from tests.unit.launch.hand_made import measurement, recipe
 
 TEXTS = ("a", "b", "c")
@@ -34,6 +35,17 @@ def test_judge_that_trains_keeps_its_place_and_weight() -> None:
     scorers = _recipe("adherence", "attribute_judge").rewards.scorers
     assert [scorer.label for scorer in scorers] == ["adherence", "attribute_judge"]
     assert scorers[0].weight == 2.0
+
+
+def test_trained_scorer_under_another_name_is_no_independent_judge() -> None:
+    """Its fall or rise says nothing that the reward does not say."""
+    made = recipe(
+        rewards={"scorers": [{"use": "adherence"}, {"use": "realism", "weight": 0.0}]},
+        evaluate={
+            "judges": [{"use": "adherence", "name": "own"}, {"use": "realism"}, {"use": "physics"}]
+        },
+    )
+    assert independent_judges(made) == ("realism", "physics")
 
 
 def test_table_has_differences_of_pairs_and_says_what_was_trained_on() -> None:

@@ -90,3 +90,29 @@ def test_rows_are_json_lines_with_phase_and_time(tmp_path: Path) -> None:
         recorder.write(0, {"learner/loss/mean": 0.1})
     row = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert set(row) == {"phase", "step", "time_s", "metrics"}
+
+
+def test_resume_forgets_the_alarms_of_the_steps_it_does_again(tmp_path: Path) -> None:
+    """They will be raised again, and the report must not show them twice."""
+    with Recorder(tmp_path, "grpo") as recorder:
+        recorder.write_alarm(3, "guard", "grid", "grid is 0.9")
+        recorder.write_alarm(7, "judge_drift", "judge", "it fell")
+        recorder.resume_after(5)
+    rows = read_rows(tmp_path / "alarms.jsonl")
+    assert [(row["step"], row["kind"], row["message"]) for row in rows] == [
+        (3, "guard", "grid is 0.9")
+    ]
+
+
+def test_tensorboard_shows_texts(tmp_path: Path) -> None:
+    """The correlation table is one; it is read back with TensorBoard's own reader."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Recorder(tmp_path, "grpo") as recorder:
+        recorder.write_text("correlation", 4, "| pair | pearson |")
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "grpo"))
+    events.Reload()
+    [tag] = events.Tags()["tensors"]
+    shown = events.Tensors(tag)[0]
+    assert (tag, shown.step) == ("correlation/text_summary", 4)
+    assert shown.tensor_proto.string_val[0] == b"| pair | pearson |"
