@@ -42,8 +42,9 @@ NUMBERS = ("one", "two", "three")
 SUFFIXES = ("", " Answer Yes or No.", " Please answer yes or no.")
 """What may follow a yes/no question; without and with are taught alike."""
 
+NATURAL_MOTION = "Does everything move as real objects do?"
 _PHYSICS = (
-    ("Does everything move as real objects do?", "Does anything move as no real object does?"),
+    (NATURAL_MOTION, "Does anything move as no real object does?"),
     ("Does the video obey the laws of physics?", "Does the video break the laws of physics?"),
     ("Is the motion physically plausible?", "Is the motion not physically plausible?"),
 )

@@ -6,7 +6,7 @@ negated, as a judge that says yes to everything would pass the one and fail the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from rlvid.data.tiny_world.grammar import caption
-from rlvid.data.tiny_world.questions import KINDS, YES, Question, ask, kinds_of
+from rlvid.data.tiny_world.questions import (
+    KINDS,
+    NATURAL_MOTION,
+    YES,
+    Question,
+    ask,
+    kinds_of,
+)
 from rlvid.data.tiny_world.situations import FAMILIES
 from rlvid.evaluation.statistics import auc
 from rlvid.models.tiny.vlm_layout import JudgeLayout
@@ -37,14 +44,24 @@ class Answered:
 
 
 def heldout_pools(
-    per_family: int, layout: JudgeLayout, *, seed: int = HELDOUT_SEED
+    per_family: int,
+    layout: JudgeLayout,
+    *,
+    seed: int = HELDOUT_SEED,
+    alter: Callable[[Tensor], Tensor] | None = None,
 ) -> list[ClipPool]:
-    """Return that many clips of several objects and of events in order; of single ones, double."""
+    """Return that many clips of several objects and of events in order; of single ones, double.
+
+    `alter` changes every clip [T, 3, H, W] in [0, 1], as a generator's decoder would.
+    """
     pools = []
     for number, family in enumerate(FAMILIES):
         count = per_family * (2 if family == "single" else 1)
         start = seed + number * 10**6
-        pools.append(draw_pool(range(start, start + count), "heldout", layout, family=family))
+        seeds = range(start, start + count)
+        pools.append(
+            draw_pool(seeds, "heldout", layout, family=family, alter=alter, alter_frac=1.0)
+        )
     return pools
 
 
@@ -104,6 +121,29 @@ def measure(
             for item in clip:
                 found[item.question.kind].append(item)
     return {kind: _summary(items) for kind, items in found.items() if items}
+
+
+def breakage_auc(
+    model: Qwen2_5_VLForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    layout: JudgeLayout,
+    pool: ClipPool,
+) -> dict[str, float]:
+    """Return for each breakage of the single clips the AUC of true clips over broken ones.
+
+    Asked plainly, "Does everything move as real objects do?".
+    """
+    rng = np.random.default_rng(0)
+    questions = [
+        [Question(kind="physics", text=NATURAL_MOTION, answer=ask(s, "physics", rng)[0].answer)]
+        for s in pool.situations
+    ]
+    answers = answer(model, tokenizer, pool, questions, layout)
+    probs: dict[str, list[float]] = {}
+    for situation, (item,) in zip(pool.situations, answers, strict=True):
+        probs.setdefault(situation.breakage, []).append(item.prob)
+    true = probs.pop("")
+    return {name: auc(true, found, num_bootstrap=1).value for name, found in sorted(probs.items())}
 
 
 def _summary(items: Sequence[Answered]) -> dict[str, float]:
