@@ -5,6 +5,7 @@ from __future__ import annotations
 BUILTIN: dict[str, str] = {
     "adherence": "rlvid.rewards.critics.adherence:AdherenceCritic",
     "physics": "rlvid.rewards.critics.physics:PhysicsCritic",
+    "physics_laws": "rlvid.rewards.critics.physics_laws:PhysicsLawsCritic",
     "realism": "rlvid.rewards.critics.realism:RealismCritic",
     "attribute_judge": "rlvid.rewards.critics.attribute_judge:AttributeJudge",
     "vlm_judge": "rlvid.rewards.judges.scorers:VlmJudge",

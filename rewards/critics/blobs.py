@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rlvid.data.tiny_world.scene import WORLD_SIZE
-from rlvid.rewards.critics.tracking import NEIGHBOURS, Floats, Frames, saturation
+from rlvid.rewards.critics.tracking import CHROMA_FLOOR, NEIGHBOURS, Floats, Frames
 
 Segmentation = Literal["colour", "background"]
 
 CORE = 0.35
 """Coverage from which a pixel may join two parts of one object."""
+SEEN_CHROMA = 0.2
+"""Chroma from which a pixel says something of an object's hue."""
 MIN_AREA = 4.0
 """World px^2 of the smallest object."""
 HUE_BINS = 72
@@ -66,8 +68,7 @@ def find_blobs(frames: Frames, segmentation: Segmentation, pan: Floats) -> list[
     `pan` [T], whatever its colour; objects that touch are then one.
     """
     if segmentation == "colour":
-        coverage, _ = saturation(frames)
-        classes = _hue_classes(frames, coverage)
+        coverage, classes = _by_hue(frames)
     else:
         coverage = _foreground(frames, pan)
         classes = np.zeros(coverage.shape, dtype=np.int8)
@@ -75,12 +76,27 @@ def find_blobs(frames: Frames, segmentation: Segmentation, pan: Floats) -> list[
     return [_blobs_of(n, frames[n], coverage[n], classes[n], scale) for n in range(len(frames))]
 
 
-def _hue_classes(frames: Frames, coverage: Frames) -> npt.NDArray[np.int8]:
+def _by_hue(frames: Frames) -> tuple[Frames, npt.NDArray[np.int8]]:
+    """Return how much of each pixel is object, [T, H, W] in [0, 1], and its class of hue.
+
+    Each class is divided by its own chroma: a pale object next to a vivid one would measure small.
+    """
+    chroma = frames.max(axis=3) - frames.min(axis=3)
+    vivid = chroma > SEEN_CHROMA
+    classes = _hue_classes(frames, np.where(vivid, chroma, 0.0))
+    level = np.ones(int(classes.max()) + 1)
+    for index in range(len(level)):
+        inside = chroma[vivid & (classes == index)]
+        if len(inside):
+            level[index] = max(float(np.quantile(inside, 0.7)), CHROMA_FLOOR + 0.05)
+    share = (chroma - CHROMA_FLOOR) / (level[classes] - CHROMA_FLOOR)
+    return np.clip(share, 0.0, 1.0).astype(np.float32), classes
+
+
+def _hue_classes(frames: Frames, weight: Frames) -> npt.NDArray[np.int8]:
     """[T, H, W] index of the nearest hue that the clip has much of, by peaks of its histogram."""
-    flat = frames.reshape(1, -1, 3)
-    hue = cv2.cvtColor(flat, cv2.COLOR_RGB2HSV)[..., 0].reshape(coverage.shape)
+    hue = cv2.cvtColor(frames.reshape(1, -1, 3), cv2.COLOR_RGB2HSV)[..., 0].reshape(weight.shape)
     bins = np.minimum((hue * (HUE_BINS / 360.0)).astype(np.intp), HUE_BINS - 1)
-    weight = np.where(coverage > CORE, coverage, 0.0)
     mass = np.bincount(bins.ravel(), weights=weight.ravel(), minlength=HUE_BINS)
     smooth = (np.roll(mass, 1) + 2 * mass + np.roll(mass, -1)) / 4
     peaks: list[int] = []
@@ -90,7 +106,7 @@ def _hue_classes(frames: Frames, coverage: Frames) -> npt.NDArray[np.int8]:
         apart = np.abs(np.arange(HUE_BINS) - peaks[-1])
         left[np.minimum(apart, HUE_BINS - apart) <= CLASS_WIDTH] = 0.0
     if not peaks:
-        return np.zeros(coverage.shape, dtype=np.int8)
+        return np.zeros(weight.shape, dtype=np.int8)
     apart = np.abs(np.arange(HUE_BINS)[:, None] - np.array(peaks))
     nearest = np.minimum(apart, HUE_BINS - apart).argmin(axis=1).astype(np.int8)
     return np.asarray(nearest[bins], dtype=np.int8)

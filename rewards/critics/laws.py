@@ -98,16 +98,29 @@ def unity(clip: ObjectClip, world: World) -> float:
 
 
 def _touches_one_that_changes(clip: ObjectClip, index: int, at: int, gone: int) -> bool:
-    """Whether a neighbour's area at `gone` holds much of what the object has at `at`."""
+    """Whether the area of a neighbour changes by much of the object's own when it comes or goes.
+
+    Medians of three frames on both sides: while two outlines join, one frame may show either.
+    """
     track = clip.tracks[index]
+    step = gone - at
+    inner = [n for n in range(at, at - 4 * step, -step) if 0 <= n < clip.num_frames]
+    outer = [n for n in range(gone, gone + 3 * step, step) if 0 <= n < clip.num_frames]
+    own = _median(track.area[inner])
     for other in clip.tracks[:index] + clip.tracks[index + 1 :]:
-        if not (other.present[at] and other.present[gone]) or other.cut[gone]:
+        if other.cut[outer].any():
             continue
         reach = 1.3 * (track.half_width + other.half_width) + 2.0
-        beside = abs(float(track.x[at] - other.x[gone])) < reach
-        if beside and other.area[gone] - other.area[at] > 0.35 * track.area[at]:
+        apart = np.abs(track.x[inner] - other.x[inner])
+        growth = _median(other.area[outer]) - _median(other.area[inner])
+        if (apart < reach).any() and growth > 0.35 * own:
             return True
     return False
+
+
+def _median(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else float("nan")
 
 
 def identity(clip: ObjectClip, world: World) -> float:
@@ -140,7 +153,7 @@ def flights(clip: ObjectClip, world: World) -> Iterator[tuple[float, int]]:
         bend = np.full(clip.num_frames, np.nan)
         bend[1:-1] = track.y[:-2] - 2 * track.y[1:-1] + track.y[2:]
         with np.errstate(invalid="ignore"):
-            flying = track.present & (ground - track.bottom > LIFT) & ~track.cut
+            flying = track.present & (ground - track.bottom > LIFT) & ~track.cut_above
             flying &= ~(bend < -impulse) & ~_near_others(clip, index)
         for start, stop in _stretches(flying):
             if stop - start >= 4:
@@ -166,6 +179,8 @@ def energy(clip: ObjectClip, world: World) -> float:
     rises = [_rise((masses[:, None] * np.stack(series)).sum(axis=0) / masses.sum())]
     touched = {n for pair in contacts(clip, world) for n in pair[:2]}
     rises += [_rise(values) for n, values in enumerate(series) if n not in touched]
+    for one, two, frame in contacts(clip, world):
+        rises.append(_gain_at_contact(clip.tracks[one], clip.tracks[two], frame, world))
     return float(np.exp(-max(0.0, max(rises) - 0.15) / 0.2))
 
 
@@ -195,6 +210,20 @@ def _rise(values: Floats) -> float:
     return rise / (float(np.median(known)) + 40.0)
 
 
+def _gain_at_contact(first: ObjectTrack, second: ObjectTrack, frame: int, world: World) -> float:
+    """Rise of the sideways energy of both over what came in; 0 when either moves up or down."""
+    before = after = mass = 0.0
+    for track in (first, second):
+        if float(np.ptp(track.y[max(0, frame - 2) : frame + 3])) > 0.5:
+            return 0.0
+        speed_in, speed_out = _speeds(track, frame, world)
+        before += track.usual_area * speed_in**2 / 2
+        after += track.usual_area * speed_out**2 / 2
+        mass += track.usual_area
+    gain = (after - before) / (before + 5.0 * mass)
+    return gain if np.isfinite(gain) else 0.0
+
+
 def contacts(clip: ObjectClip, world: World) -> Iterator[tuple[int, int, int]]:
     """Yield (first, second, frame) where two objects are nearest and touch."""
     for one, two in combinations(range(len(clip.tracks)), 2):
@@ -209,8 +238,12 @@ def contacts(clip: ObjectClip, world: World) -> Iterator[tuple[int, int, int]]:
 
 
 def momentum(clip: ObjectClip, world: World) -> float:
-    """Sideways momentum: constant where nothing touches, and the sum constant where two meet."""
+    """Sideways momentum: constant where nothing touches, and the sum constant where two meet.
+
+    A jump, in whatever direction, is a speed from nowhere and back.
+    """
     worst = [_unforced(clip, index, world) for index in range(len(clip.tracks))]
+    worst += [_jump(track) for track in clip.tracks]
     for one, two, frame in contacts(clip, world):
         worst.append(_exchange(clip.tracks[one], clip.tracks[two], frame, world))
     return float(np.exp(-max(worst, default=0.0)))
@@ -233,6 +266,16 @@ def _unforced(clip: ObjectClip, index: int, world: World) -> float:
     return worst
 
 
+def _jump(track: ObjectTrack) -> float:
+    """Longest step beyond those before and after it, in units of tolerance; bounces have none."""
+    steps = np.hypot(np.diff(track.x), np.diff(track.y))
+    steps[track.cut_above[1:] | track.cut_above[:-1]] = np.nan
+    padded = np.concatenate([[np.nan], steps, [np.nan]])
+    beside = np.fmax(padded[:-2], padded[2:])
+    excess = steps - 1.3 * np.where(np.isfinite(beside), beside, steps) - 2.0
+    return max(0.0, float(np.nanmax(excess, initial=0.0))) / 1.5
+
+
 def _near_obstacles(clip: ObjectClip, track: ObjectTrack, world: World) -> Flags:
     """[T] so near to an obstacle that it may have been touched since the last frame."""
     near = np.zeros(clip.num_frames, dtype=np.bool_)
@@ -248,22 +291,25 @@ def _exchange(first: ObjectTrack, second: ObjectTrack, frame: int, world: World)
     """|change of the sum of momenta| over what came in, beyond a slack, in units of tolerance."""
     before = after = incoming = 0.0
     for track in (first, second):
-        speed_in = _speed(track, range(frame - 2, frame - 7, -1), world)
-        speed_out = _speed(track, range(frame + 2, frame + 7), world)
-        if speed_in is None or speed_out is None:
-            return 0.0
+        speed_in, speed_out = _speeds(track, frame, world)
         before += track.usual_area * speed_in
         after += track.usual_area * speed_out
         incoming += track.usual_area * max(abs(speed_in), 2.0)
-    return max(0.0, abs(after - before) / incoming - 0.2) / 0.3
+    change = abs(after - before) / incoming
+    return max(0.0, change - 0.2) / 0.3 if np.isfinite(change) else 0.0
 
 
-def _speed(track: ObjectTrack, frames: range, world: World) -> float | None:
-    """Mean sideways speed over the frames in which it is seen; None with fewer than two."""
-    seen = [n for n in frames if 0 <= n < len(track.x) and np.isfinite(track.x[n])]
-    if len(seen) < 2:
-        return None
-    return float(np.polyfit(np.array(seen) / world.fps, track.x[seen], 1)[0])
+def _speeds(track: ObjectTrack, frame: int, world: World) -> tuple[float, float]:
+    """Sideways speed over up to five frames before and after a contact; NaN where unseen."""
+    sides = (range(frame - 1, frame - 6, -1), range(frame + 1, frame + 6))
+    speeds = []
+    for side in sides:
+        seen = [n for n in side if 0 <= n < len(track.x) and np.isfinite(track.x[n])]
+        fit = (
+            np.polyfit(np.array(seen) / world.fps, track.x[seen], 1) if len(seen) > 1 else [np.nan]
+        )
+        speeds.append(float(fit[0]))
+    return speeds[0], speeds[1]
 
 
 def solidity(clip: ObjectClip, world: World) -> float:

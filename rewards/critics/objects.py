@@ -18,7 +18,7 @@ from rlvid.rewards.critics.tracking import Floats, Frames, camera_pan, saturatio
 
 Flags = npt.NDArray[np.bool_]
 
-MAX_STEP = 14.0
+MAX_STEP = 20.0
 """World px between two frames beyond which it is another object."""
 RECOLOUR_REACH = 4.0
 """World px within which an object of another colour may be the same one."""
@@ -96,6 +96,8 @@ class ObjectTrack:
     """Medians over the frames in which it is wholly in view; the area is its mass."""
     cut: Flags
     """[T] an edge of the view cuts it."""
+    cut_above: Flags
+    """[T] the upper or lower edge does, so that `y` is not its centre."""
     leaves: Flags
     """[T] absent, but by leaving the view or not having come into it yet."""
     recolours: tuple[int, ...]
@@ -185,7 +187,8 @@ def _finished(path: _Path, pan: Floats, width: float, num_frames: int) -> Object
     present = np.isfinite(x)
     with np.errstate(invalid="ignore"):
         cut_left, cut_right = left <= BORDER, right >= width - BORDER
-        cut = cut_left | cut_right | (top <= BORDER) | (bottom >= WORLD_SIZE - BORDER)
+        cut_above = (top <= BORDER) | (bottom >= WORLD_SIZE - BORDER)
+    cut = cut_left | cut_right | cut_above
     whole = present & ~cut if (present & ~cut).any() else present
     half_width = float(np.median((right - left)[whole])) / 2
     half_height = float(np.median((bottom - top)[whole])) / 2
@@ -202,6 +205,7 @@ def _finished(path: _Path, pan: Floats, width: float, num_frames: int) -> Object
         half_height=half_height,
         usual_area=float(np.median(area[whole])),
         cut=cut,
+        cut_above=cut_above,
         leaves=_leaves(present, x, y, (half_width, half_height), width),
         recolours=tuple(path.recolours),
     )

@@ -77,7 +77,7 @@ def sample_pair(seed: int, *, meets: bool | None = None) -> Pair:
         # Unequal balls on one ground would push each other up and down.
         sizes[1] = sizes[0]
     camera = float(rng.choice((0.0, 0.0, -2.0, 2.0)))
-    left, right = rng.uniform(5.5, 6.5), 32.0 - rng.uniform(5.5, 6.5)
+    left, right = rng.uniform(8.0, 9.0), 32.0 - rng.uniform(8.0, 9.0)
     if meets:
         speeds = _meeting_speeds(rng)
         drops = np.zeros(2)
@@ -108,8 +108,8 @@ def sample_pair(seed: int, *, meets: bool | None = None) -> Pair:
 
 
 def _meeting_speeds(rng: np.random.Generator) -> tuple[float, float]:
-    """Both towards each other, or one at rest; the gap of about 13 px closes in about 0.9 s."""
-    closing = float(rng.uniform(14.0, 17.0))
+    """Both towards each other, or one at rest; the gap of about 9 px closes in about 0.9 s."""
+    closing = float(rng.uniform(9.0, 11.0))
     share = float(rng.choice((0.0, 1.0, rng.uniform(0.3, 0.7))))
     return share * closing, -(1.0 - share) * closing
 
@@ -234,7 +234,7 @@ def _broken_tracks(
     if breakage == "pass_through":
         return simulate_pair(pair, num_frames, fps, restitution=-1.0)
     if breakage == "momentum_gain":
-        boost = float(rng.choice((-1.0, 1.0)) * rng.uniform(8.0, 12.0))
+        boost = float(rng.choice((-1.0, 1.0)) * rng.uniform(6.0, 9.0))
         return simulate_pair(pair, num_frames, fps, boost=boost)
     if breakage == "energy_gain":
         return simulate_pair(pair, num_frames, fps, restitution=float(rng.uniform(1.8, 2.4)))
