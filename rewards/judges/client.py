@@ -15,13 +15,13 @@ import numpy as np
 
 from rlvid.rewards.base import Endpoint, RewardError
 from rlvid.rewards.judges.frames import Shown
+from rlvid.rewards.judges.once import Once
 from rlvid.rewards.judges.router import Answer, JudgeRequestError, Router
 
 TOP_LOGPROBS = 20
 """Most that vLLM and OpenAI return; a token outside them is found by `logprob_token_ids` only."""
 EXTENSIONS = ("logprob_token_ids", "return_tokens_as_token_ids")
 """Fields of vLLM's; a server that refuses them is asked without."""
-MAX_CACHED_TEXTS = 4096
 
 
 class JudgeAnswerError(RewardError):
@@ -65,8 +65,8 @@ class JudgeClient:
 
     def __init__(self, router: Router) -> None:
         self.router = router
-        self._ids: dict[tuple[str, str], tuple[int, ...]] = {}
-        self._num_tokens: dict[tuple[str, str], int] = {}
+        self._ids: Once[tuple[str, str], tuple[int, ...] | None] = Once()
+        self._num_tokens: Once[tuple[str, ...], int] = Once()
         self._refused: set[str] = set()
         """Digests of models whose server refuses `EXTENSIONS`."""
 
@@ -128,7 +128,8 @@ class JudgeClient:
                 f"{answer.text[:120]!r}. Raise max_tokens."
             )
         try:
-            found = json.loads(answer.text)
+            # Not strict: xgrammar lets raw control characters into strings of a bounded length.
+            found = json.loads(answer.text, strict=False)
         except ValueError as error:
             raise JudgeAnswerError(
                 f"judge: expected JSON of the schema, got {answer.text[:120]!r}. Use a server that "
@@ -136,27 +137,31 @@ class JudgeClient:
             ) from error
         return _checked(found, schema), answer
 
-    async def num_text_tokens(self, text: str, *, system: str = "") -> int:
-        """Return the tokens of a message that holds the text and no picture."""
-        key = (self._digest(), f"{system}\0{text}")
-        if key not in self._num_tokens:
-            if len(self._num_tokens) >= MAX_CACHED_TEXTS:
-                self._num_tokens.clear()
+    async def num_text_tokens(self, texts: Sequence[str], *, system: str = "") -> int:
+        """Return the tokens of a message that holds these texts and no picture."""
+
+        async def ask() -> int:
+            content: Any = texts[0] if len(texts) == 1 else [_text_part(text) for text in texts]
             messages = [{"role": "system", "content": system}] if system else []
-            messages.append({"role": "user", "content": text})
+            messages.append({"role": "user", "content": content})
             try:
                 answer = await self.router.post("/tokenize", {"messages": messages})
-                self._num_tokens[key] = int(answer.body["count"])
+                return int(answer.body["count"])
             except (JudgeRequestError, KeyError, TypeError, ValueError):
                 # Not a vLLM: a text-only request says it as well.
-                asked = await self.chat(text, system=system, max_tokens=1)
-                self._num_tokens[key] = asked.prompt_tokens
-        return self._num_tokens[key]
+                asked = await self.chat(content, system=system, max_tokens=1)
+                return asked.prompt_tokens
+
+        return await self._num_tokens.get((self._digest(), system, *texts), ask)
 
     async def _token_ids(self, word: str) -> tuple[int, ...]:
-        """Return the ids of the word's spellings that are one token; empty if none can be had."""
-        key = (self._digest(), word)
-        if key not in self._ids:
+        """Return the ids of the word's spellings that are one token; empty where none can be had.
+
+        Raises:
+            JudgeAnswerError: every spelling is more than one token.
+        """
+
+        async def ask() -> tuple[int, ...] | None:
             found = []
             for text in variants(word):
                 try:
@@ -166,12 +171,20 @@ class JudgeClient:
                 except JudgeRequestError as error:
                     if error.status not in (404, 405, 501):
                         raise
-                    break  # no vLLM: top_logprobs by their text must do
+                    return None  # no vLLM: top_logprobs by their text must do
                 tokens = answer.body.get("tokens")
                 if isinstance(tokens, list) and len(tokens) == 1:
                     found.append(int(tokens[0]))
-            self._ids[key] = tuple(sorted(set(found)))
-        return self._ids[key]
+            return tuple(sorted(set(found)))
+
+        ids = await self._ids.get((self._digest(), word), ask)
+        if ids == ():
+            raise JudgeAnswerError(
+                f"judge: {word!r} is more than one token of the model in every spelling, so its "
+                "probability cannot be read off the first. Choose another answer word in the "
+                "prompt file."
+            )
+        return ids or ()
 
     def _digest(self) -> str:
         endpoints = self.router.endpoints
@@ -189,9 +202,13 @@ def message(shown: Sequence[Shown], text: str, labels: Sequence[str] = ()) -> li
     parts: list[dict[str, Any]] = []
     for position, clip in enumerate(shown):
         if position < len(labels) and labels[position]:
-            parts.append({"type": "text", "text": labels[position]})
+            parts.append(_text_part(labels[position]))
         parts += clip.parts
-    return [*parts, {"type": "text", "text": text}]
+    return [*parts, _text_part(text)]
+
+
+def _text_part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
 
 
 def _log_mass(found: Mapping[str, float], spellings: Sequence[str], ids: Sequence[int]) -> float:

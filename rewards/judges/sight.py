@@ -15,6 +15,7 @@ import numpy as np
 from rlvid.rewards.base import RewardError
 from rlvid.rewards.judges.client import Completion, JudgeClient, message
 from rlvid.rewards.judges.frames import Shown, View
+from rlvid.rewards.judges.once import Once
 
 PROBE_TEXT = "Yes or No?"
 
@@ -28,17 +29,17 @@ class Sight:
 
     def __init__(self, client: JudgeClient) -> None:
         self._client = client
-        self._per_frame: dict[tuple[str, str, tuple[int, int]], tuple[float, float]] = {}
+        self._per_frame: Once[tuple[str, str, tuple[int, int]], tuple[float, float]] = Once()
 
     async def check(
-        self, shown: Sequence[Shown], text: str, answer: Completion, *, system: str = ""
+        self, shown: Sequence[Shown], texts: Sequence[str], answer: Completion, *, system: str = ""
     ) -> None:
         """Raise JudgeSightError unless the prompt had the tokens of all that was shown.
 
         Args:
-            text: every text of the message, labels included.
+            texts: every text of the message, labels included.
         """
-        num_text = await self._client.num_text_tokens(text, system=system)
+        num_text = await self._client.num_text_tokens(texts, system=system)
         one = shown[0]
         num_sent = sum(part.num_sent for part in shown)
         visual = answer.prompt_tokens - num_text
@@ -67,22 +68,24 @@ class Sight:
 
     async def _tokens(self, like: Shown, digest: str) -> tuple[float, float]:
         """Return (tokens a frame, tokens a clip besides) of pictures of this kind and size."""
-        key = (digest, like.kind, like.size)
-        if key not in self._per_frame:
+
+        async def measure() -> tuple[float, float]:
             if like.kind == "image":
-                self._per_frame[key] = (await self._probe("images", 1, like.size), 0.0)
+                per_frame, overhead = await self._probe("images", 1, like.size), 0.0
             else:
                 two = await self._probe("jpeg", 2, like.size)
                 four = await self._probe("jpeg", 4, like.size)
                 per_frame = (four - two) / 2.0
-                self._per_frame[key] = (per_frame, two - 2.0 * per_frame)
-            if self._per_frame[key][0] <= 0.0:
+                overhead = two - 2.0 * per_frame
+            if per_frame <= 0.0:
                 raise JudgeSightError(
                     f"judge: the server counts as many tokens for four frames as for two, so what "
                     f"it sees of {like.kind}s of {like.size} cannot be checked. Show frames as "
                     "`images`, or set check_sight: false."
                 )
-        return self._per_frame[key]
+            return per_frame, overhead
+
+        return await self._per_frame.get((digest, like.kind, like.size), measure)
 
     async def _probe(self, layout: str, count: int, size: tuple[int, int]) -> float:
         """Return the tokens that so many frames add to a text."""
@@ -91,4 +94,4 @@ class Sight:
         view = View(layout="images" if layout == "images" else "jpeg", num_frames=None)
         content = message([view.show(frames, fps=float(count))], PROBE_TEXT)
         answer = await self._client.chat(content, max_tokens=1)
-        return float(answer.prompt_tokens - await self._client.num_text_tokens(PROBE_TEXT))
+        return float(answer.prompt_tokens - await self._client.num_text_tokens([PROBE_TEXT]))

@@ -129,7 +129,8 @@ class Judge:
         labels: Sequence[str],
     ) -> None:
         if self._sight is not None and shown:
-            await self._sight.check(shown, "".join(labels) + text, answer, system=system)
+            texts = [*(label for label in labels if label), text]
+            await self._sight.check(shown, texts, answer, system=system)
 
 
 class Mode(Protocol):

@@ -1,0 +1,261 @@
+"""The judge that ships, behind a real vLLM server that the pool starts; one server for the file.
+
+The tests run in their order: the last ones kill the server and end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import ray
+import torch
+from torch import Tensor
+
+from rlvid.config import ClusterConfig
+from rlvid.config.rewards import ServerConfig
+from rlvid.data.tiny_world import all_facts, caption, render_clip
+from rlvid.models.tiny import vlm_judge_folder
+from rlvid.records import Prompt
+from rlvid.rewards.base import Endpoint
+from rlvid.rewards.judges.client import variants
+from rlvid.rewards.judges.frames import tiny_images, to_frames
+from rlvid.rewards.judges.prompt_files import load_prompt_file, render
+from rlvid.rewards.judges.scorers import VlmJudge, VlmPairwise
+from rlvid.rewards.judges.sight import JudgeSightError
+from rlvid.rewards.vllm.pool import ServerPool
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+NUM_CLIPS = 12
+
+
+@dataclass(frozen=True)
+class Served:
+    pool: ServerPool
+    endpoint: Endpoint
+    log_folder: Path
+
+    def processes(self) -> set[int]:
+        """Every process of the server's group, by the command line of its guard."""
+        listed = subprocess.run(
+            ["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True, timeout=30, check=True
+        )
+        rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()[1:]]
+        port = self.endpoint.url.rpartition(":")[2]
+        groups = {row[1] for row in rows if "guard.py" in row[2] and f"--port {port}" in row[2]}
+        return {int(row[0]) for row in rows if row[1] in groups}
+
+    def leader(self) -> int:
+        """The API server, the guard's child."""
+        port = self.endpoint.url.rpartition(":")[2]
+        listed = subprocess.run(
+            ["ps", "-eo", "pid,args"], capture_output=True, text=True, timeout=30, check=True
+        )
+        [pid] = [
+            int(line.split(maxsplit=1)[0])
+            for line in listed.stdout.splitlines()
+            if f"--port {port}" in line and "guard.py" not in line
+        ]
+        return pid
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("servers")
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+    pool = ServerPool({"judge": ServerConfig()}, ClusterConfig(), log_folder=folder)
+    try:
+        pool.start()
+        pool.wait_ready()
+        [endpoint] = pool.endpoints("judge")
+        yield Served(pool, endpoint, folder)
+    finally:
+        pool.shutdown()
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def clips() -> tuple[Tensor, list[Prompt]]:
+    facts = all_facts()[7::41][:NUM_CLIPS]
+    videos = torch.stack([render_clip(one, index) for index, one in enumerate(facts)])
+    return videos, [Prompt(prompt_id="p", text=caption(one), facts=one) for one in facts]
+
+
+def test_p_yes_is_that_of_transformers(served: Served, clips: tuple[Tensor, list[Prompt]]) -> None:
+    """Layout, template, spellings, server: a slip in any of them would move the score."""
+    videos, prompts = clips
+    judge = VlmJudge(VlmJudge.Config(mode="p_yes", only=("colour",)))
+    judge.connect([served.endpoint])
+    scores = judge.score(videos, prompts)
+    [question] = [
+        q for q in load_prompt_file("tiny_world", where="test").questions if q.name == "colour"
+    ]
+    expected = transformers_p_yes(videos[:4], [render(question.ask, p) for p in prompts[:4]])
+    assert torch.allclose(scores[:4], expected, atol=1e-4)
+    assert scores.std() > 0.0
+
+
+def test_score_does_not_depend_on_what_else_is_in_the_batch(
+    served: Served, clips: tuple[Tensor, list[Prompt]]
+) -> None:
+    """vLLM batches whatever arrives; a reward must not depend on it (float32 on a CPU)."""
+    videos, prompts = clips
+    judge = VlmJudge(VlmJudge.Config())
+    judge.connect([served.endpoint])
+    together = judge.score(videos[:4], prompts[:4])
+    alone = torch.cat([judge.score(videos[n : n + 1], prompts[n : n + 1]) for n in range(4)])
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_pairs_and_grades_come_from_the_same_server(
+    served: Served, clips: tuple[Tensor, list[Prompt]]
+) -> None:
+    videos, prompts = clips
+    pairwise = VlmPairwise(VlmPairwise.Config())
+    pairwise.connect([served.endpoint])
+    rates = pairwise.score_group(videos[:3], prompts[0])
+    assert float(rates.mean()) == pytest.approx(0.5, abs=1e-5)  # every win is somebody's loss
+    grade = VlmJudge(VlmJudge.Config(mode="grade"))
+    grade.connect([served.endpoint])
+    assert bool(((grade.score(videos[:3], prompts[:3]) - 0.5).abs() <= 0.5).all())
+
+
+def test_rubric_answers_are_json_of_the_schema(
+    served: Served, clips: tuple[Tensor, list[Prompt]]
+) -> None:
+    """The tiny judge was never taught JSON; the server's grammar has to do it."""
+    videos, prompts = clips
+    judge = VlmJudge(VlmJudge.Config(mode="rubric", max_tokens=600))
+    judge.connect([served.endpoint])
+    scores = judge.score(videos[:2], prompts[:2])
+    assert set(scores.tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_a_video_that_the_server_subsamples_is_an_error(
+    served: Served, clips: tuple[Tensor, list[Prompt]]
+) -> None:
+    """vLLM reads an mp4 at 2 frames a second and says nothing of it."""
+    videos, prompts = clips
+    judge = VlmJudge(
+        VlmJudge.Config(layout="mp4", num_frames=None, height=64, width=64, only=("colour",))
+    )
+    judge.connect([served.endpoint])
+    with pytest.raises(JudgeSightError, match=r"of 17 frames.*clip_fps .* to 8"):
+        judge.score(videos[:1], prompts[:1])
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x.png", "file:///etc/hostname"])
+def test_the_server_fetches_no_media(served: Served, url: str) -> None:
+    """A request that names a URL would make the server fetch it from inside the cluster."""
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    status, answer = ask(served.endpoint, content, served.endpoint.api_key)
+    assert status >= 400
+    assert "allowed" in answer
+
+
+def test_the_server_asks_for_its_key_and_does_not_show_it(served: Served) -> None:
+    status, _ = ask(served.endpoint, "Yes or No?", "another key")
+    assert status == 401
+    command = Path(f"/proc/{served.leader()}/cmdline").read_text()
+    assert served.endpoint.api_key not in command
+    assert served.endpoint.url.startswith("http://127.0.0.1:")
+
+
+def test_killing_the_server_in_the_middle_loses_no_clip(
+    served: Served, clips: tuple[Tensor, list[Prompt]]
+) -> None:
+    """Requests in flight are asked again after the restart; none ends missing, none as 0."""
+    videos, prompts = clips
+    judge = VlmJudge(VlmJudge.Config(concurrency=2))
+    judge.connect([served.endpoint])
+    before = judge.score(videos, prompts)
+    answers: list[Tensor] = []
+    work = threading.Thread(target=lambda: answers.append(judge.score(videos, prompts)))
+    work.start()
+    time.sleep(0.3)
+    assert work.is_alive(), "the scorer was done before the server was killed"
+    os.kill(served.leader(), signal.SIGKILL)
+    work.join(timeout=400.0)
+    assert len(answers) == 1
+    assert torch.allclose(answers[0], before, atol=1e-4)
+    assert judge.metrics["failed"] == 0
+    served.pool.poll()
+    time.sleep(1.0)
+    served.pool.poll()
+    assert served.pool.metrics()["servers/judge/restarts"] == 1.0
+    assert served.pool.endpoints("judge") == (served.endpoint,)
+
+
+def test_polling_takes_no_time(served: Served) -> None:
+    """The driver polls between two groups."""
+    started = time.perf_counter()
+    for _ in range(10):
+        served.pool.poll()
+    assert (time.perf_counter() - started) / 10 < 0.05
+
+
+def test_nothing_is_left_after_shutdown(served: Served) -> None:
+    assert len(served.processes()) >= 3, "guard, API server, engine"
+    left = served.processes()
+    served.pool.shutdown()
+    alive = {pid for pid in left if Path(f"/proc/{pid}").exists() and not is_zombie(pid)}
+    assert alive == set()
+
+
+def is_zombie(pid: int) -> bool:
+    """A dead process whose new parent, in a container perhaps nobody, has not fetched its end."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def ask(endpoint: Endpoint, content: object, key: str) -> tuple[int, str]:
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(trust_env=False, timeout=60.0) as client:
+            return await client.post(
+                f"{endpoint.url}/v1/chat/completions",
+                headers={"Authorization": f"Bearer {key}"},
+                json={
+                    "model": endpoint.model,
+                    "messages": [{"role": "user", "content": content}],
+                    "max_tokens": 1,
+                },
+            )
+
+    response = asyncio.run(post())
+    return response.status_code, response.text
+
+
+def transformers_p_yes(videos: Tensor, questions: Sequence[str]) -> Tensor:
+    """P(yes) / (P(yes) + P(no)) of the shipped judge without any server."""
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    folder = vlm_judge_folder()
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+
+    def ids_of(word: str) -> list[int]:
+        encoded = [processor.tokenizer.encode(text) for text in variants(word)]
+        return sorted({ids[0] for ids in encoded if len(ids) == 1})
+
+    found = []
+    for video, question in zip(videos, questions, strict=True):
+        images = tiny_images(to_frames(video))
+        content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        inputs = processor(text=[text], images=images, return_tensors="pt")
+        with torch.no_grad():
+            log_probs = model(**inputs).logits[0, -1].log_softmax(-1)
+        yes, no = (log_probs[ids_of(word)].logsumexp(0) for word in ("Yes", "No"))
+        found.append(torch.sigmoid(yes - no))
+    return torch.stack(found)
