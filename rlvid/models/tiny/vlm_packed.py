@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +114,16 @@ def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (states * cos + turned * sin).to(states.dtype)
 
 
+class Asked(NamedTuple):
+    """One question of a packed sequence."""
+
+    text: str
+    answer: str = ""
+    """Empty for a question that is only asked: `Packed.first` says where to read the logits."""
+    echoed: bool = False
+    """Label the words of the question as well."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
     """Token tensors of B sequences, each with the questions of its clip."""
@@ -125,6 +136,8 @@ class Packed:
     """[B, 1, L, L] bool: may a row's token see a column's?"""
     labels: Tensor
     """[B, L] the token to be said next, or `IGNORED`."""
+    echoes: Tensor
+    """[B, L] the same for the words of echoed questions, apart from the labels."""
     first: Tensor
     """[B, Q] position whose next token is the first of the answer, -1 where there is none."""
 
@@ -162,23 +175,21 @@ class Packer:
                 self._ids[text] = ids
         return ids
 
-    def pack(self, batch: Sequence[Sequence[tuple[str, str]]]) -> Packed:
-        """Return the tensors of B lists of (question, answer).
-
-        The answer and the end mark after it are labelled. An empty answer leaves a question that
-        is only asked: its `first` says where to read the logits.
-        """
+    def pack(self, batch: Sequence[Sequence[Asked]]) -> Packed:
+        """Return the tensors of B lists of questions; answers and their end marks are labelled."""
         start = len(self.prefix)
         after = int(self._positions.max()) + 1
         rows = [self._row(questions, start, after) for questions in batch]
         length = max(len(row[0]) for row in rows)
         ids = torch.zeros(len(rows), length, dtype=torch.long)
         labels = torch.full((len(rows), length), IGNORED)
+        echoes = torch.full((len(rows), length), IGNORED)
         owner = torch.full((len(rows), length), -1)
         positions = torch.zeros(3, len(rows), length, dtype=torch.long)
         first = torch.full((len(rows), max(len(q) for q in batch)), -1)
-        for index, (tokens, spoken, owners, places, firsts) in enumerate(rows):
+        for index, (tokens, spoken, echoed, owners, places, firsts) in enumerate(rows):
             count = len(tokens)
+            echoes[index, :count] = torch.tensor(echoed)
             ids[index, :count] = torch.tensor(tokens)
             labels[index, :count] = torch.tensor(spoken)
             owner[index, :count] = torch.tensor(owners)
@@ -189,26 +200,34 @@ class Packer:
         same = owner[:, :, None] == owner[:, None, :]
         mask = causal & (same | (owner == 0)[:, None, :])
         return Packed(
-            input_ids=ids, positions=positions, mask=mask[:, None], labels=labels, first=first
+            input_ids=ids,
+            positions=positions,
+            mask=mask[:, None],
+            labels=labels,
+            echoes=echoes,
+            first=first,
         )
 
     def _row(
-        self, questions: Sequence[tuple[str, str]], start: int, after: int
-    ) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
-        """Return tokens, labels, owners (0 is the prefix), positions past it, and `first`."""
-        tokens, labels = list(self.prefix), [IGNORED] * start
+        self, questions: Sequence[Asked], start: int, after: int
+    ) -> tuple[list[int], list[int], list[int], list[int], list[int], list[int]]:
+        """Return tokens, labels, echoes, owners (0 is the prefix), positions past it, `first`."""
+        tokens, labels, echoes = list(self.prefix), [IGNORED] * start, [IGNORED] * start
         owners, places, firsts = [0] * start, list[int](), list[int]()
-        for number, (question, answer) in enumerate(questions, start=1):
-            asked = self.encode(question + PROMPT_TAIL)
+        for number, (question, answer, echoed) in enumerate(questions, start=1):
+            words = self.encode(question)
+            asked = [*words, *self.encode(PROMPT_TAIL)]
             said = self.encode(answer) if answer else []
             ended = [*said, self._tokenizer.eos_token_id] if said else []
             firsts.append(len(tokens) + len(asked) - 1)
             tokens += asked + said
             count = len(asked) + len(said)
             labels += [IGNORED] * (len(asked) - 1) + (ended or [IGNORED])
+            heard = words[1:] if echoed else []
+            echoes += heard + [IGNORED] * (count - len(heard))
             owners += [number] * count
             places += range(after, after + count)
-        return tokens, labels, owners, places, firsts
+        return tokens, labels, echoes, owners, places, firsts
 
 
 def packed_hidden(

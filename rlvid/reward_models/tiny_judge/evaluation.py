@@ -27,7 +27,7 @@ from rlvid.data.tiny_world.questions import (
 from rlvid.data.tiny_world.situations import FAMILIES
 from rlvid.evaluation.statistics import auc
 from rlvid.models.tiny.vlm_layout import JudgeLayout
-from rlvid.models.tiny.vlm_packed import Packer, packed_hidden
+from rlvid.models.tiny.vlm_packed import Asked, Packer, packed_hidden
 from rlvid.reward_models.tiny_judge.clips import ClipPool, draw_pool
 from rlvid.reward_models.tiny_judge.training import to_images
 
@@ -88,7 +88,7 @@ def answer(
             packer = Packer(
                 tokenizer, model, num_images=images.shape[1], image_size=(height, width)
             )
-        packed = packer.pack([[(q.text, "") for q in clip] for clip in asked])
+        packed = packer.pack([[Asked(q.text) for q in clip] for clip in asked])
         hidden, _ = packed_hidden(model, packed, images, packer.image_token)
         for row, clip in enumerate(asked):
             logits: Tensor = model.lm_head(hidden[row, packed.first[row, : len(clip)]])
@@ -181,7 +181,7 @@ def caption_accuracy(
     said = [""] * len(rows)
     words = [list[int]() for _ in rows]
     for _ in range(max_words):
-        packed = packer.pack([[("Describe the video.", text)] for text in said])
+        packed = packer.pack([[Asked("Describe the video.", text)] for text in said])
         hidden, _ = packed_hidden(model, packed, images, packer.image_token)
         last = packed.first[:, 0] + torch.tensor([len(w) for w in words])
         chosen = model.lm_head(hidden[torch.arange(len(rows)), last]).argmax(dim=1).tolist()

@@ -18,11 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-from rlvid.data.tiny_world.questions import Question, ask, compare, grade, kinds_of, open_questions
+from rlvid.data.tiny_world.questions import (
+    YES,
+    Question,
+    ask,
+    compare,
+    grade,
+    kinds_of,
+    open_questions,
+)
 from rlvid.data.tiny_world.situations import Situation
 from rlvid.models.tiny.judge_training import augment
 from rlvid.models.tiny.vlm_layout import JudgeLayout
-from rlvid.models.tiny.vlm_packed import IGNORED, Packed, Packer, packed_hidden
+from rlvid.models.tiny.vlm_packed import IGNORED, Asked, Packed, Packer, packed_hidden
 from rlvid.reward_models.tiny_judge.clips import NUM_KNOWN, ClipPool, known_loss
 
 
@@ -44,6 +52,15 @@ class VlmTraining:
     end_weight: float = 0.1
     """Of the end mark after an answer, against 1 for each word of it."""
     augmented_frac: float = 0.5
+    echo_weight: float = 0.3
+    """Of the words of plain questions that are true: saying "Is the object red" of a red object
+    word by word, the model learns to expect the true word before it hears the one that is asked.
+    Without it, yes and no stayed at chance for as long as we looked."""
+    negated_from: float = 0.25
+    negated_full: float = 0.5
+    """Shares of all steps between which negations rise from none to half. A negation turns the
+    answer round, so that before the plain questions are understood it hides all there is to learn.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,19 +86,27 @@ def to_images(frames: Tensor, layout: JudgeLayout) -> Tensor:
     return laid * 2.0 - 1.0
 
 
-def questions_of(situation: Situation, count: int, rng: np.random.Generator) -> list[Question]:
-    """Return yes/no questions, plain or negated, with open ones and a grade between them."""
+def questions_of(
+    situation: Situation, count: int, negated_frac: float, rng: np.random.Generator
+) -> list[Question]:
+    """Return yes/no questions, plain or negated, then open ones and sometimes a grade."""
     kinds = list(kinds_of(situation))
     rng.shuffle(kinds)
     key = {"order": "order", "count": "count", "single": "physics"}[situation.family]
     if key in kinds:
         kinds = [key, *(kind for kind in kinds if kind != key)]
-    asked = [ask(situation, kind, rng)[int(rng.integers(2))] for kind in kinds[:count]]
+    asked = [ask(situation, kind, rng)[int(rng.random() < negated_frac)] for kind in kinds[:count]]
     free = open_questions(situation)
     asked += [free[i] for i in rng.permutation(len(free))[:2]]
     if "caption" in kinds and rng.random() < 0.25:
         asked.append(grade(situation, rng))
     return asked
+
+
+def _asked(question: Question) -> Asked:
+    """Echoed are true statements: those with an answer of yes that is not due to a "not"."""
+    true = question.answer == YES and not question.negated
+    return Asked(question.text, question.answer, echoed=true)
 
 
 class VlmTeacher:
@@ -138,7 +163,7 @@ class VlmTeacher:
             group["lr"] = self._training.learning_rate * min(factor, (step + 1) / 200)
         pairs = step % self._training.pair_every == self._training.pair_every - 1
         clips = 2 if pairs else 1
-        packed, frames, known = self._pair_batch() if pairs else self._batch()
+        packed, frames, known = self._pair_batch() if pairs else self._batch(step)
         packer = self._packers[clips]
         with torch.autocast("cpu", torch.bfloat16):
             images = to_images(frames, self._layout).unflatten(0, (-1, clips)).flatten(1, 2)
@@ -150,13 +175,31 @@ class VlmTeacher:
         weight = torch.where(labels == self._eos, self._training.end_weight, 1.0)
         losses = functional.cross_entropy(logits.float(), labels, reduction="none")
         loss = (losses * weight).sum() / weight.sum()
+        echo = self._echo_loss(hidden, packed)
         known_part = known_loss(state, known)
         total = loss + self._training.known_weight * known_part
+        total = total + self._training.echo_weight * echo
         self._optimizer.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
         return VlmStep(step=step, loss=loss.item(), known_loss=known_part.item())
+
+    def _echo_loss(self, hidden: Tensor, packed: Packed) -> Tensor:
+        """Return the mean loss of the words of the echoed questions; 0 where there are none."""
+        heard = packed.echoes != IGNORED
+        if not heard.any():
+            return hidden.new_zeros(())
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self._model.lm_head(hidden[heard])
+        return functional.cross_entropy(logits.float(), packed.echoes[heard])
+
+    def _negated_frac(self, step: int) -> float:
+        """Return the share of negations among the yes/no questions of a step."""
+        training = self._training
+        start, full = training.negated_from, training.negated_full
+        risen = (step / training.num_steps - start) / max(full - start, 1e-9)
+        return 0.5 * min(max(risen, 0.0), 1.0)
 
     def _frame_tokens(self, tokens: Tensor) -> Tensor:
         """[B, I, M, D] -> [clips, T, M' * D], M' the image tokens of one frame."""
@@ -177,12 +220,14 @@ class VlmTeacher:
             frames[chosen] = augment(frames[chosen], self._generator)
         return frames
 
-    def _batch(self) -> tuple[Packed, Tensor, Tensor]:
-        count = self._training.questions_per_clip
+    def _batch(self, step: int) -> tuple[Packed, Tensor, Tensor]:
+        count, negated = self._training.questions_per_clip, self._negated_frac(step)
         size = self._training.batch_size
         rows = self._rng.integers(len(self._pool.situations), size=size).tolist()
-        questions = [questions_of(self._pool.situations[i], count, self._rng) for i in rows]
-        packed = self._packers[1].pack([[(q.text, q.answer) for q in asked] for asked in questions])
+        questions = [
+            questions_of(self._pool.situations[i], count, negated, self._rng) for i in rows
+        ]
+        packed = self._packers[1].pack([[_asked(q) for q in asked] for asked in questions])
         return packed, self._frames(rows), self._pool.known[rows]
 
     def _pair_batch(self) -> tuple[Packed, Tensor, Tensor]:
@@ -194,7 +239,7 @@ class VlmTeacher:
             if asked:
                 rows += [one, two]
                 questions.append(asked)
-        packed = self._packers[2].pack([[(q.text, q.answer) for q in asked] for asked in questions])
+        packed = self._packers[2].pack([[_asked(q) for q in asked] for asked in questions])
         return packed, self._frames(rows), self._pool.known[rows]
 
 

@@ -19,7 +19,7 @@ from rlvid.data.tiny_world.questions import KINDS, TEMPLATES_VERSION, vocabulary
 from rlvid.models.tiny import vlm_judge_folder
 from rlvid.models.tiny.vlm_build import VlmSize, build_vlm, build_vlm_tokenizer, save_vlm
 from rlvid.models.tiny.vlm_layout import TINY_LAYOUT, JudgeLayout, contact_sheet
-from rlvid.models.tiny.vlm_packed import Packer, packed_hidden, patchify
+from rlvid.models.tiny.vlm_packed import Asked, Packer, packed_hidden, patchify
 from rlvid.reward_models.tiny_judge.clips import draw_pool, known_loss
 from rlvid.reward_models.tiny_judge.evaluation import caption_accuracy, heldout_pools, measure
 from rlvid.reward_models.tiny_judge.training import VlmTeacher, VlmTraining, sheets, teach
@@ -65,7 +65,7 @@ def test_packed_questions_get_the_logits_of_one_at_a_time(
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     packer = Packer(tokenizer, model, num_images=num_images, image_size=(side, side))
     # The second row is shorter and padded; the first asks both questions.
-    packed = packer.pack([[(q, "No") for q in QUESTIONS], [(QUESTIONS[1], "")]])
+    packed = packer.pack([[Asked(q, "No", True) for q in QUESTIONS], [Asked(QUESTIONS[1])]])
     with torch.no_grad():
         both = torch.stack([tensor, tensor])
         logits = model.lm_head(packed_hidden(model, packed, both, packer.image_token)[0])
@@ -98,7 +98,7 @@ def test_labels_are_the_answer_and_the_end_mark(
 ) -> None:
     """The token before the answer is the one whose logits say yes or no."""
     packer = Packer(tokenizer, model, num_images=1, image_size=(32, 32))
-    packed = packer.pack([[(QUESTIONS[0], "Yes")]])
+    packed = packer.pack([[Asked(QUESTIONS[0], "Yes")]])
     place = int(packed.first[0, 0])
     assert tokenizer.decode(packed.labels[0, place : place + 2]) == "Yes<|im_end|>"
     assert int((packed.labels != -100).sum()) == 2
