@@ -8,31 +8,47 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rlvid.config import Recipe
+from rlvid.config import Recipe, RewardsConfig
 
 
 class ClusterError(ValueError):
     """The recipe asks for what the cluster does not have."""
 
 
-def demanded(recipe: Recipe) -> dict[str, float]:
-    """Return the CPUs and GPUs that roles hold at the same time, in the phase that needs most."""
-    rollout, rewards, learner = recipe.rollout, recipe.rewards, recipe.learner
+def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
+    """Return the CPUs and GPUs that roles hold at the same time, in the phase that needs most.
+
+    Args:
+        grown: with every scorer at its `max_replicas`, as a long queue makes it.
+    """
+    from rlvid.launch.heldout import with_judges
+
+    rollout, learner = recipe.rollout, recipe.learner
     sft = recipe.sft.learner if "sft" in recipe.phases else None
-    return {
-        "CPU": max(
-            rollout.num_actors * rollout.num_cpus
-            + rewards.num_replicas * rewards.num_cpus
-            + learner.num_ranks * learner.num_cpus,
-            sft.num_ranks * sft.num_cpus if sft else 0.0,
-        ),
-        "GPU": max(
-            rollout.num_actors * rollout.num_gpus
-            + rewards.num_replicas * rewards.num_gpus
-            + learner.num_ranks * learner.num_gpus,
-            sft.num_ranks * sft.num_gpus if sft else 0.0,
-        ),
-    }
+    judges = "evaluate" in recipe.phases or recipe.grpo.evaluate_every
+    pool = (with_judges(recipe) if judges else recipe).rewards
+    found = {}
+    for kind, field in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+        found[kind] = max(
+            rollout.num_actors * getattr(rollout, field)
+            + _demanded_by(pool, field, grown=grown)
+            + learner.num_ranks * getattr(learner, field),
+            sft.num_ranks * getattr(sft, field) if sft else 0.0,
+        )
+    return found
+
+
+def _demanded_by(rewards: RewardsConfig, field: str, *, grown: bool) -> float:
+    """Return `num_cpus` or `num_gpus` of the pool's processes and of the servers it starts."""
+    from rlvid.rewards.placement import plan_pool
+
+    _, hosts = plan_pool(rewards)
+    processes = sum(
+        getattr(host, field) * (host.autoscaler.high if grown else host.autoscaler.low)
+        for host in hosts
+    )
+    servers = [server for server in rewards.servers.values() if not server.urls]
+    return float(processes + sum(getattr(s, field) * s.num_replicas for s in servers))
 
 
 @contextmanager
@@ -48,7 +64,7 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    want = demanded(recipe)
+    want = demanded(recipe, grown=True)
     if config.address is None:
         ray.init(
             address="local",  # else RAY_ADDRESS, or a cluster that `ray start` left here, is joined
@@ -81,8 +97,8 @@ def check_demand(recipe: Recipe, has: dict[str, float]) -> None:
         of_sft = f", sft.learner.{section}" if "sft" in recipe.phases else ""
         if want[kind] > has.get(kind, 0.0) + 1e-9:
             raise ClusterError(
-                f"rollout.{section}, rewards.{section}, learner.{section}{of_sft}: the roles ask "
-                f"for {want[kind]:g} {kind}s together, the cluster has {has.get(kind, 0.0):g}; "
-                f"lower them or the number of actors, replicas and ranks"
-                + (", or raise cluster.num_cpus" if kind == "CPU" else "")
+                f"rollout.{section}, {section} of rewards.scorers and rewards.decode_*, "
+                f"learner.{section}{of_sft}: the roles ask for {want[kind]:g} {kind}s together, "
+                f"the cluster has {has.get(kind, 0.0):g}; lower them or the number of actors, "
+                "replicas and ranks" + (", or raise cluster.num_cpus" if kind == "CPU" else "")
             )

@@ -75,7 +75,7 @@ def plan(recipe: Recipe) -> Plan:
     """
     size = read_model_size(recipe.model, recipe.learner)
     sampling, learning = forwards_per_step(recipe)
-    rollout, rewards, learner = recipe.rollout, recipe.rewards, recipe.learner
+    rollout, learner = recipe.rollout, recipe.learner
     roles = (
         RolePlan(
             role="rollout actor",
@@ -84,13 +84,7 @@ def plan(recipe: Recipe) -> Plan:
             num_gpus=rollout.num_gpus,
             memory_mib=actor_memory(recipe, size),
         ),
-        RolePlan(
-            role="reward pool",
-            num_processes=rewards.num_replicas,
-            num_cpus=rewards.num_cpus,
-            num_gpus=rewards.num_gpus,
-            memory_mib=reward_memory(recipe, size),
-        ),
+        *reward_roles(recipe, size),
         RolePlan(
             role="learner rank",
             num_processes=learner.num_ranks,
@@ -149,14 +143,32 @@ def actor_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     }
 
 
-def reward_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
-    """Return MiB of one reward replica: the VAE, one clip being decoded, a group of clips."""
+def reward_roles(recipe: Recipe, size: ModelSize) -> tuple[RolePlan, ...]:
+    """Return the decoder and every scorer that has processes of its own.
+
+    A scorer counts with a group of clips as floats; what it loads itself only it knows.
+    """
+    from rlvid.rewards.dispatch import DECODER
+    from rlvid.rewards.placement import plan_pool
+
+    _, hosts = plan_pool(recipe.rewards)
     frame = size.clip_numbers / recipe.model.num_frames / 3
-    return {
+    clips = {"clips": recipe.rollout.group_size * size.clip_numbers * 4 / MIB}
+    decoding = {
         "weights": size.vae_parameters * 4 / MIB,
         "decoding": 3 * 96 * frame * 4 / MIB,
-        "clips": recipe.rollout.group_size * size.clip_numbers * 4 / MIB,
+        **clips,
     }
+    return tuple(
+        RolePlan(
+            role="rewards: " + ", ".join(service or "decoder" for service in host.services),
+            num_processes=host.autoscaler.low,
+            num_cpus=host.num_cpus,
+            num_gpus=host.num_gpus,
+            memory_mib=decoding if DECODER in host.services else clips,
+        )
+        for host in hosts
+    )
 
 
 def learner_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:

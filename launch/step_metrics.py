@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from rlvid.config import Recipe
 from rlvid.launch.groups import ScoredGroup, mean_rewards
@@ -19,6 +20,7 @@ def step_metrics(
     weights: Mapping[str, float],
     num_lost: int,
     seconds: Mapping[str, float],
+    pool: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Return rollout, reward, learner, weights and time metrics of one step.
 
@@ -27,6 +29,7 @@ def step_metrics(
             by the recipe's own weights, so that one step can be compared with another.
         num_lost: actors lost in the step.
         seconds: wall time by stage.
+        pool: what the reward pool counted in the step.
     """
     fixed = {s.label: s.weight for s in recipe.rewards.scorers if s.weight}
     # Group by group: a small prompt set may have a prompt twice in a step.
@@ -35,6 +38,7 @@ def step_metrics(
     sample_s = sum(group.summary.sample_s for group in scored)
     score_s = sum(group.scores.decode_s + group.scores.score_s for group in scored)
     return {
+        **pool,
         **_scorer_metrics(scored),
         **_reward_metrics(rewards),
         **{f"rewards/{name}/weight": weights[name] for name in fixed},

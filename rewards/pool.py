@@ -1,269 +1,566 @@
-"""The reward pool: replicas of the reward worker as Ray actors, owned by the driver.
+"""The reward pool: scorers and decoder in Ray actors, owned by a thread of the driver.
 
-    submit(group_ref) --> replica with the fewest groups --> collect() --> GroupScores
-                              |  died, or its first group outlived the deadline
-                              +--> killed, replaced; its groups go to the others
+    submit(group_ref) --> decode, once --> clips in the object store --> every scorer's replicas
+    collect() <-- GroupScores <-- scores, or the reason why one is missing
 
-A group travels as a reference, so the driver never holds its tensors. Scores are returned by
-actor methods, so the driver owns them and they outlive the replica that made them.
+Latents and clips travel as references, so the driver never holds them. They are returned by actor
+methods, so the driver owns them and they outlive the process that made them. What goes where is
+decided by `dispatch.Dispatcher`; this file only starts, calls, watches and kills processes.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 from torch import Tensor
 
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.model import ModelConfig
 from rlvid.config.rewards import RewardsConfig
-from rlvid.rewards.base import RewardError, RewardTimeoutError
+from rlvid.records import Prompt
+from rlvid.rewards.base import Endpoint, RewardTimeoutError
+from rlvid.rewards.cache import ScoreCache
+from rlvid.rewards.decoding import ClipInfo, Frames, as_tensor, describe_clips
+from rlvid.rewards.dispatch import DECODER, Dispatcher
+from rlvid.rewards.placement import plan_pool
+from rlvid.rewards.pool_group import PoolGroup
+from rlvid.rewards.pool_metrics import PoolMetrics
+from rlvid.rewards.processes import Action, Call, Decode, Finished, Kill, ScoreBatch, Spawn
 from rlvid.rewards.ray_actor import RewardActor
-from rlvid.rewards.scoring import GroupScores
+from rlvid.rewards.scoring import GroupScores, ScorerInfo, check_clip
+
+if TYPE_CHECKING:
+    from rlvid.rewards.vllm.pool import ServerPool
 
 __all__ = ["RewardPool", "RewardTimeoutError"]
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
-"""Replicas one group may take down or outlive before it is blamed."""
-MAX_FAILURES_IN_A_ROW = 4
-"""Replacements without a scored group between them, per replica, before the pool gives up."""
-
-
-@dataclass(slots=True, eq=False)
-class _Task:
-    """One group on its way; `ticket` stays, `attempt` is the call that now works on it."""
-
-    ticket: ray.ObjectRef
-    group_ref: ray.ObjectRef
-    attempt: ray.ObjectRef
-    num_attempts: int = 1
-
-
-@dataclass(slots=True, eq=False)
-class _Replica:
-    """One actor, the groups it was given in order, and since when it has worked on the first."""
-
-    number: int
-    actor: Any
-    opened: ray.ObjectRef
-    started: float
-    is_open: bool = False
-    tasks: deque[_Task] = field(default_factory=deque)
-    first_since: float = 0.0
+Ticket = int
+"""What `submit` gives and `collect` returns it with."""
+SERVER_POLL_S = 1.0
 
 
 class RewardPool:
-    """Scores groups on `num_replicas` actors; one thread of the driver calls it."""
+    """Scores groups of clips. Any thread may submit; one collects."""
 
-    def __init__(self, rewards: RewardsConfig, model: ModelConfig, cluster: ClusterConfig) -> None:
+    def __init__(
+        self, rewards: RewardsConfig, model: ModelConfig | None, cluster: ClusterConfig
+    ) -> None:
+        """`model` None: clips and files will be submitted, never latents."""
         self._rewards = rewards
         self._model = model
         self._cluster = cluster
-        self._replicas: list[_Replica] = []
-        self._num_started = 0
-        self._failures_in_a_row = 0
-        self.num_replaced = 0
-        """Replicas that died or were killed for lateness since the pool started."""
+        self._positions = {s.label: number for number, s in enumerate(rewards.scorers)}
+        self._servers_of = {s.label: s.server for s in rewards.scorers if s.server}
+        self._metrics = PoolMetrics()
+        lanes, hosts = plan_pool(rewards)
+        self._dispatcher = Dispatcher(
+            lanes,
+            hosts,
+            max_attempts=rewards.max_attempts,
+            deadline_s=rewards.deadline_s,
+            start_deadline_s=cluster.start_deadline_s,
+            cache=ScoreCache(rewards.cache_entries),
+            metrics=self._metrics,
+        )
+        self._events: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._actors: dict[int, Any] = {}
+        self._unconnected: dict[int, dict[str, ScorerInfo]] = {}
+        """Processes that are open and wait to be told of their servers."""
+        self._endpoints: dict[str, Sequence[Endpoint]] | None = None
+        """By server; None until all servers answered."""
+        self._servers: ServerPool | None = None
+        self._thread = threading.Thread(target=self._run, name="reward-pool", daemon=True)
+        self._stops = threading.Event()
+        # Below: shared with the callers' threads, under the lock of `_changed`.
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._is_ready = False
+        self._answers: deque[tuple[Ticket, GroupScores]] = deque()
+        self._clips: dict[Ticket, Future[Any]] = {}
+        self._num_tickets = 0
+        self._num_outstanding = 0
+
+    # What callers use
 
     def start(self) -> None:
-        """Start the replicas; `health_check` says whether they came up."""
-        self._replicas = [self._start_replica() for _ in range(self._rewards.num_replicas)]
+        """Start servers and processes; `health_check` says whether they came up."""
+        if self._rewards.servers:
+            from rlvid.rewards.vllm.pool import ServerPool
+
+            self._servers = ServerPool(self._rewards.servers, self._cluster)
+            self._servers.start()
+        self._thread.start()
 
     def health_check(self, deadline_s: float) -> None:
-        """Return when every replica has opened its scorers and decoder.
+        """Return when servers, scorers and decoder are up and fit the model's clips.
 
         Raises:
-            RewardTimeoutError: some did not within `deadline_s`.
+            RewardTimeoutError: some are not within `deadline_s`, servers not counted, which have
+                a `start_deadline_s` of their own.
+            RewardError: a scorer needs other clips than the model makes, or a process died.
             Exception: what opening raised, e.g. ValueError for a bad scorer entry.
         """
-        opened = [replica.opened for replica in self._replicas]
-        _, waiting = ray.wait(opened, num_returns=len(opened), timeout=deadline_s)
-        for replica in self._replicas:
-            if replica.opened in waiting:
-                continue
-            try:
-                _get(replica.opened)
-            except (RayActorError, OutOfMemoryError) as error:
-                reason = str(error).splitlines()[0].rstrip(".")
-                raise RewardError(
-                    f"rewards: a replica died while it opened its scorers ({reason}). See the "
-                    "actor's log in the Ray session folder; memory is the usual reason."
-                ) from error
-            self._mark_open(replica)
-        if waiting:
-            raise RewardTimeoutError(
-                f"rewards: {len(waiting)} of {len(opened)} replicas did not open within "
-                f"{deadline_s:g} s; each asks for num_cpus {self._rewards.num_cpus:g} and num_gpus "
-                f"{self._rewards.num_gpus:g}. Lower rewards.num_replicas, or raise "
-                "cluster.start_deadline_s when the model loads slowly."
-            )
+        if self._servers is not None:
+            self._servers.wait_ready()
+            self._events.put(partial(self._servers_are, self._all_endpoints()))
+            watcher = threading.Thread(target=self._watch_servers, name="servers", daemon=True)
+            watcher.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_ready or self._error, deadline_s)
+            if self._error:
+                raise self._error
+            if not self._is_ready:
+                raise RewardTimeoutError(self._describe_waiting(deadline_s))
+        self._check_specs()
 
-    def submit(self, group_ref: ray.ObjectRef) -> ray.ObjectRef:
-        """Give a sampled group to the replica with the fewest; returns the ticket of `collect`."""
-        replica = min(self._replicas, key=lambda r: (len(r.tasks), r.number))
-        attempt = replica.actor.score_group.remote(group_ref)
-        self._append(replica, _Task(ticket=attempt, group_ref=group_ref, attempt=attempt))
-        return attempt
+    def submit(self, group_ref: ray.ObjectRef, scorers: Sequence[str] | None = None) -> Ticket:
+        """Have a sampled group scored; returns the ticket that `collect` gives back.
 
-    def collect(self, timeout_s: float) -> list[tuple[ray.ObjectRef, GroupScores]]:
-        """Return (ticket, scores) of groups that are done, waiting at most `timeout_s` for one.
+        Args:
+            scorers: labels of those to ask, all when None.
+        """
+        return self._submit(payload=group_ref, scorers=scorers)
 
-        Dead and late replicas are replaced here, so call it again until every ticket came.
+    def submit_clips(
+        self,
+        frames: Frames,
+        prompt: Prompt,
+        *,
+        fps: float,
+        group_id: str,
+        scorers: Sequence[str] | None = None,
+    ) -> Ticket:
+        """Have clips scored as they are: uint8 [G, T, H, W, 3], a group of one prompt.
 
         Raises:
-            RewardError: a scorer broke its contract, a group took down or outlived
-                `MAX_ATTEMPTS` replicas, or replicas die faster than they score.
-            Exception: the group itself could not be read, e.g. its object was lost.
+            ValueError: another shape or type.
+            RewardError: a scorer needs other clips; nothing was submitted.
         """
-        give_up = time.monotonic() + timeout_s
-        while True:
-            done = self._take_finished()
-            self._replace_late()
-            left = give_up - time.monotonic()
-            if done or left <= 0 or not self.num_outstanding:
-                return done
-            watched = [task.attempt for r in self._replicas for task in r.tasks]
-            watched += [replica.opened for replica in self._replicas if not replica.is_open]
-            # Half a second at most: ray.wait knows nothing of our deadlines.
-            ray.wait(watched, num_returns=1, timeout=min(left, 0.5))
+        info = describe_clips(frames, prompt, fps=fps, group_id=group_id)
+        self._check_info(info)
+        reference = ray.put(np.ascontiguousarray(frames))
+        return self._submit(info=info, frames=reference, scorers=scorers)
+
+    def submit_files(self, files: Sequence[bytes], prompt: Prompt, *, group_id: str) -> Ticket:
+        """Have MP4 files scored, a group of one prompt; one that is no video is a missing score."""
+        promised = ClipInfo(
+            group_id=group_id,
+            prompt=prompt,
+            indices=tuple(range(len(files))),
+            digests=("",) * len(files),
+            num_frames=0,
+            height=0,
+            width=0,
+            fps=0.0,
+            decode_s=0.0,
+        )
+        return self._submit(payload=(ray.put(tuple(files)), prompt, group_id), promised=promised)
+
+    def collect(self, timeout_s: float) -> list[tuple[Ticket, GroupScores]]:
+        """Return (ticket, scores) of groups that are done, waiting at most `timeout_s` for one.
+
+        Raises:
+            RewardError: a scorer broke its contract, or replicas die faster than they score.
+            Exception: what else ended the pool, e.g. a group that cannot be decoded.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._answers or self._error or not self._num_outstanding, timeout_s
+            )
+            if self._error:
+                raise self._error
+            done = list(self._answers)
+            self._answers.clear()
+            self._num_outstanding -= len(done)
+            return done
 
     def score(self, group_refs: Sequence[ray.ObjectRef]) -> list[GroupScores]:
         """Score all the groups; the answers are in their order. Call it with nothing in flight."""
         tickets = [self.submit(ref) for ref in group_refs]
-        answers: dict[ray.ObjectRef, GroupScores] = {}
+        answers: dict[Ticket, GroupScores] = {}
         while len(answers) < len(tickets):
             answers.update(self.collect(timeout_s=self._rewards.deadline_s))
         return [answers[ticket] for ticket in tickets]
 
     def clips(self, group_ref: ray.ObjectRef) -> Tensor:
         """Return the decoded clips of a group, [G, T, 3, H, W] uint8, for a log or report."""
-        call = self._replicas[0].actor.clips.remote(group_ref)
-        return cast(Tensor, ray.get(call, timeout=self._rewards.deadline_s))
+        answer: Future[Any] = Future()
+        with self._changed:
+            if self._error:
+                raise self._error
+            self._num_tickets += 1
+            ticket = self._num_tickets
+            self._clips[ticket] = answer
+        group = PoolGroup(ticket, payload=group_ref, promised=None, labels=())
+        self._events.put(partial(self._take, group))
+        # The decoder may be replaced on the way; the dispatcher limits how often.
+        limit_s = self._rewards.max_attempts * (
+            self._rewards.deadline_s + self._cluster.start_deadline_s
+        )
+        frames = answer.result(timeout=limit_s)
+        return as_tensor(ray.get(frames, timeout=self._rewards.deadline_s))
+
+    def scale(self, label: str, num_replicas: int) -> None:
+        """Keep `num_replicas` of a scorer from now on.
+
+        Raises:
+            ValueError: no such scorer, or less than one replica.
+        """
+        if label not in self._positions:
+            raise ValueError(
+                f"rewards: no scorer {label!r} to scale; there: {', '.join(self._positions)}"
+            )
+        if num_replicas < 1:
+            raise ValueError(f"rewards {label!r}: expected at least 1 replica, got {num_replicas}")
+        self._events.put(partial(self._dispatcher.scale, label, num_replicas))
+
+    def metrics(self) -> dict[str, float]:
+        """Return counts since the start, latencies of the last calls, and what is so now."""
+        return self._row(of_step=False)
+
+    def step_metrics(self) -> dict[str, float]:
+        """Return the same since this was called last, and start a new step."""
+        return self._row(of_step=True)
 
     @property
     def num_outstanding(self) -> int:
         """Groups submitted and not yet collected."""
-        return sum(len(replica.tasks) for replica in self._replicas)
+        return self._num_outstanding
+
+    @property
+    def num_replaced(self) -> int:
+        """Processes that died or were killed for lateness since the pool started."""
+        return self._dispatcher.num_replaced
 
     def shutdown(self) -> None:
-        """Kill the replicas; groups in flight are forgotten."""
-        for replica in self._replicas:
-            ray.kill(replica.actor)
-        self._replicas = []
+        """End processes and servers; groups in flight are forgotten."""
+        self._stops.set()
+        self._events.put(lambda: None)
+        if self._thread.is_alive():
+            self._thread.join(timeout=30.0)
+        for actor in self._actors.values():
+            ray.kill(actor)
+        self._actors = {}
+        if self._servers is not None:
+            self._servers.shutdown()
+            self._servers = None
 
-    def _start_replica(self) -> _Replica:
-        threads = self._cluster.threads_per_role
+    # The thread
+
+    def _run(self) -> None:
+        """Do what the dispatcher says and tell it what happens, until the pool is shut down."""
+        try:
+            while not self._stops.is_set():
+                now = time.monotonic()
+                for action in self._dispatcher.poll(now):
+                    self._do(action)
+                self._note_ready()
+                timeout_s = self._dispatcher.next_wakeup(now) - time.monotonic()
+                self._handle_events(max(0.0, timeout_s))
+        except BaseException as error:  # carried to whoever waits in another thread
+            self._fail(error)
+
+    def _handle_events(self, timeout_s: float) -> None:
+        try:
+            event = self._events.get(timeout=timeout_s) if timeout_s else self._events.get_nowait()
+            while True:
+                event()
+                event = self._events.get_nowait()
+        except queue.Empty:
+            return
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = error
+            for answer in self._clips.values():
+                answer.set_exception(error)
+            self._clips.clear()
+            self._changed.notify_all()
+
+    def _note_ready(self) -> None:
+        if not self._is_ready and self._dispatcher.is_ready:
+            with self._changed:
+                self._is_ready = True
+                self._changed.notify_all()
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Spawn():
+                self._spawn(action)
+            case Kill():
+                actor = self._actors.pop(action.process_id, None)
+                self._unconnected.pop(action.process_id, None)
+                if actor is not None:
+                    ray.kill(actor)
+            case Decode():
+                self._decode(action)
+            case ScoreBatch():
+                actor = self._actors[action.call.process_id]
+                answer = actor.score.remote(
+                    action.call.service, action.items, action.fps, *action.frames
+                )
+                self._watch(answer, partial(self._on_scored, action.call))
+            case Finished():
+                self._hand_out(action)
+
+    def _spawn(self, action: Spawn) -> None:
+        host, threads = action.host, self._cluster.threads_per_role
+        labels = [service for service in host.services if service != DECODER]
+        variables = {"OMP_NUM_THREADS": str(threads), **host.runtime_env.get("env_vars", {})}
         actor = RewardActor.options(  # type: ignore[attr-defined]
-            num_cpus=self._rewards.num_cpus,
-            num_gpus=self._rewards.num_gpus,
-            max_restarts=0,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
-        ).remote(self._rewards, self._model, threads)
-        self._num_started += 1
-        return _Replica(
-            number=self._num_started,
-            actor=actor,
-            opened=actor.open.remote(),
-            started=time.monotonic(),
+            num_cpus=host.num_cpus,
+            num_gpus=host.num_gpus,
+            runtime_env={**host.runtime_env, "env_vars": variables},
+            scheduling_strategy="SPREAD" if host.spread else "DEFAULT",
+        ).remote(
+            {
+                self._positions[label]: self._rewards.scorers[self._positions[label]]
+                for label in labels
+            },
+            has_decoder=DECODER in host.services,
+            model=self._model,
+            num_threads=threads,
         )
+        self._actors[action.process_id] = actor
+        self._watch(actor.open.remote(), partial(self._on_opened, action.process_id))
 
-    def _append(self, replica: _Replica, task: _Task) -> None:
-        if not replica.tasks:
-            replica.first_since = time.monotonic()
-        replica.tasks.append(task)
+    def _decode(self, action: Decode) -> None:
+        actor, payload = self._actors[action.call.process_id], action.payload
+        if isinstance(payload, tuple):
+            frames, info = actor.decode_files.remote(*payload)
+        else:
+            frames, info = actor.decode.remote(payload)
+        self._watch(info, partial(self._on_decoded, action.call, frames))
 
-    def _mark_open(self, replica: _Replica) -> None:
-        if not replica.is_open:
-            replica.is_open = True
-            replica.first_since = time.monotonic()
+    def _watch(self, ref: ray.ObjectRef, handle: Callable[[Future[Any]], None]) -> None:
+        """Have `handle` called in the pool's thread once `ref` is there or has failed."""
+        ref.future().add_done_callback(lambda future: self._events.put(partial(handle, future)))
 
-    def _take_finished(self) -> list[tuple[ray.ObjectRef, GroupScores]]:
-        """Collect what is done; a replica whose process is gone is replaced on the way."""
-        done: list[tuple[ray.ObjectRef, GroupScores]] = []
-        for replica in list(self._replicas):
-            try:
-                if not replica.is_open and _is_ready(replica.opened):
-                    _get(replica.opened)
-                    self._mark_open(replica)
-                # Calls on one actor end in the order they were made, so only the first can be done.
-                while replica.tasks and _is_ready(replica.tasks[0].attempt):
-                    scores = _get(replica.tasks[0].attempt)
-                    done.append((replica.tasks.popleft().ticket, scores))
-                    replica.first_since = time.monotonic()
-                    self._failures_in_a_row = 0
-            except RayActorError as error:
-                if error.actor_id not in (None, replica.actor._actor_id.hex()):
-                    raise  # the actor that owned the group died, not the one that scores it
-                self._replace(replica, "it died")
-            except OutOfMemoryError:  # Ray's memory monitor killed it; this is no RayActorError
-                self._replace(replica, "it was killed for lack of memory")
-        return done
+    def _on_opened(self, process_id: int, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._on_open_error(process_id, error)
+        elif process_id in self._actors:
+            self._unconnected[process_id] = future.result()
+            self._connect(process_id)
 
-    def _replace_late(self) -> None:
+    def _on_open_error(self, process_id: int, error: BaseException) -> None:
         now = time.monotonic()
-        for replica in list(self._replicas):
-            if not replica.is_open:
-                if now - replica.started > self._cluster.start_deadline_s:
-                    self._replace(replica, f"did not open in {self._cluster.start_deadline_s:g} s")
-            elif replica.tasks and now - replica.first_since > self._rewards.deadline_s:
-                self._replace(replica, f"scored one group for {self._rewards.deadline_s:g} s")
+        if isinstance(error, RayActorError | OutOfMemoryError):
+            self._dispatcher.lost(process_id, _first_line(error), now)
+        else:
+            self._dispatcher.open_failed(process_id, _cause(error), now)
 
-    def _replace(self, replica: _Replica, reason: str) -> None:
-        """Kill the replica, start another and hand its groups to whoever has fewest."""
-        self.num_replaced += 1
-        self._failures_in_a_row += 1
-        logger.warning(
-            "reward replica replaced replica=%d reason=%r groups=%d",
-            replica.number,
-            reason,
-            len(replica.tasks),
+    def _connect(self, process_id: int) -> None:
+        """Tell a new process of its servers, or say that it is open where it needs none."""
+        infos = self._unconnected[process_id]
+        asking = [label for label, info in infos.items() if info.uses_server]
+        for label in asking:
+            if label not in self._servers_of:
+                raise ValueError(
+                    f"rewards.scorers.{self._positions[label]}.server: {label!r} asks a model "
+                    "server; name one of rewards.servers"
+                )
+        if not asking:
+            self._on_connected(process_id, [])
+        elif self._endpoints is not None:
+            refs = [self._tell(process_id, label) for label in asking]
+            self._watch_all(refs, partial(self._on_connected, process_id))
+
+    def _tell(self, process_id: int, label: str) -> ray.ObjectRef:
+        assert self._endpoints is not None, "servers are up"
+        endpoints = self._endpoints[self._servers_of[label]]
+        self._dispatcher.connected(label, endpoints)
+        return self._actors[process_id].connect.remote(label, endpoints)
+
+    def _watch_all(
+        self, refs: Sequence[ray.ObjectRef], handle: Callable[[list[Future[Any]]], None]
+    ) -> None:
+        done: list[Future[Any]] = []
+
+        def note(future: Future[Any]) -> None:
+            done.append(future)
+            if len(done) == len(refs):
+                handle(done)
+
+        for ref in refs:
+            self._watch(ref, note)
+
+    def _on_connected(self, process_id: int, futures: Sequence[Future[Any]]) -> None:
+        infos = self._unconnected.pop(process_id, None)
+        if infos is None:
+            return
+        for future in futures:
+            error = future.exception()
+            if error is not None:
+                self._on_open_error(process_id, error)
+                return
+        self._dispatcher.opened(process_id, infos, time.monotonic())
+
+    def _on_decoded(self, call: Call, frames: ray.ObjectRef, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._on_call_error(call, error)
+        else:
+            self._dispatcher.decoded(call.call_id, future.result(), frames, time.monotonic())
+
+    def _on_scored(self, call: Call, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._on_call_error(call, error)
+            return
+        results, seconds = future.result()
+        self._dispatcher.scored(call.call_id, results, seconds, time.monotonic())
+
+    def _on_call_error(self, call: Call, error: BaseException) -> None:
+        now, cause = time.monotonic(), _cause(error)
+        if isinstance(error, RayActorError | OutOfMemoryError):
+            self._dispatcher.lost(call.process_id, f"it died: {_first_line(error)}", now)
+        elif isinstance(cause, ObjectLostError) and call.service != DECODER:
+            self._dispatcher.frames_lost(call.call_id, now)
+        else:
+            self._dispatcher.call_failed(call.call_id, cause, now)
+
+    def _hand_out(self, action: Finished) -> None:
+        with self._changed:
+            answer = self._clips.pop(action.ticket, None)
+            if answer is not None:
+                answer.set_result(action.frames)
+                return
+            self._answers.append((action.ticket, action.scores))
+            self._changed.notify_all()
+
+    # Servers
+
+    def _all_endpoints(self) -> dict[str, Sequence[Endpoint]]:
+        assert self._servers is not None, "this recipe has servers"
+        return {name: self._servers.endpoints(name) for name in self._rewards.servers}
+
+    def _watch_servers(self) -> None:
+        """Restart dead servers and tell the pool's thread of new endpoints; its own thread."""
+        servers = self._servers
+        assert servers is not None, "this recipe has servers"
+        try:
+            while not self._stops.wait(SERVER_POLL_S):
+                if servers.poll():
+                    self._events.put(partial(self._servers_are, self._all_endpoints()))
+        except Exception as error:  # carried to whoever waits in another thread
+            self._events.put(partial(_raise, error))
+
+    def _servers_are(self, endpoints: dict[str, Sequence[Endpoint]]) -> None:
+        before, self._endpoints = self._endpoints or {}, endpoints
+        for process_id in list(self._unconnected):
+            self._connect(process_id)
+        for process_id, labels in self._dispatcher.processes().items():
+            for label in labels:
+                server = self._servers_of.get(label)
+                if server and before.get(server) != endpoints[server]:
+                    # A process that died meanwhile is told when its successor opens.
+                    self._watch(self._tell(process_id, label), lambda future: None)
+
+    # Small things
+
+    def _submit(
+        self,
+        *,
+        payload: Any = None,
+        info: ClipInfo | None = None,
+        frames: Any = None,
+        promised: ClipInfo | None = None,
+        scorers: Sequence[str] | None = None,
+    ) -> Ticket:
+        unknown = set(scorers or ()) - set(self._positions)
+        if unknown:
+            raise ValueError(
+                f"rewards: no scorer {sorted(unknown)[0]!r}; there: {', '.join(self._positions)}"
+            )
+        labels = [s for s in self._positions if scorers is None or s in scorers]
+        with self._changed:
+            if self._error:
+                raise self._error
+            self._num_tickets += 1
+            self._num_outstanding += 1
+            ticket = self._num_tickets
+        group = PoolGroup(ticket, payload, promised, tuple(labels))
+        if info is not None:
+            group.info, group.frames = info, frames
+        self._events.put(partial(self._take, group))
+        return ticket
+
+    def _take(self, group: PoolGroup) -> None:
+        now = time.monotonic()
+        group.scoring_since = now
+        self._dispatcher.submit(group, now)
+
+    def _check_specs(self) -> None:
+        """Refuse scorers that need other clips than the model makes, before anything is sampled."""
+        if self._model is None:
+            return
+        model = self._model
+        shape = (model.num_frames, model.height, model.width)
+        for label, info in self._dispatcher.infos.items():
+            where = f"rewards.scorers.{self._positions[label]} {label!r}"
+            check_clip(info.clip_spec, shape, fps=model.fps, where=where)
+
+    def _check_info(self, info: ClipInfo) -> None:
+        shape = (info.num_frames, info.height, info.width)
+        for label, scorer in dict(self._dispatcher.infos).items():
+            check_clip(scorer.clip_spec, shape, fps=info.fps, where=f"rewards {label!r}")
+
+    def _describe_waiting(self, deadline_s: float) -> str:
+        parts = [
+            f"{missing} of {wanted} replicas of {names}"
+            for names, (missing, wanted) in self._dispatcher.waiting().items()
+        ]
+        return (
+            f"rewards: {' and '.join(parts)} did not open within {deadline_s:g} s. Lower num_cpus, "
+            "num_gpus or num_replicas of the scorers if the cluster has no room, or raise "
+            "cluster.start_deadline_s when a model loads slowly."
         )
-        if self._failures_in_a_row > MAX_FAILURES_IN_A_ROW * self._rewards.num_replicas:
-            raise RewardError(
-                f"rewards: {self._failures_in_a_row} replicas failed with no group scored between "
-                f"them; the last one: {reason}. See the actor's log in the Ray session folder, "
-                "and rewards.deadline_s when it was late."
-            )
-        ray.kill(replica.actor)
-        self._replicas[self._replicas.index(replica)] = self._start_replica()
-        first = replica.tasks[0] if replica.is_open and replica.tasks else None
-        for task in replica.tasks:
-            if task is first:  # the others only waited behind it
-                self._count_attempt(task, reason)
-            target = min(self._replicas, key=lambda r: (len(r.tasks), r.number))
-            task.attempt = target.actor.score_group.remote(task.group_ref)
-            self._append(target, task)
 
-    def _count_attempt(self, task: _Task, reason: str) -> None:
-        task.num_attempts += 1
-        if task.num_attempts > MAX_ATTEMPTS:
-            kind = RewardTimeoutError if reason.startswith("scored") else RewardError
-            raise kind(
-                f"rewards: one group failed {MAX_ATTEMPTS} replicas in turn; the last one: "
-                f"{reason}. A scorer hangs or crashes its process on this group; raise "
-                "rewards.deadline_s if it is only slow."
-            )
+    def _row(self, *, of_step: bool) -> dict[str, float]:
+        answer: Future[dict[str, float]] = Future()
+
+        def read() -> None:
+            row = self._metrics.metrics(self._dispatcher.live(), of_step=of_step)
+            if of_step:
+                self._metrics.start_step()
+            answer.set_result(row)
+
+        if self._thread.is_alive():
+            self._events.put(read)
+        else:
+            read()
+        row = answer.result(timeout=30.0)
+        if self._servers is not None:
+            row |= self._servers.metrics()
+        return row
 
 
-def _is_ready(ref: ray.ObjectRef) -> bool:
-    ready, _ = ray.wait([ref], timeout=0, fetch_local=False)
-    return bool(ready)
+def _raise(error: BaseException) -> None:
+    raise error
 
 
-def _get(ref: ray.ObjectRef) -> Any:
-    """Return the finished call's value; raise what the actor raised, without Ray's wrapping."""
-    try:
-        return ray.get(ref, timeout=60.0)
-    except RayTaskError as error:
-        if isinstance(error.cause, Exception):
-            raise error.cause from error
-        raise
+def _cause(error: BaseException) -> Exception:
+    """Return what the actor raised, without Ray's wrapping."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        return error.cause
+    assert isinstance(error, Exception), f"a call does not end by {error!r}"
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0].rstrip(".")

@@ -1,26 +1,39 @@
-"""The plain worker of the reward pool: decodes a group once and runs every scorer on its clips.
+"""The plain worker of one scorer: takes clips as stored, hands them over as declared, scores them.
 
-Letters: G rollouts in a group, T pixel frames, H W pixels.
+Letters: B clips of a call, T pixel frames, H W pixels, C channels (1 for grey).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rlvid.config.model import ModelConfig
-from rlvid.config.rewards import RewardsConfig
-from rlvid.records import RolloutGroup, Score
-from rlvid.rewards.base import ClipSpec, GroupReward, Reward, RewardError
+from rlvid.config.rewards import ScorerConfig
+from rlvid.records import Prompt, Score
+from rlvid.rewards.base import (
+    ClipSpec,
+    Endpoint,
+    GroupReward,
+    Reward,
+    RewardError,
+    Serving,
+    UsesServer,
+    serving_of,
+)
+from rlvid.rewards.cache import scorer_version
+from rlvid.rewards.decoding import Frames
 from rlvid.rewards.registry import open_scorer
 
-Decoder = Callable[[Tensor], Tensor]
-"""latents [B, C, F, H, W] -> videos [B, T, 3, H, W] float32 in [0, 1]."""
+LUMA = (0.2126, 0.7152, 0.0722)
+"""Rec. 709 weights of R, G, B (ITU-R BT.709-6, item 3.2)."""
+ItemId = tuple[int, int]
+"""(ticket of the group in this pool, index of the clip in its group); unique in a pool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +44,48 @@ class GroupScores:
     """Scorer by scorer in the recipe's order, within each by rollout index."""
     decode_s: float
     score_s: float
+    """Seconds of scorers' work, its share of each batch; scorers work side by side."""
+    guards: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Guard to [G] values, one a clip (`critics.guards`); none of clips that were given."""
 
 
-class RewardWorker:
-    """Holds the opened scorers and the decoder.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreItem:
+    """One clip of a call."""
+
+    item_id: ItemId
+    prompt: Prompt
+    source: int
+    """Which of the call's frame arrays it lies in."""
+    row: int
+    """Place in that array."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemResult:
+    """What became of one clip; it carries the id that came with the clip."""
+
+    item_id: ItemId
+    value: float | None
+    error: str = ""
+    is_failure: bool = False
+    """True when the scorer raised, so that another attempt may do better; NaN is a verdict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerInfo:
+    """What is known of a scorer once it is open."""
+
+    clip_spec: ClipSpec
+    serving: Serving
+    version: str
+    """Digest of class, settings, source and what the scorer says of itself."""
+    is_groupwise: bool
+    uses_server: bool
+
+
+class ScorerWorker:
+    """One opened scorer.
 
     The border at which a scorer's exception is caught is here and nowhere else: it becomes a
     missing score with its text. A result of the wrong shape is a broken contract and stops the
@@ -42,93 +93,118 @@ class RewardWorker:
     """
 
     def __init__(
-        self,
-        scorers: Sequence[tuple[str, Reward | GroupReward]],
-        decode: Decoder,
-        *,
-        fps: int,
+        self, scorer: Reward | GroupReward, *, label: str, device: str = "cpu", version: str = ""
     ) -> None:
-        """`scorers` are (label, scorer) in the recipe's order; `fps` is that of the clips."""
-        self._scorers = tuple(scorers)
-        self._decode = decode
-        self._fps = fps
+        self._scorer = scorer
+        self._where = f"rewards {label!r}"
+        self._device = device
+        self._version = version
 
-    def score_group(self, group: RolloutGroup) -> GroupScores:
-        """Score every rollout of the group; RewardError when a scorer breaks its contract."""
-        started = time.perf_counter()
-        videos = self.videos(group)
-        decoded = time.perf_counter()
-        scores: list[Score] = []
-        for position, (label, scorer) in enumerate(self._scorers):
-            where = f"rewards[{position}] {label!r}"
-            check_clip(videos, scorer.clip_spec, fps=self._fps, where=where)
-            scores += self._run(scorer, videos, group, label=label, where=where)
-        return GroupScores(
-            scores=tuple(scores),
-            decode_s=decoded - started,
-            score_s=time.perf_counter() - decoded,
+    def info(self) -> ScorerInfo:
+        return ScorerInfo(
+            clip_spec=self._scorer.clip_spec,
+            serving=serving_of(self._scorer),
+            version=self._version,
+            is_groupwise=isinstance(self._scorer, GroupReward),
+            uses_server=isinstance(self._scorer, UsesServer),
         )
 
-    def videos(self, group: RolloutGroup) -> Tensor:
-        """Return the decoded clips of the group, [G, T, 3, H, W] float32 in [0, 1]."""
-        with torch.no_grad():
-            latents = torch.stack([rollout.latents for rollout in group.rollouts])
-            return self._decode(latents).float().cpu()
+    def connect(self, endpoints: Sequence[Endpoint]) -> None:
+        if isinstance(self._scorer, UsesServer):
+            self._scorer.connect(endpoints)
 
-    def clips(self, group: RolloutGroup) -> Tensor:
-        """Return the clips for a log or report, [G, T, 3, H, W] uint8."""
-        return (self.videos(group) * 255.0).round().clamp(0, 255).to(torch.uint8)
+    def score(
+        self, items: Sequence[ScoreItem], frames: Sequence[Frames], *, fps: float
+    ) -> list[ItemResult]:
+        """Score clips; of a group-wise scorer they are one whole group.
 
-    def _run(
-        self,
-        scorer: Reward | GroupReward,
-        videos: Tensor,
-        group: RolloutGroup,
-        *,
-        label: str,
-        where: str,
-    ) -> list[Score]:
+        A batch on which the scorer raises is scored once more clip by clip, so that one bad clip
+        does not blank its neighbours.
+
+        Args:
+            frames: [G, T, H, W, 3] uint8 arrays that the items lie in, all of one clip size.
+
+        Raises:
+            RewardError: the clips are not what the scorer declared, or its answer is malformed.
+        """
+        clips = np.stack([frames[item.source][item.row] for item in items])
+        shape = (clips.shape[1], clips.shape[2], clips.shape[3])
+        check_clip(self._scorer.clip_spec, shape, fps=fps, where=self._where)
+        videos = as_declared(clips, self._scorer.clip_spec).to(self._device)
+        results = self._attempt(items, videos)
+        is_single = len(items) == 1 or isinstance(self._scorer, GroupReward)
+        if is_single or not all(result.is_failure for result in results):
+            return results
+        return [
+            result
+            for number, item in enumerate(items)
+            for result in self._attempt([item], videos[number : number + 1])
+        ]
+
+    def _attempt(self, items: Sequence[ScoreItem], videos: Tensor) -> list[ItemResult]:
         try:
             with torch.no_grad():
-                if isinstance(scorer, GroupReward):
-                    result = scorer.score_group(videos, group.prompt)
+                if isinstance(self._scorer, GroupReward):
+                    result = self._scorer.score_group(videos, items[0].prompt)
                 else:
-                    result = scorer.score(videos, [group.prompt] * len(videos))
+                    result = self._scorer.score(videos, [item.prompt for item in items])
         except Exception as error:  # whatever a plug-in raises is a missing score, and counted
             text = f"{type(error).__name__}: {error}"
-            return [_score(group, r.index, label, None, text) for r in group.rollouts]
-        check_result(result, num_videos=len(videos), where=where)
+            return [
+                ItemResult(item_id=item.item_id, value=None, error=text, is_failure=True)
+                for item in items
+            ]
+        check_result(result, num_videos=len(items), where=self._where)
         return [
-            _score(group, rollout.index, label, float(value), f"returned {float(value)}")
-            for rollout, value in zip(group.rollouts, result, strict=True)
+            _result(item.item_id, value) for item, value in zip(items, result.tolist(), strict=True)
         ]
 
 
-def open_reward_worker(rewards: RewardsConfig, model: ModelConfig) -> RewardWorker:
-    """Open the scorers and the model whose decoder turns latents into clips."""
-    from rlvid.models import load_model
+def open_scorer_worker(config: ScorerConfig, position: int) -> ScorerWorker:
+    """Open the scorer of `rewards.scorers[position]`."""
+    scorer = open_scorer(config, f"rewards.scorers.{position}")
+    return ScorerWorker(
+        scorer,
+        label=config.label,
+        device=config.device or serving_of(scorer).device,
+        version=scorer_version(config, scorer),
+    )
 
-    scorers = [
-        (config.label, open_scorer(config, f"rewards.scorers.{position}"))
-        for position, config in enumerate(rewards.scorers)
-    ]
-    return RewardWorker(scorers, load_model(model).decode, fps=model.fps)
+
+def timed_score(
+    worker: ScorerWorker, items: Sequence[ScoreItem], frames: Sequence[Frames], fps: float
+) -> tuple[list[ItemResult], float]:
+    """Return the results and the seconds they took."""
+    started = time.perf_counter()
+    results = worker.score(items, frames, fps=fps)
+    return results, time.perf_counter() - started
 
 
-def check_clip(videos: Tensor, spec: ClipSpec, *, fps: int, where: str) -> None:
-    """Raise RewardError when the clips are not what the scorer declared it needs."""
-    frames, _, height, width = videos.shape[1:]
-    wanted = {"fps": spec.fps, "height": spec.height, "width": spec.width}
-    given = {"fps": fps, "height": height, "width": width}
+def as_declared(clips: Frames, spec: ClipSpec) -> Tensor:
+    """[B, T, H, W, 3] uint8 -> [B, T, C, H, W] float32 in the colours and range of `spec`."""
+    videos = torch.from_numpy(np.ascontiguousarray(clips)).permute(0, 1, 4, 2, 3).float() / 255.0
+    if spec.colour == "grey":
+        videos = (videos * torch.tensor(LUMA).view(3, 1, 1)).sum(dim=2, keepdim=True)
+    black, white = spec.value_range
+    if (black, white) != (0.0, 1.0):
+        videos = black + (white - black) * videos
+    return videos.contiguous()
+
+
+def check_clip(spec: ClipSpec, shape: tuple[int, int, int], *, fps: float, where: str) -> None:
+    """Raise RewardError when clips of (T, H, W) are not what the scorer declared it needs."""
+    frames, height, width = shape
+    given = {"fps": fps, "num_frames": frames, "height": height, "width": width}
+    wanted = {name: getattr(spec, name) for name in given}
     wrong = [name for name, value in wanted.items() if value not in (None, given[name])]
+    needs = [f"{name} {wanted[name]:g}" for name in wrong]
+    has = [f"{name} {given[name]:g}" for name in wrong]
     if spec.min_frames is not None and frames < spec.min_frames:
-        wrong.append("min_frames")
-        wanted["min_frames"], given["min_frames"] = spec.min_frames, frames
-    if wrong:
-        needs = ", ".join(f"{name} {wanted[name]}" for name in wrong)
-        has = ", ".join(f"{name.removeprefix('min_')} {given[name]}" for name in wrong)
+        needs.append(f"min_frames {spec.min_frames}")
+        has.append(f"frames {frames}")
+    if needs:
         raise RewardError(
-            f"{where}: needs clips with {needs}, the model makes {has}. "
+            f"{where}: needs clips with {', '.join(needs)}, the model makes {', '.join(has)}. "
             "Change the model section or remove the scorer."
         )
 
@@ -145,13 +221,8 @@ def check_result(result: Tensor, *, num_videos: int, where: str) -> None:
         )
 
 
-def _score(group: RolloutGroup, index: int, label: str, value: float | None, error: str) -> Score:
-    """A score; one that is None, NaN or infinite is missing, for the reason `error`."""
-    missing = value is None or not math.isfinite(value)
-    return Score(
-        group_id=group.group_id,
-        index=index,
-        scorer=label,
-        value=None if missing else value,
-        error=error if missing else None,
-    )
+def _result(item_id: ItemId, value: float) -> ItemResult:
+    """A score; one that is NaN or infinite is missing."""
+    if not math.isfinite(value):
+        return ItemResult(item_id=item_id, value=None, error=f"returned {value}")
+    return ItemResult(item_id=item_id, value=value)

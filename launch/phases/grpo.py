@@ -21,10 +21,11 @@ from rlvid.data.prompts import load_prompts, prompts_for_step
 from rlvid.launch import driver_state
 from rlvid.launch.driver_state import DriverState, load_driver_state
 from rlvid.launch.groups import ScoredGroup, sample_and_score, training_task
-from rlvid.launch.heldout import heldout_prompts, measure
+from rlvid.launch.heldout import heldout_prompts, measure, with_judges
 from rlvid.launch.phases.base import Artifacts, PhaseContext, trained_policy
 from rlvid.launch.roles import SamplingRoles, open_sampling
 from rlvid.launch.step_metrics import step_metrics
+from rlvid.launch.watch import Watch, best_folder, correlation_table, drop_all_but_best
 from rlvid.learners.checkpoint import find_latest
 from rlvid.learners.group import LearnerGroup
 from rlvid.models.policy import Policy
@@ -51,6 +52,7 @@ class Loop:
     heldout: tuple[Prompt, ...]
     progress: PhaseProgress
     trace: Trace
+    watch: Watch
 
 
 class Grpo:
@@ -67,9 +69,13 @@ class Grpo:
             if latest:
                 loop.learner.load_checkpoint(latest.path)
             loop.sampling.ledger.forget_from(first_step)
-            train(loop, first_step)
+            stopped_early = train(loop, first_step)
             exported = context.folder / "policy"
-            loop.learner.export(exported)
+            if stopped_early:
+                assert state.memory.best_step is not None, "stopped with no evaluation"
+                exported = best_folder(context.folder, state.memory.best_step)
+            else:
+                loop.learner.export(exported)
             counts = loop.sampling.ledger.counts()
             if not counts.is_balanced or counts.in_flight:
                 raise RuntimeError(f"ledger: groups are unaccounted for at the end: {counts}")
@@ -77,13 +83,17 @@ class Grpo:
         return replace(artifacts, policy=policy, ema_policy=ema_policy)
 
 
-def train(loop: Loop, first_step: int) -> None:
-    """Sample, score, credit, learn, publish, until the recipe's last step."""
+def train(loop: Loop, first_step: int) -> bool:
+    """Sample, score, reward, learn, publish, until the recipe's last step or an early stop.
+
+    Returns:
+        True when a held-out judge ended it; the phase's policy is then the best one kept.
+    """
     recipe = loop.recipe
     publish(loop, first_step)
     check_canary(loop)
     if recipe.grpo.evaluate_every and first_step == 0:
-        loop.context.recorder.write(0, evaluate(loop, 0))
+        loop.context.recorder.write(0, evaluate(loop, 0)[0])
     for step in range(first_step, recipe.grpo.num_steps):
         started, num_lost = time.perf_counter(), loop.sampling.rollouts.num_lost
         scored = sample(loop, step)
@@ -105,17 +115,29 @@ def train(loop: Loop, first_step: int) -> None:
                 "learn": learned_s,
                 "step": time.perf_counter() - started,
             },
+            pool=loop.sampling.rewards.step_metrics(),
         )
+        metrics |= loop.watch.after_step(step + 1, table, scored)
+        should_stop = False
         if _is_due(step, recipe.grpo.evaluate_every, recipe.grpo.num_steps):
-            metrics |= evaluate(loop, step + 1)
+            measured, should_stop = evaluate(loop, step + 1)
+            metrics |= measured
+            loop.context.recorder.write_text("correlation", step + 1, correlation_table(metrics))
         loop.context.recorder.write(step + 1, metrics)
         loop.progress.step_done(step, metrics)
+        if should_stop:  # before the checkpoint: a resume from it would go on past the stop
+            return True
         if _is_due(step, recipe.grpo.checkpoint.every, recipe.grpo.num_steps):
             checkpoint(loop, step + 1)
+    return False
 
 
 def sample(loop: Loop, step: int) -> list[ScoredGroup]:
-    """Return the step's groups, sampled by the actors and scored by the pool."""
+    """Return the step's groups, sampled by the actors and scored by the pool.
+
+    Held-out judges are in the pool too and are not asked: what they never saw of training they
+    cannot be gamed by.
+    """
     recipe = loop.recipe
     chosen = prompts_for_step(loop.prompts, recipe.seed, step, recipe.rollout.groups_per_step)
     tasks = [
@@ -137,6 +159,7 @@ def sample(loop: Loop, step: int) -> list[ScoredGroup]:
         loop.sampling.ledger,
         step=step,
         lease_s=recipe.rollout.deadline_s,
+        scorers=[scorer.label for scorer in recipe.rewards.scorers],
         on_group=note,
     )
 
@@ -219,10 +242,14 @@ def check_canary(loop: Loop) -> None:
             )
 
 
-def evaluate(loop: Loop, step: int) -> dict[str, float]:
+def evaluate(loop: Loop, step: int) -> tuple[dict[str, float], bool]:
     """Measure the policy after `step` steps on held-out prompts with the pinned sampler.
 
-    Its groups count to the step before, so that a resume from a checkpoint of `step` keeps them.
+    The judges score too; the policy they like most is kept where an early stop may want it. Its
+    groups count to the step before, so that a resume from a checkpoint of `step` keeps them.
+
+    Returns:
+        The metrics, and whether to stop.
     """
     with loop.trace.span("evaluate", "heldout"):
         measured = measure(
@@ -233,11 +260,14 @@ def evaluate(loop: Loop, step: int) -> dict[str, float]:
             num_seeds=1,
             step=max(step - 1, 0),
         )
-    metrics = measured.metrics()
+    found = loop.watch.after_heldout(step, measured)
+    if found.is_best and loop.recipe.grpo.early_stop.judge_falls:
+        loop.learner.export(best_folder(loop.context.folder, step))
+    metrics = measured.metrics() | found.metrics
     reward = metrics.get("heldout/reward/mean")
     shown = "missing, no prompt was scored" if reward is None else f"{reward:.4f}"
     loop.progress.say(f"step {step} held-out reward {shown}")
-    return metrics
+    return metrics, found.should_stop
 
 
 def checkpoint(loop: Loop, step: int) -> None:
@@ -250,6 +280,7 @@ def checkpoint(loop: Loop, step: int) -> None:
             keep=config.keep,
             driver_files={driver_state.FILE: json.dumps(loop.state.to_json())},
         )
+    drop_all_but_best(loop.context.folder, loop.state.memory.best_step)
 
 
 @contextmanager
@@ -261,11 +292,13 @@ def open_loop(
     prompts = load_prompts(recipe.prompts)
     config = recipe.grpo
     heldout = heldout_prompts(recipe, config.evaluate_prompts) if config.evaluate_every else ()
+    # Judges are loaded only where something is held out for them.
+    sampling_recipe = with_judges(recipe) if config.evaluate_every else recipe
     learner = LearnerGroup.start_rl(recipe, policy)
     ledger_path = context.folder / "ledger.sqlite"
     try:
         with (
-            open_sampling(recipe, policy, recipe.learner, ledger_path) as sampling,
+            open_sampling(sampling_recipe, policy, recipe.learner, ledger_path) as sampling,
             open_progress("grpo", config.num_steps, first_step=first_step) as progress,
         ):
             learner.wait_ready(recipe.cluster.start_deadline_s)
@@ -279,6 +312,7 @@ def open_loop(
                 heldout=heldout,
                 progress=progress,
                 trace=Trace(context.folder / "trace.json"),
+                watch=Watch(recipe, state.memory, context.recorder, progress),
             )
     finally:
         learner.shutdown()

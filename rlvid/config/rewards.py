@@ -85,9 +85,10 @@ class RewardsConfig(Section):
     """How several scorers become one reward."""
     servers: dict[str, ServerConfig] = Field(default_factory=dict)
     """Name to model server; scorers name one in `server`."""
-    num_replicas: int = Field(default=1, ge=1)
-    num_cpus: float = Field(default=1.0, gt=0.0)
-    num_gpus: float = Field(default=0.0, ge=0.0)
+    colocate: bool = False
+    """Put scorers that ask for nothing of their own (environment, server, GPU, replicas, CPUs) into
+    the decoder's process: one start and 300 MB instead of one each. They then take turns, and a
+    crash of one ends all; each has a process of its own otherwise."""
     decode_replicas: int = Field(default=1, ge=1)
     """Actors that turn latents into clips; each clip is decoded once and shared."""
     decode_cpus: float = Field(default=1.0, ge=0.0)

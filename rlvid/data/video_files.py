@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -77,16 +79,28 @@ def probe_mp4(path: str | Path) -> VideoInfo:
 
 def read_mp4(path: str | Path) -> tuple[Tensor, float]:
     """Return all frames as [T, 3, H, W] float32 in [0, 1], and the frame rate."""
+    frames, fps = _decode(str(path), name=str(path))
+    video = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    return video.float().div_(255.0).contiguous(), fps
+
+
+def decode_mp4(data: bytes) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], float]:
+    """Return all frames of a file in memory as [T, H, W, 3] uint8, and the frame rate."""
+    return _decode(io.BytesIO(data), name=f"video of {len(data)} bytes")
+
+
+def _decode(
+    source: str | io.BytesIO, *, name: str
+) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], float]:
     try:
-        with av.open(str(path)) as container:
+        with av.open(source) as container:
             if not container.streams.video:
-                raise ValueError(f"{path}: no video stream. Expected an MP4 with one.")
+                raise ValueError(f"{name}: no video stream. Expected an MP4 with one.")
             stream = container.streams.video[0]
             fps = float(stream.average_rate)
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as a video: {error}.") from error
+        raise ValueError(f"{name}: cannot be read as a video: {error}.") from error
     if not frames:
-        raise ValueError(f"{path}: no frames in the video stream.")
-    video = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
-    return video.float().div_(255.0).contiguous(), fps
+        raise ValueError(f"{name}: no frames in the video stream.")
+    return np.stack(frames), fps

@@ -50,6 +50,26 @@ METRICS: dict[str, Metric] = {
     "servers/<server>/up": Metric("count", (1, None), "replicas of a model server that answer"),
     "servers/<server>/restarts": Metric("count", (0, 0), "restarts of its replicas in the run"),
     "servers/<server>/start_s": Metric("s", (0, None), "slowest start of its replicas"),
+    "rewards/<scorer>/latency_p50_s": Metric("s", (0, None), "median time of a call, queue apart"),
+    "rewards/<scorer>/latency_p95_s": Metric("s", (0, None), "95 % of its calls take no longer"),
+    "rewards/<scorer>/latency_p99_s": Metric("s", (0, None), "99 % of its calls take no longer"),
+    "rewards/<scorer>/batch_fill_frac": Metric("frac", (0, 1), "clips per call over batch_size"),
+    "rewards/<scorer>/queue_now": Metric("count", (0, None), "clips that wait for it"),
+    "rewards/<scorer>/queue_max": Metric("count", (0, None), "the most that waited at once"),
+    "rewards/<scorer>/errors": Metric("count", (0, 0), "clips it gave no score for"),
+    "rewards/<scorer>/retries": Metric("count", (0, 0), "clips tried again after a failed call"),
+    "rewards/<scorer>/timeouts": Metric("count", (0, 0), "calls and groups over their deadline"),
+    "rewards/<scorer>/cache_hit_frac": Metric("frac", (0, 1), "clips whose score was known"),
+    "rewards/<scorer>/replicas": Metric("count", (1, None), "replicas that are open"),
+    "rewards/<scorer>/replaced": Metric("count", (0, 0), "replicas that died or were given up"),
+    "rewards/<scorer>/breaker_openings": Metric(
+        "count", (0, 0), "times a replica was given nothing for a while"
+    ),
+    "reward_pool/decode/seconds": Metric("s", (0, None), "work of turning latents into clips"),
+    "reward_pool/decode/groups": Metric("count", (0, None), "groups decoded, each once"),
+    "reward_pool/exposed_tail/seconds": Metric(
+        "s", (0, None), "from the last group of the step to its last score"
+    ),
     "learner/loss/mean": Metric("1", None, "surrogate loss plus KL term"),
     "learner/policy_loss/mean": Metric("1", None, "surrogate loss alone"),
     "learner/ratio/mean": Metric("1", (0.99, 1.01), "tempered ratio of policy to behaviour"),

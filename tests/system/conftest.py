@@ -11,6 +11,7 @@ from rlvid.config import Recipe
 SMALL: dict[str, Any] = {
     "name": "small",
     "rollout": {"num_actors": 2, "group_size": 4, "groups_per_step": 2, "num_denoising_steps": 4},
+    "rewards": {"colocate": True},
     "learner": {"optimizer": {"learning_rate": 1e-3}},
     "grpo": {
         "num_steps": 4,

@@ -65,4 +65,14 @@ def test_ranks_of_the_sft_phase_are_counted() -> None:
     """Its placement group would wait for CPUs that no node has."""
     sft = {"learner": {"num_ranks": 16, "num_gpus": 2}}
     assert demanded(recipe(phases=["sft", "grpo"], sft=sft)) == {"CPU": 16.0, "GPU": 32.0}
-    assert demanded(recipe(phases=["grpo"], sft=sft)) == {"CPU": 3.0, "GPU": 0.0}
+
+    colocated = recipe(phases=["grpo"], sft=sft, rewards={"colocate": True})
+    assert demanded(colocated) == {"CPU": 3.0, "GPU": 0.0}
+
+
+def test_every_scorer_and_judge_counts_with_its_replicas() -> None:
+    """An actor, a learner, a decoder, 2 replicas of 2 CPUs, and the judge of evaluation."""
+    scorers = [{"use": "physics", "num_replicas": 2, "num_cpus": 2.0, "max_replicas": 3}]
+    asked = recipe(rewards={"scorers": scorers})
+    assert demanded(asked)["CPU"] == 8.0
+    assert demanded(asked, grown=True)["CPU"] == 10.0

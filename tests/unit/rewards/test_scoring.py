@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rlvid.rewards.base import GroupReward, Reward, RewardError
-from rlvid.rewards.scoring import RewardWorker
+from rlvid.records import Prompt
+from rlvid.rewards.base import ClipSpec, GroupReward, Reward, RewardError
+from rlvid.rewards.decoding import Frames
+from rlvid.rewards.scoring import ItemResult, ScoreItem, ScorerWorker, as_declared
 from tests.unit.rewards.scorers import (
     Brightness,
     NeedsWideClips,
@@ -13,78 +18,117 @@ from tests.unit.rewards.scorers import (
     Raises,
     RankInGroup,
     SecondIsNan,
-    group,
-    latents_as_video,
 )
 
-
-def worker(**scorers: Reward | GroupReward) -> RewardWorker:
-    return RewardWorker(list(scorers.items()), latents_as_video, fps=8)
+PROMPT = Prompt(prompt_id="0123456789abcdef", text="a red ball falls to the left")
 
 
 def brightness() -> Brightness:
     return Brightness(Brightness.Config())
 
 
-def test_scores_belong_to_the_rollouts_in_order() -> None:
-    sampled = group(group_size=3)
-    answer = worker(brightness=brightness()).score_group(sampled)
-    expected = [1.0 - abs(float(r.latents.mean()) - 0.5) for r in sampled.rollouts]
-    assert [score.index for score in answer.scores] == [0, 1, 2]
-    assert [score.value for score in answer.scores] == pytest.approx(expected, abs=1e-6)
+def grey_clips(*levels: int) -> Frames:
+    """[G, 5, 8, 8, 3]: one clip of each grey level."""
+    return np.stack([np.full((5, 8, 8, 3), level, dtype=np.uint8) for level in levels])
 
 
-def test_a_group_is_decoded_once_for_all_scorers() -> None:
-    """Decoding is the dearest part of scoring; each scorer decoding for itself would double it."""
-    decoded: list[Tensor] = []
-
-    def decode(latents: Tensor) -> Tensor:
-        decoded.append(latents)
-        return latents_as_video(latents)
-
-    scorers: list[tuple[str, Reward | GroupReward]] = [
-        ("first", brightness()),
-        ("second", RankInGroup()),
+def score(
+    scorer: Reward | GroupReward, frames: Frames, *, rows: Sequence[int] | None = None
+) -> list[ItemResult]:
+    worker = ScorerWorker(scorer, label="mine")
+    items = [
+        ScoreItem(item_id=(7, row), prompt=PROMPT, source=0, row=row)
+        for row in (range(len(frames)) if rows is None else rows)
     ]
-    RewardWorker(scorers, decode, fps=8).score_group(group())
-    assert len(decoded) == 1
+    return worker.score(items, [frames], fps=8)
+
+
+def test_scores_carry_the_ids_of_their_clips() -> None:
+    results = score(brightness(), grey_clips(0, 51, 102), rows=[2, 0])
+    assert [result.item_id for result in results] == [(7, 2), (7, 0)]
+    assert [result.value for result in results] == pytest.approx([0.9, 0.5], abs=1e-6)
+
+
+def test_a_batch_may_hold_clips_of_several_groups() -> None:
+    items = [
+        ScoreItem(item_id=(1, 0), prompt=PROMPT, source=1, row=0),
+        ScoreItem(item_id=(2, 1), prompt=PROMPT, source=0, row=1),
+    ]
+    worker = ScorerWorker(brightness(), label="mine")
+    results = worker.score(items, [grey_clips(0, 51), grey_clips(102)], fps=8)
+    assert [result.value for result in results] == pytest.approx([0.9, 0.7], abs=1e-6)
 
 
 def test_a_group_reward_sees_the_whole_group() -> None:
-    answer = worker(rank=RankInGroup()).score_group(group(group_size=4))
-    assert sorted(score.value or 0.0 for score in answer.scores) == [0.0, 1.0, 2.0, 3.0]
+    results = score(RankInGroup(), grey_clips(3, 1, 2, 0))
+    assert [result.value for result in results] == [3.0, 1.0, 2.0, 0.0]
 
 
 def test_wrong_shape_stops_and_names_the_scorer() -> None:
     """With four numbers for eight videos nobody can say which video earned what."""
     with pytest.raises(RewardError) as caught:
-        worker(adherence=brightness(), aesthetic=OneForAll()).score_group(group(group_size=8))
+        score(OneForAll(), grey_clips(*range(8)))
     assert str(caught.value) == (
-        "rewards[1] 'aesthetic': returned shape (4,) for 8 videos; "
+        "rewards 'mine': returned shape (4,) for 8 videos; "
         "score() must return one number per video, in order."
     )
 
 
-def test_nan_is_a_missing_score() -> None:
-    answer = worker(judge=SecondIsNan()).score_group(group(group_size=3))
-    assert [score.value for score in answer.scores] == [1.0, None, 1.0]
-    assert answer.scores[1].error == "returned nan"
+def test_nan_is_a_verdict_and_no_failure() -> None:
+    """Asking again would say the same; only what raised is worth another attempt."""
+    results = score(SecondIsNan(), grey_clips(1, 2, 3))
+    assert [result.value for result in results] == [1.0, None, 1.0]
+    assert (results[1].error, results[1].is_failure) == ("returned nan", False)
 
 
-def test_an_exception_leaves_its_scores_missing_and_the_others_whole() -> None:
-    answer = worker(broken=Raises(), brightness=brightness()).score_group(group(group_size=2))
-    values = {name: [s.value for s in answer.scores if s.scorer == name] for name in ("broken",)}
-    assert values["broken"] == [None, None]
-    assert answer.scores[0].error == "OSError: the judge's disk is full"
-    assert all(s.value is not None for s in answer.scores if s.scorer == "brightness")
+def test_an_exception_leaves_every_score_missing_with_its_text() -> None:
+    results = score(Raises(), grey_clips(1, 2))
+    assert [result.value for result in results] == [None, None]
+    assert all(result.is_failure for result in results)
+    assert results[0].error == "OSError: the judge's disk is full"
+
+
+class RaisesOnBlack:
+    """Fails on a whole batch for one black clip in it."""
+
+    clip_spec = ClipSpec()
+
+    def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        if bool((videos.amax(dim=(1, 2, 3, 4)) == 0).any()):
+            raise ValueError("black")
+        return videos.mean(dim=(1, 2, 3, 4))
+
+
+def test_one_bad_clip_does_not_blank_its_neighbours() -> None:
+    results = score(RaisesOnBlack(), grey_clips(51, 0, 102))
+    values = [result.value for result in results]
+    assert values[1] is None
+    assert [values[0], values[2]] == pytest.approx([0.2, 0.4], abs=1e-6)
 
 
 def test_a_clip_the_scorer_cannot_take_is_refused_with_both_sides() -> None:
-    with pytest.raises(RewardError, match=r"fps 16, width 832, the model makes fps 8, width 8"):
-        worker(judge=NeedsWideClips()).score_group(group())
+    with pytest.raises(RewardError, match=r"'mine'.*fps 16, width 832, the model makes fps 8, wid"):
+        score(NeedsWideClips(), grey_clips(1))
 
 
-def test_clips_for_the_report_are_bytes() -> None:
-    clips = worker().clips(group(group_size=2))
-    assert clips.dtype == torch.uint8
-    assert clips.shape == (2, 5, 3, 8, 8)
+def test_grey_is_rec_709_luma_in_one_channel() -> None:
+    clips = np.zeros((1, 1, 1, 1, 3), dtype=np.uint8)
+    clips[..., 1] = 255
+    handed = as_declared(clips, ClipSpec(colour="grey"))
+    assert handed.shape == (1, 1, 1, 1, 1)
+    assert float(handed) == pytest.approx(0.7152, abs=1e-6)
+
+
+def test_value_range_maps_black_and_white() -> None:
+    """Models trained on [-1, 1] see half the contrast if handed [0, 1]."""
+    clips = np.array([0, 255, 51], dtype=np.uint8).reshape(1, 1, 1, 1, 3)
+    handed = as_declared(clips, ClipSpec(value_range=(-1.0, 1.0)))
+    assert handed.flatten().tolist() == pytest.approx([-1.0, 1.0, -0.6], abs=1e-6)
+
+
+def test_scoring_leaves_the_shared_frames_alone() -> None:
+    """Every scorer of a node reads the same bytes."""
+    frames = grey_clips(1, 2)
+    frames.setflags(write=False)
+    score(brightness(), frames)
+    assert torch.equal(torch.tensor(frames[:, 0, 0, 0, 0]), torch.tensor([1, 2]))

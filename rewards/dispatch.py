@@ -1,0 +1,638 @@
+"""Which clips go to which replica when, and what becomes of them when it does not answer.
+
+Plain logic: no Ray, no clock of its own, no waiting. Whoever owns processes and time (`pool.py`)
+tells it what happened and does what `poll` returns.
+
+    submitted --> decoder's queue --> clips --> a queue each scorer --> batches --> scores --> done
+                                        |  known in the cache ------------------------^
+    a call failed   --> its clips back off, then go to another replica, `max_attempts` in all
+    a replica died, or overran its deadline --> replaced; what it had goes to the others
+    nothing helps in time --> missing, with the reason; never 0
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlvid.rewards.autoscale import Autoscaler
+from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
+from rlvid.rewards.breaker import CircuitBreaker
+from rlvid.rewards.cache import ScoreCache, score_key, served_version
+from rlvid.rewards.decoding import ClipInfo
+from rlvid.rewards.lane import Lane, LaneSettings, QueueItem, backoff_s
+from rlvid.rewards.pool_group import PoolGroup
+from rlvid.rewards.pool_metrics import PoolMetrics
+from rlvid.rewards.processes import (
+    MAX_CALLS,
+    Action,
+    Call,
+    Decode,
+    Finished,
+    Host,
+    Kill,
+    Process,
+    ScoreBatch,
+    Spawn,
+)
+from rlvid.rewards.scoring import ItemResult, ScoreItem, ScorerInfo, check_clip
+
+logger = logging.getLogger(__name__)
+
+DECODER = ""
+"""Service name of the decoder; labels of scorers are never empty."""
+MAX_LOST_IN_A_ROW = 4
+"""Processes lost without a finished call between them, per wanted replica, before giving up."""
+LONGEST_SLEEP_S = 1.0
+
+
+class Dispatcher:
+    """The pool's decisions. Times are seconds of any one clock, given by the caller."""
+
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        hosts: Sequence[Host],
+        *,
+        max_attempts: int,
+        deadline_s: float,
+        start_deadline_s: float,
+        cache: ScoreCache,
+        metrics: PoolMetrics,
+        seed: int = 0,
+    ) -> None:
+        """`lanes` are the scorers in the recipe's order, and DECODER."""
+        self._lanes = dict(lanes)
+        self._hosts = list(hosts)
+        self._max_attempts = max_attempts
+        self._deadline_s = deadline_s
+        self._start_deadline_s = start_deadline_s
+        self._cache = cache
+        self._metrics = metrics
+        self._rng = random.Random(seed)
+        self._infos: dict[str, ScorerInfo] = {}
+        self._endpoints: dict[str, Sequence[Endpoint]] = {}
+        self._processes: dict[int, Process] = {}
+        self._calls: dict[int, Call] = {}
+        self._groups: dict[int, PoolGroup] = {}
+        self._actions: list[Action] = []
+        self._ids = itertools.count(1)
+        self.num_replaced = 0
+
+    # What happened
+
+    def submit(self, group: PoolGroup, now: float) -> None:
+        """Take a group; its clips are decoded first unless they came with it."""
+        self._groups[group.ticket] = group
+        if group.labels:
+            self._metrics.submitted(now)
+        if group.info is not None:
+            self._queue_clips(group, now)
+            return
+        item = QueueItem((group.ticket, 0), None, 0, (), "", now)
+        self._lanes[DECODER].add([item])
+
+    def opened(self, process_id: int, infos: Mapping[str, ScorerInfo], now: float) -> None:
+        """A process is ready; `infos` says what its scorers turned out to be."""
+        process = self._processes.get(process_id)
+        if process is None:
+            return
+        for service, info in infos.items():
+            self._infos[service] = info
+            self._lanes[service].takes_groups = info.is_groupwise
+            if not process.host.has_opened and not self._fits(process.host, service, info):
+                # The scorer declared other resources than could be known before it opened.
+                del self._processes[process_id]
+                self._actions.append(Kill(process_id=process_id))
+                return
+        process.is_open, process.host.has_opened = True, True
+        process.head_since = now
+
+    def open_failed(self, process_id: int, error: Exception, now: float) -> None:
+        """Opening raised. RewardError or what it raised when no process of its kind ever opened."""
+        process = self._processes.get(process_id)
+        if process is None:
+            return
+        if not process.host.has_opened:
+            raise error
+        self.lost(process_id, f"could not open: {error}", now)
+
+    def decoded(self, call_id: int, info: ClipInfo, frames: Any, now: float) -> None:
+        """A group's clips are there, as `frames`; scorers get them, the driver never does."""
+        call = self._end_call(call_id, now)
+        if call is None:
+            return
+        self._succeeded(call)
+        self._metrics.decoded(info.decode_s)
+        group = self._groups[call.items[0].ticket]
+        group.clips_are(info, frames, now)
+        self._queue_clips(group, now)
+
+    def scored(
+        self, call_id: int, results: Sequence[ItemResult], seconds: float, now: float
+    ) -> None:
+        """A batch was answered.
+
+        Raises:
+            RewardError: the answer is not one result for each clip that was sent.
+        """
+        call = self._end_call(call_id, now)
+        if call is None:
+            return
+        sent = {item.item_id: item for item in call.items}
+        if sorted(result.item_id for result in results) != sorted(sent):
+            raise RewardError(
+                f"rewards {call.service!r}: expected one result for each of {len(sent)} clips, "
+                f"got {len(results)} with ids {[result.item_id for result in results][:4]}..."
+            )
+        failed = [result for result in results if result.is_failure]
+        if len(failed) == len(results):
+            self._breaker(call).failed(now, failed[0].error)
+            self._note_opening(call)
+        else:
+            self._succeeded(call)
+        self._metrics.call_done(
+            call.service,
+            now - call.sent,
+            len(results),
+            max(self._lanes[call.service].settings.batch_size, len(results)),
+        )
+        for result in results:
+            item = sent[result.item_id]
+            if item.ticket in self._groups:
+                self._groups[item.ticket].score_s += seconds / len(results)
+            if result.is_failure:
+                self._try_again(call.service, item, result.error, now)
+                continue
+            if result.value is not None and item.cache_key:
+                self._cache.put(item.cache_key, result.value)
+            self._settle(call.service, item, result.value, result.error)
+
+    def call_failed(self, call_id: int, error: Exception, now: float) -> None:
+        """A call raised where the process lives on.
+
+        Raises:
+            Exception: `error` itself, when it says that a contract is broken or that a group of
+                this run cannot be decoded; trying again would say the same.
+        """
+        call = self._end_call(call_id, now)
+        if call is None:
+            return
+        if isinstance(error, RewardError):
+            raise error
+        if call.service == DECODER:
+            group = self._groups[call.items[0].ticket]
+            if group.promised is None:
+                raise error
+            self._breaker(call).call_withdrawn()
+            group.clips_are(group.promised, None, now)
+            self._miss_all(group, f"{type(error).__name__}: {error}")
+            return
+        text = f"{type(error).__name__}: {error}"
+        self._breaker(call).failed(now, text)
+        self._note_opening(call)
+        for item in call.items:
+            self._try_again(call.service, item, text, now)
+
+    def frames_lost(self, call_id: int, now: float) -> None:
+        """The clips of a call are gone with their node: decode those groups once more."""
+        call = self._end_call(call_id, now)
+        if call is None:
+            return
+        self._breaker(call).call_withdrawn()
+        for ticket in {item.ticket for item in call.items}:
+            group = self._groups.get(ticket)
+            if group is None:
+                continue
+            for lane in self._lanes.values():
+                lane.remove([item for item in lane.items if item.ticket == ticket])
+            if group.payload is None:
+                self._miss_all(group, "its clips were lost with the node that held them")
+                continue
+            group.frames = None
+            item = QueueItem((ticket, 0), None, 0, (), "", now)
+            self._lanes[DECODER].add([item])
+
+    def lost(self, process_id: int, reason: str, now: float, *, is_late: bool = False) -> None:
+        """A process died, or is given up: replace it and give what it had to the others.
+
+        Raises:
+            RewardError: it died while it opened for the first time, or processes of its kind die
+                faster than they work.
+        """
+        process = self._processes.pop(process_id, None)
+        if process is None:
+            return
+        host = process.host
+        names = ", ".join(service or "the decoder" for service in host.services)
+        self._actions.append(Kill(process_id=process_id))
+        if not process.is_open and not host.has_opened:
+            raise RewardError(
+                f"rewards: a replica of {names} died while it opened ({reason}). See the actor's "
+                "log in the Ray session folder; memory is the usual reason."
+            )
+        self.num_replaced += 1
+        host.failures_in_a_row += 1
+        for service in host.services:
+            self._metrics.count(service, "replaced")
+        logger.warning("reward replica replaced services=%s reason=%r", names, reason)
+        if host.failures_in_a_row > MAX_LOST_IN_A_ROW * max(host.autoscaler.low, 1):
+            raise RewardError(
+                f"rewards: {host.failures_in_a_row} replicas of {names} failed with nothing scored "
+                f"between them; the last one: {reason}. See the actor's log in the Ray session "
+                "folder, and deadline_s of the scorer when it was late."
+            )
+        if not process.is_leaving:
+            self._spawn(host, process.breakers, now)
+        self._requeue(process, reason, now, is_late=is_late)
+
+    def connected(self, service: str, endpoints: Sequence[Endpoint]) -> None:
+        """The scorer asks these endpoints from now on; their models are part of its version."""
+        self._endpoints[service] = endpoints
+
+    def scale(self, service: str, num_replicas: int) -> None:
+        """Keep at least so many processes of the scorer from now on."""
+        scaler = self._host_of(service).autoscaler
+        scaler.low, scaler.high = num_replicas, num_replicas
+
+    # What to do
+
+    def poll(self, now: float) -> list[Action]:
+        """Return what is to be done now, in order."""
+        self._expire_groups(now)
+        self._end_late(now)
+        self._give_up_where_all_are_open(now)
+        for host in self._hosts:
+            self._fit_replicas(host, now)
+        self._send(now)
+        for group in [group for group in self._groups.values() if group.is_done]:
+            del self._groups[group.ticket]
+            if group.labels:
+                self._metrics.group_done(now)
+            self._actions.append(
+                Finished(ticket=group.ticket, scores=group.scores(), frames=group.frames)
+            )
+        actions, self._actions = self._actions, []
+        return actions
+
+    def next_wakeup(self, now: float) -> float:
+        """Return when `poll` should be called again if nothing happens before."""
+        times = [now + LONGEST_SLEEP_S]
+        times += [
+            group.scoring_since + self._deadline_s
+            for group in self._groups.values()
+            if group.info is not None
+        ]
+        for process in self._processes.values():
+            if process.calls:
+                times.append(process.head_since + self._limit(process.calls[0].service))
+        for lane in self._lanes.values():
+            due = lane.next_due(now)
+            if due is not None:
+                times.append(due)
+        return max(min(times), now)
+
+    # State for others
+
+    @property
+    def is_ready(self) -> bool:
+        """True when every kind of process has as many open as it starts with."""
+        return all(
+            sum(process.is_open for process in self._of(host)) >= host.autoscaler.low
+            for host in self._hosts
+        )
+
+    @property
+    def infos(self) -> Mapping[str, ScorerInfo]:
+        """What is known of the scorers that opened."""
+        return self._infos
+
+    def processes(self) -> dict[int, tuple[str, ...]]:
+        """Return the services of every process that is open."""
+        return {p.process_id: p.host.services for p in self._processes.values() if p.is_open}
+
+    def waiting(self) -> dict[str, tuple[int, int]]:
+        """Return (processes not open, processes wanted) of each kind that is not complete."""
+        found = {}
+        for host in self._hosts:
+            num_open = sum(process.is_open for process in self._of(host))
+            if num_open < host.autoscaler.low:
+                names = ", ".join(service or "the decoder" for service in host.services)
+                found[names] = (host.autoscaler.low - num_open, host.autoscaler.low)
+        return found
+
+    def live(self) -> dict[str, dict[str, float]]:
+        """Return queue and replicas of every scorer."""
+        return {
+            service: {
+                "queue_now": float(len(lane)),
+                "replicas": float(
+                    sum(process.is_open for process in self._of(self._host_of(service)))
+                ),
+            }
+            for service, lane in self._lanes.items()
+            if service != DECODER
+        }
+
+    # Inside
+
+    def _fits(self, host: Host, service: str, info: ScorerInfo) -> bool:
+        """Take over how the scorer wants to be run; False when its process has too much or little.
+
+        A scorer that shares its process with others has no say in how many there are.
+        """
+        lane = self._lanes[service]
+        if lane.config is None:
+            return True
+        lane.settings = LaneSettings.of(lane.config, info.serving)
+        if len(host.services) > 1:
+            return True
+        settings, had = lane.settings, (host.num_cpus, host.num_gpus)
+        host.num_cpus, host.num_gpus = settings.num_cpus, settings.num_gpus
+        host.autoscaler = Autoscaler(
+            settings.num_replicas, settings.max_replicas, settings.batch_size
+        )
+        return had == (host.num_cpus, host.num_gpus)
+
+    def _queue_clips(self, group: PoolGroup, now: float) -> None:
+        """Give the clips to every scorer that has not answered for them; known scores are taken."""
+        info = group.info
+        assert info is not None, "only a group with clips can be scored"
+        shape = (info.num_frames, info.height, info.width)
+        for label in group.labels:
+            lane = self._lanes[label]
+            known = self._infos.get(label)
+            if known is not None:
+                check_clip(known.clip_spec, shape, fps=info.fps, where=f"rewards {label!r}")
+            items = [
+                QueueItem(
+                    (group.ticket, row),
+                    info.prompt,
+                    row,
+                    (info.fps, *shape),
+                    self._cache_key(label, info, row),
+                    now,
+                )
+                for row in group.lacking(label)
+            ]
+            values = [self._cache.get(item.cache_key) if item.cache_key else None for item in items]
+            if lane.takes_groups and None in values:
+                values = [None] * len(items)
+            for item, value in zip(items, values, strict=True):
+                if item.cache_key:
+                    self._metrics.looked_up(label, hit=value is not None)
+                if value is not None:
+                    self._settle(label, item, value)
+            lane.add(item for item, value in zip(items, values, strict=True) if value is None)
+            self._metrics.queued(label, len(lane))
+
+    def _cache_key(self, label: str, info: ClipInfo, row: int) -> str:
+        known = self._infos.get(label)
+        if known is None:
+            return ""
+        version = served_version(known.version, self._endpoints.get(label, ()))
+        if known.is_groupwise:
+            return score_key(version, info.prompt, info.digests, row)
+        return score_key(version, info.prompt, info.digests[row : row + 1])
+
+    def _settle(self, label: str, item: QueueItem, value: float | None, error: str = "") -> None:
+        group = self._groups.get(item.ticket)
+        if group is None or group.info is None:
+            return
+        if value is None:
+            self._metrics.count(label, "errors")
+        group.settle(label, group.info.indices[item.row], value, error)
+
+    def _miss_all(self, group: PoolGroup, reason: str) -> None:
+        assert group.info is not None, "who is missing must be known"
+        for label in group.labels:
+            for row in group.lacking(label):
+                self._metrics.count(label, "errors")
+                group.settle(label, group.info.indices[row], None, reason)
+
+    def _try_again(self, service: str, item: QueueItem, error: str, now: float) -> None:
+        """Queue the item again after a pause, or count it as missing after its last attempt."""
+        item.num_attempts += 1
+        item.error = error
+        if item.ticket not in self._groups:
+            return
+        if item.num_attempts >= self._max_attempts:
+            if service == DECODER:
+                raise RewardError(
+                    f"rewards: one group failed {item.num_attempts} decoders in turn; the last "
+                    f"one: {error}. See the actor's log in the Ray session folder."
+                )
+            times = f" (attempt {item.num_attempts} of {self._max_attempts})"
+            self._settle(service, item, None, error + times)
+            return
+        self._metrics.count(service, "retries")
+        item.not_before = now + backoff_s(item.num_attempts, self._rng)
+        self._lanes[service].add([item])
+
+    def _end_call(self, call_id: int, now: float) -> Call | None:
+        """Take an answered call off its process; None when it was given up before."""
+        call = self._calls.pop(call_id, None)
+        if call is None:
+            return None
+        process = self._processes[call.process_id]
+        process.calls.remove(call)
+        process.head_since = now
+        for item in call.items:
+            item.avoid = call.process_id
+        return call
+
+    def _succeeded(self, call: Call) -> None:
+        self._breaker(call).succeeded()
+        self._processes[call.process_id].host.failures_in_a_row = 0
+
+    def _breaker(self, call: Call) -> CircuitBreaker:
+        return self._processes[call.process_id].breakers[call.service]
+
+    def _note_opening(self, call: Call) -> None:
+        self._count_openings(call.service, self._breaker(call))
+
+    def _count_openings(self, service: str, breaker: CircuitBreaker) -> None:
+        if breaker.num_openings:
+            self._metrics.count(service, "openings", breaker.num_openings)
+            breaker.num_openings = 0
+
+    def _requeue(self, process: Process, reason: str, now: float, *, is_late: bool) -> None:
+        """Charge the call a lost process worked on, and queue the one that only waited behind."""
+        for place, call in enumerate(process.calls):
+            del self._calls[call.call_id]
+            breaker = process.breakers[call.service]
+            if place:
+                breaker.call_withdrawn()
+                wanted = [item for item in call.items if item.ticket in self._groups]
+                self._lanes[call.service].items.extendleft(reversed(wanted))
+                continue
+            if is_late:
+                self._metrics.count(call.service, "timeouts")
+            # A hang that leaves no time for another attempt costs one deadline, not one a batch.
+            is_hopeless = all(item.ticket not in self._groups for item in call.items)
+            hang_s = self._limit(call.service) if is_late and is_hopeless else 0.0
+            breaker.failed(now, reason, opens_for_s=hang_s)
+            self._count_openings(call.service, breaker)
+            for item in call.items:
+                item.goes_alone = not is_late and not self._lanes[call.service].takes_groups
+                self._try_again(call.service, item, reason, now)
+
+    def _expire_groups(self, now: float) -> None:
+        for group in self._groups.values():
+            if group.info is None or now - group.scoring_since < self._deadline_s:
+                continue
+            reason = (
+                f"{RewardTimeoutError.__name__}: no score within rewards.deadline_s of "
+                f"{self._deadline_s:g} s"
+            )
+            for label in group.labels:
+                late = [item for item in self._lanes[label].items if item.ticket == group.ticket]
+                self._lanes[label].remove(late)
+                if group.lacking(label):
+                    self._metrics.count(label, "timeouts")
+            self._miss_all(group, reason)
+
+    def _end_late(self, now: float) -> None:
+        for process in list(self._processes.values()):
+            if process.is_open and process.calls:
+                limit = self._limit(process.calls[0].service)
+                if now - process.head_since >= limit:
+                    self._forget_finished()
+                    self.lost(
+                        process.process_id,
+                        f"{RewardTimeoutError.__name__}: one call took more than {limit:g} s",
+                        now,
+                        is_late=True,
+                    )
+            elif not process.is_open and now - process.started > self._start_deadline_s:
+                self._end_unopened(process, now)
+
+    def _end_unopened(self, process: Process, now: float) -> None:
+        scaler = process.host.autoscaler
+        num_others = len(self._of(process.host)) - 1
+        if num_others < scaler.low:
+            self.lost(process.process_id, f"did not open in {self._start_deadline_s:g} s", now)
+            return
+        # One more than needed, and the cluster has no room for it: do without.
+        scaler.high = max(num_others, scaler.low)
+        del self._processes[process.process_id]
+        self._actions.append(Kill(process_id=process.process_id))
+        logger.warning("no room for another replica of %s", process.host.services)
+
+    def _forget_finished(self) -> None:
+        """Drop what the deadline just ended, so that a hang is seen to have no one waiting."""
+        for group in [group for group in self._groups.values() if group.is_done]:
+            del self._groups[group.ticket]
+            self._actions.append(
+                Finished(ticket=group.ticket, scores=group.scores(), frames=group.frames)
+            )
+
+    def _give_up_where_all_are_open(self, now: float) -> None:
+        """Count what waits for a scorer as missing while no replica of it is to be asked."""
+        for service, lane in self._lanes.items():
+            if service == DECODER or not len(lane):
+                continue
+            processes = self._of(self._host_of(service))
+            breakers = [process.breakers[service] for process in processes]
+            if breakers and all(breaker.is_open(now) for breaker in breakers):
+                for item in list(lane.items):
+                    reason = f"no replica is to be asked, the last failure: {breakers[0].reason}"
+                    self._settle(service, item, None, reason)
+                lane.items.clear()
+
+    def _fit_replicas(self, host: Host, now: float) -> None:
+        processes = [process for process in self._of(host) if not process.is_leaving]
+        wanted = host.autoscaler.wanted(
+            now,
+            queued=sum(len(self._lanes[service]) for service in host.services),
+            num_replicas=len(processes),
+            num_busy=sum(bool(process.calls) for process in processes),
+        )
+        for _ in range(wanted - len(processes)):
+            self._spawn(host, {service: CircuitBreaker() for service in host.services}, now)
+        surplus = sorted(processes, key=lambda p: (p.is_open, len(p.calls), -p.process_id))
+        for process in surplus[: max(0, len(processes) - max(wanted, host.autoscaler.low))]:
+            process.is_leaving = True
+        for process in self._of(host):
+            if process.is_leaving and not process.calls:
+                del self._processes[process.process_id]
+                self._actions.append(Kill(process_id=process.process_id))
+
+    def _spawn(self, host: Host, breakers: dict[str, CircuitBreaker], now: float) -> None:
+        process = Process(next(self._ids), host, now, breakers)
+        self._processes[process.process_id] = process
+        self._actions.append(Spawn(process_id=process.process_id, host=host))
+
+    def _send(self, now: float) -> None:
+        """Give batches out, to whoever has fewest calls first, until nobody can take one."""
+        decoding = len(self._lanes[DECODER]) if DECODER in self._lanes else 0
+        decoding += sum(call.service == DECODER for call in self._calls.values())
+        while True:
+            ready = [
+                process
+                for process in self._processes.values()
+                if process.is_usable and len(process.calls) < MAX_CALLS
+            ]
+            ready.sort(key=lambda process: (len(process.calls), process.process_id))
+            if not any(self._send_one(process, now, decoding > 0) for process in ready):
+                return
+
+    def _send_one(self, process: Process, now: float, more_coming: bool) -> bool:
+        """Give the process one batch of the service that waits longest; the decoder comes first."""
+        lanes = [self._lanes[service] for service in process.host.services]
+        lanes = [lane for lane in lanes if len(lane)]
+        lanes.sort(key=lambda lane: (lane.service != DECODER, lane.items[0].entered))
+        for lane in lanes:
+            if not process.breakers[lane.service].allows(now):
+                continue
+            others = [p for p in self._of(process.host) if p is not process and p.is_usable]
+            batch = lane.next_batch(
+                now,
+                process=process.process_id,
+                has_other=any(p.breakers[lane.service].allows(now) for p in others),
+                more_coming=more_coming,
+                only_full=bool(process.calls),
+            )
+            if batch:
+                self._call(process, lane.service, batch, now)
+                return True
+        return False
+
+    def _call(self, process: Process, service: str, batch: list[QueueItem], now: float) -> None:
+        call = Call(next(self._ids), process.process_id, service, tuple(batch), now)
+        if not process.calls:
+            process.head_since = now
+        process.calls.append(call)
+        process.breakers[service].call_started()
+        self._calls[call.call_id] = call
+        if service == DECODER:
+            payload = self._groups[batch[0].ticket].payload
+            self._actions.append(Decode(call=call, payload=payload))
+            return
+        tickets = list(dict.fromkeys(item.ticket for item in batch))
+        self._actions.append(
+            ScoreBatch(
+                call=call,
+                items=tuple(_score_item(item, tickets.index(item.ticket)) for item in batch),
+                frames=tuple(self._groups[ticket].frames for ticket in tickets),
+                fps=batch[0].kind[0],
+            )
+        )
+
+    def _limit(self, service: str) -> float:
+        """Return the seconds one call may take; longer than a group may take is no use."""
+        return min(self._lanes[service].settings.deadline_s, self._deadline_s)
+
+    def _of(self, host: Host) -> list[Process]:
+        return [process for process in self._processes.values() if process.host is host]
+
+    def _host_of(self, service: str) -> Host:
+        return next(host for host in self._hosts if service in host.services)
+
+
+def _score_item(item: QueueItem, source: int) -> ScoreItem:
+    assert item.prompt is not None, "a clip has a prompt"
+    return ScoreItem(item_id=item.item_id, prompt=item.prompt, source=source, row=item.row)
