@@ -6,6 +6,7 @@ BUILTIN: dict[str, str] = {
     "adherence": "rlvid.rewards.critics.adherence:AdherenceCritic",
     "physics": "rlvid.rewards.critics.physics:PhysicsCritic",
     "physics_laws": "rlvid.rewards.critics.physics_laws:PhysicsLawsCritic",
+    "camera_motion": "rlvid.rewards.critics.camera_motion:CameraMotionCritic",
     "realism": "rlvid.rewards.critics.realism:RealismCritic",
     "attribute_judge": "rlvid.rewards.critics.attribute_judge:AttributeJudge",
     "vlm_judge": "rlvid.rewards.judges.scorers:VlmJudge",
@@ -19,4 +20,10 @@ BUILTIN: dict[str, str] = {
     "ffmpeg_quality": "rlvid.rewards.specialists.ffmpeg_quality:FfmpegQuality",
     "vmaf": "rlvid.rewards.specialists.vmaf:VmafToReference",
     "face_and_pose": "rlvid.rewards.specialists.face_and_pose:FaceAndPose",
+    "clip_score": "rlvid.rewards.specialists.clip_score:ClipScore",
+    "hpsv3": "rlvid.rewards.specialists.hpsv3:HpsV3",
+    "video_align": "rlvid.rewards.specialists.video_align:VideoAlign",
+    "raft_flow": "rlvid.rewards.specialists.raft_flow:RaftFlow",
+    "cotracker": "rlvid.rewards.specialists.cotracker:CoTracker",
+    "object_presence": "rlvid.rewards.specialists.object_presence:ObjectPresence",
 }
