@@ -97,9 +97,13 @@ def sample_and_score(
     *,
     step: int,
     lease_s: float,
+    scorers: Sequence[str] | None = None,
     on_group: Callable[[ScoredGroup], None] = lambda group: None,
 ) -> list[ScoredGroup]:
     """Run tasks to the end and return them scored, in the order given, whatever order they ended.
+
+    Args:
+        scorers: labels of those that are asked; None asks all of the pool.
 
     Raises:
         RolloutLostError: a group lost `MAX_LEASES` actors, or an actor slot its budget.
@@ -121,7 +125,7 @@ def sample_and_score(
                 answer.summary.actor_id,
                 answer.summary.policy_version,
             ):
-                sampled[rewards.submit(answer.group)] = answer
+                sampled[rewards.submit(answer.group, scorers)] = answer
                 ledger.scoring(answer.summary.group_id)
             else:
                 logger.warning("refused a late answer group=%s", answer.summary.group_id)

@@ -14,9 +14,10 @@ class AlarmsConfig(Section):
     """Of the bootstrap interval over held-out prompts that a judge must leave to have fallen. At
     0.99 a judge that did not change raises a false alarm in 1 of 200 evaluations."""
     num_bootstrap: int = Field(default=2000, ge=100)
-    guard_factor: float = Field(default=2.0, gt=0.0)
+    guard_factor: float = Field(default=3.0, gt=0.0)
     """A guard (over-exposure, stillness, saturation, grid) alarms when its mean over clips is above
-    that of the base policy by this many standard deviations of the base policy's clips."""
+    that of the base policy by this many standard deviations of the base policy's clips. Less makes
+    a step's draw of prompts alarm: with 4 groups a step two means differ by 0.7 of them."""
     correlation_window: int = Field(default=10, ge=1)
     """Steps over which correlations between scorers are taken."""
     anti_correlation: float = Field(default=0.3, gt=0.0, le=1.0)

@@ -181,7 +181,7 @@ def guards(**means: float) -> dict[str, list[float]]:
 
 def test_guard_that_leaves_the_base_is_an_alarm_in_the_bad_direction_only() -> None:
     """Base 0.3 +- 0.05 and factor 2: above 0.4 alarms; less saturation than the base never does."""
-    watch = monitor()
+    watch = monitor(alarms={"guard_factor": 2.0})
     both = agreeing(0, 1.0)
     assert kinds(watch.after_step(1, both, guards(saturation=0.3))) == []
     assert kinds(watch.after_step(2, both, guards(saturation=0.39))) == []
