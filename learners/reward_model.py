@@ -105,11 +105,6 @@ class RewardModelLearner:
         config = self._config
         batch = self.batch(step, self._pairs, "pairs")
         loss, hits, gradient = self._gradient(self._pairs, batch)
-        is_projected = False
-        if self._old_pairs is not None:
-            old_batch = self.batch(step, self._old_pairs, "old pairs")
-            _, _, old = self._gradient(self._old_pairs, old_batch)
-            gradient, is_projected = project_gradient(gradient, old)
         for parameter, value in zip(self._parameters.values(), gradient, strict=True):
             parameter.grad = value
         norm = float(
@@ -120,8 +115,11 @@ class RewardModelLearner:
         rate = learning_rate(config.optimizer, step, config.num_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        before = [p.detach().clone() for p in self._parameters.values()]
+        old = self._old_gradient(step)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        is_projected = old is not None and self._project_step(before, old)
         metrics = {
             "reward_model/loss/mean": loss,
             "reward_model/accuracy/mean": hits,
@@ -131,6 +129,28 @@ class RewardModelLearner:
         if self._old_pairs is not None:
             metrics["reward_model/projected/frac"] = float(is_projected)
         return StepReport(step=step, metrics=metrics)
+
+    def _old_gradient(self, step: int) -> list[Tensor] | None:
+        """Return the gradient of the old pairs' loss at the present weights."""
+        if self._old_pairs is None:
+            return None
+        _, _, old = self._gradient(self._old_pairs, self.batch(step, self._old_pairs, "old pairs"))
+        return old
+
+    @torch.no_grad()
+    def _project_step(self, before: Sequence[Tensor], old: Sequence[Tensor]) -> bool:
+        """Take out of the step just taken what raises the old loss; return whether it did.
+
+        The step, not the gradient: AdamW's moments and scaling would turn a projected gradient
+        back against the old loss. Minus the step is the gradient that plain descent would follow.
+        """
+        parameters = list(self._parameters.values())
+        descent = [b - p for b, p in zip(before, parameters, strict=True)]
+        projected, is_projected = project_gradient(descent, old)
+        if is_projected:
+            for parameter, start, change in zip(parameters, before, projected, strict=True):
+                parameter.copy_(start - change)
+        return is_projected
 
     def _gradient(
         self, source: PairSet, batch: Sequence[PreferencePair]

@@ -14,13 +14,13 @@ from torch import Tensor
 
 
 def project_gradient(new: Sequence[Tensor], old: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
-    r"""Return the new gradient without what would raise the old loss, and whether it was changed.
+    r"""Return `new` without what would raise the old loss, and whether it was changed.
 
         g = g_new - min(0, <g_new, g_old>) / ||g_old||^2 * g_old
 
     so <g, g_old> >= 0: a small step along -g does not raise the old loss to first order. All
     parameters make one vector. The trap: an optimiser with momentum or preconditioning (AdamW)
-    does not step along -g, so there it is a strong tendency and no guarantee.
+    does not step along -g. The learner therefore hands in minus the optimiser's step as `new`.
 
     Args:
         new, old: gradients of the same parameters, in the same order.
