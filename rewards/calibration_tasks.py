@@ -32,11 +32,17 @@ TASKS: dict[str, str] = {
     "pair_merge_two": "rlvid.rewards.critics.object_tasks:merge_two",
     "pair_swap_colours": "rlvid.rewards.critics.object_tasks:swap_colours",
     "pair_float_one": "rlvid.rewards.critics.object_tasks:float_one",
+    "camera_static": "rlvid.rewards.critics.camera_tasks:static",
+    "camera_pan": "rlvid.rewards.critics.camera_tasks:pan",
+    "camera_tilt": "rlvid.rewards.critics.camera_tasks:tilt",
+    "camera_zoom": "rlvid.rewards.critics.camera_tasks:zoom",
+    "camera_roll": "rlvid.rewards.critics.camera_tasks:roll",
 }
 """Name -> "module:function", a `Task`."""
 
 GRADED_TASKS: dict[str, str] = {
     "gravity_factor": "rlvid.rewards.critics.object_tasks:gravity_factor",
+    "camera_drift": "rlvid.rewards.critics.camera_tasks:drift",
 }
 """Name -> "module:function", a `GradedTask`."""
 
