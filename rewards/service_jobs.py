@@ -1,0 +1,253 @@
+"""Requests on their way through a pool, for the HTTP service: bounded, and answered once.
+
+    submit(request) --> pool.submit_clips, submit_files --> pool.collect (a thread) --> Future
+
+A request's id is remembered: repeated while it is scored it waits for the same scores, repeated
+later it gets them again. So a client that lost an answer may ask again without cost.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import xxhash
+
+from rlvid.records import Prompt, Score
+from rlvid.rewards.base import RewardError
+from rlvid.rewards.scoring import GroupScores
+from rlvid.rewards.service_protocol import (
+    ClipGroup,
+    ClipScore,
+    ScoreAnswer,
+    ScoredGroup,
+    ScoreRequest,
+)
+from rlvid.rewards.wire import MAX_TEXT
+
+logger = logging.getLogger(__name__)
+
+COLLECT_S = 0.5
+"""How long the thread waits in the pool before it looks whether it should stop."""
+
+
+class ClipPool(Protocol):
+    """What the service needs of `RewardPool`."""
+
+    def submit_clips(self, frames: Any, prompt: Prompt, *, fps: float, group_id: str) -> int: ...
+
+    def submit_files(self, files: Sequence[bytes], prompt: Prompt, *, group_id: str) -> int: ...
+
+    def collect(self, timeout_s: float) -> list[tuple[int, GroupScores]]: ...
+
+
+class QueueFullError(RuntimeError):
+    """More clips wait than the service may hold."""
+
+
+class ReusedIdError(ValueError):
+    """A request id that belongs to another request."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One request; `future` is what all who ask with its id wait for."""
+
+    request_id: str
+    digest: str
+    labels: tuple[str, ...]
+    num_clips: int
+    groups: list[ScoredGroup | None]
+    future: Future[ScoreAnswer] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One group of a job, while the pool has it."""
+
+    job: _Job
+    position: int
+    group_id: str
+    clip_ids: tuple[str, ...]
+    digests: tuple[str, ...]
+
+
+class ScoringJobs:
+    """Owns the thread that collects from the pool. Any thread may submit."""
+
+    def __init__(
+        self, pool: ClipPool, labels: Sequence[str], *, max_clips: int, kept_answers: int
+    ) -> None:
+        """`labels` of the pool's scorers; `max_clips` may wait at a time."""
+        self._pool = pool
+        self._labels = tuple(labels)
+        self._max_clips = max_clips
+        self._kept_answers = kept_answers
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._parts: dict[int, _Part] = {}
+        self._jobs: OrderedDict[str, _Job] = OrderedDict()
+        self._num_clips = 0
+        self._error: BaseException | None = None
+        self._stops = False
+        self._thread = threading.Thread(target=self._collect, name="reward-jobs", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop collecting; requests still in flight fail."""
+        with self._lock:
+            self._stops = True
+            self._arrived.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10 * COLLECT_S)
+        self._fail(RewardError("rewards: the service is shutting down"))
+
+    @property
+    def num_clips(self) -> int:
+        """Clips that wait for scores."""
+        return self._num_clips
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the pool; None while it works."""
+        return self._error
+
+    def submit(self, request: ScoreRequest) -> Future[ScoreAnswer]:
+        """Have the request scored, once; may take a moment, since clips are copied.
+
+        Raises:
+            QueueFullError: too many clips wait already.
+            ReusedIdError: the id belongs to another request.
+            ValueError: an unknown scorer.
+            RewardError: a scorer needs other clips, or the pool has ended.
+        """
+        labels = self._chosen(request.scorers)
+        digests = [tuple(group.digests()) for group in request.groups]
+        identity = _identity(request, digests)
+        with self._lock:
+            if self._error is not None:
+                raise RewardError(f"rewards: the pool has ended: {self._error}")
+            known = self._jobs.get(request.request_id)
+            if known is not None:
+                if known.digest != identity:
+                    raise ReusedIdError(
+                        f"request_id {request.request_id!r} belongs to another request; "
+                        "make a new id for each"
+                    )
+                return known.future
+            if self._num_clips and self._num_clips + request.num_clips > self._max_clips:
+                raise QueueFullError(f"{self._num_clips} clips wait, {self._max_clips} may")
+            job = _Job(
+                request.request_id, identity, labels, request.num_clips, [None] * len(digests)
+            )
+            tickets = self._hand_over(request, job, digests)
+            self._parts.update(tickets)
+            self._jobs[job.request_id] = job
+            self._num_clips += job.num_clips
+            self._arrived.notify_all()
+        return job.future
+
+    def _hand_over(
+        self, request: ScoreRequest, job: _Job, digests: Sequence[tuple[str, ...]]
+    ) -> dict[int, _Part]:
+        """Give every group to the pool. What a refused group leaves behind is scored and unread."""
+        parts = {}
+        for position, group in enumerate(request.groups):
+            name = f"{request.request_id}/{group.group_id}"
+            ticket = self._give(group, name)
+            clip_ids = tuple(group.clip_ids)
+            parts[ticket] = _Part(job, position, group.group_id, clip_ids, digests[position])
+        return parts
+
+    def _give(self, group: ClipGroup, name: str) -> int:
+        prompt = group.prompt.prompt()
+        if group.files is not None:
+            return self._pool.submit_files(group.files, prompt, group_id=name)
+        assert group.frames is not None, "the schema says so"
+        assert group.fps is not None, "the schema says so"
+        frames = group.frames.tensor().numpy()
+        return self._pool.submit_clips(frames, prompt, fps=group.fps, group_id=name)
+
+    def _chosen(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        for name in wanted:
+            if name not in self._labels:
+                raise ValueError(f"no scorer {name!r} here; there: {', '.join(self._labels)}")
+        return tuple(wanted) or self._labels
+
+    def _collect(self) -> None:
+        """Take answers from the pool until stopped; the body of the thread."""
+        try:
+            while True:
+                with self._lock:
+                    while not self._parts and not self._stops:
+                        self._arrived.wait(COLLECT_S)
+                    if self._stops:
+                        return
+                for ticket, scores in self._pool.collect(COLLECT_S):
+                    self._take(ticket, scores)
+        except BaseException as error:  # carried to every request that waits, and to /healthz
+            logger.exception("the reward pool has ended")
+            self._error = error
+            self._fail(error)
+
+    def _take(self, ticket: int, answer: GroupScores) -> None:
+        with self._lock:
+            part = self._parts.pop(ticket, None)
+            if part is None:  # of a request whose later group was refused
+                return
+            job = part.job
+            job.groups[part.position] = _scored(part, answer.scores)
+            groups = [group for group in job.groups if group is not None]
+            if len(groups) < len(job.groups):
+                return
+            self._num_clips -= job.num_clips
+            self._forget_old()
+        job.future.set_result(ScoreAnswer(request_id=job.request_id, groups=groups))
+
+    def _forget_old(self) -> None:
+        """Keep the newest finished answers only; what is still scored always stays."""
+        finished = [name for name, job in self._jobs.items() if job.future.done()]
+        for name in finished[: max(0, len(finished) - self._kept_answers)]:
+            del self._jobs[name]
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._parts.clear()
+            self._num_clips = 0
+            waiting = [job for job in self._jobs.values() if not job.future.done()]
+        for job in waiting:
+            job.future.set_exception(RewardError(f"rewards: the pool has ended: {error}"))
+
+
+def _identity(request: ScoreRequest, digests: Sequence[Sequence[str]]) -> str:
+    """Return a digest of all that the scores depend on."""
+    hasher = xxhash.xxh3_128()
+    for group, clips in zip(request.groups, digests, strict=True):
+        shape = group.frames.shape if group.frames is not None else ()
+        parts = (group.group_id, group.prompt, group.clip_ids, group.fps, shape, clips)
+        hasher.update(repr(parts).encode())
+    hasher.update(repr(request.scorers).encode())
+    return str(hasher.hexdigest())
+
+
+def _scored(part: _Part, scores: Sequence[Score]) -> ScoredGroup:
+    """Put ids and digests to the scores that were asked for."""
+    chosen = [
+        ClipScore(
+            clip_id=part.clip_ids[score.index],
+            digest=part.digests[score.index],
+            scorer=score.scorer,
+            value=score.value,
+            error=score.error[:MAX_TEXT] if score.error else score.error,
+        )
+        for score in scores
+        if score.scorer in part.job.labels
+    ]
+    return ScoredGroup(group_id=part.group_id, scores=chosen)
