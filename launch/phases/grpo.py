@@ -263,7 +263,7 @@ def evaluate(loop: Loop, step: int) -> tuple[dict[str, float], bool]:
     found = loop.watch.after_heldout(step, measured)
     if found.is_best and loop.recipe.grpo.early_stop.judge_falls:
         loop.learner.export(best_folder(loop.context.folder, step))
-    metrics = measured.metrics() | found.metrics
+    metrics = {**measured.metrics(), **found.metrics}
     reward = metrics.get("heldout/reward/mean")
     shown = "missing, no prompt was scored" if reward is None else f"{reward:.4f}"
     loop.progress.say(f"step {step} held-out reward {shown}")

@@ -90,7 +90,7 @@ def check_names(aggregation: AggregationConfig, weights: Mapping[str, float], st
     for gate in aggregation.gates:
         _require(gate.scorer, set(weights), "gates: scorer")
         for name in gate.caps:
-            _require(name, trained, "gates: caps: a scorer with weight")
+            _require(name, trained, "gates: caps, scorers with weight")
             if weights[name] < 0.0:
                 raise ValueError(
                     f"rewards.aggregation.gates: caps of {name!r}: its weight is "
@@ -98,9 +98,9 @@ def check_names(aggregation: AggregationConfig, weights: Mapping[str, float], st
                     "positive weight only"
                 )
     for name in aggregation.curriculum:
-        _require(name, trained, "curriculum: a scorer with weight")
+        _require(name, trained, "curriculum, scorers with weight")
     for name in aggregation.tolerance:
-        _require(name, set(aggregation.order), "tolerance: a scorer of the order")
+        _require(name, set(aggregation.order), "tolerance, scorers of the order")
     if aggregation.order and set(aggregation.order) != trained:
         raise ValueError(
             f"rewards.aggregation.order: expected every scorer with weight, {sorted(trained)}, "
@@ -150,5 +150,5 @@ def factor_at(knots: tuple[tuple[int, float], ...], step: int) -> float:
 def _require(name: str, known: set[str], where: str) -> None:
     if name not in known:
         raise ValueError(
-            f"rewards.aggregation.{where}: {name!r} is none; expected one of {sorted(known)}"
+            f"rewards.aggregation.{where}: expected one of {sorted(known)}, got {name!r}"
         )

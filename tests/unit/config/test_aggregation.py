@@ -46,7 +46,7 @@ def test_every_part_together_is_accepted() -> None:
         ({"gates": [{"scorer": "physics", "below": 1, "caps": {"realism": 0}}]}, "positive weight"),
         ({"gates": [{"scorer": "physics", "below": 1, "caps": {"physics": 0}}]}, "cap itself"),
         ({"gates": [{"scorer": "physics", "below": 1, "caps": {}}]}, "caps"),
-        ({"curriculum": {"attribute_judge": [[0, 1.0]]}}, "scorer with weight"),
+        ({"curriculum": {"attribute_judge": [[0, 1.0]]}}, "scorers with weight"),
         ({"curriculum": {"physics": [[5, 1.0], [5, 0.0]]}}, "ascending steps"),
         ({"curriculum": {"physics": [[0, -1.0]]}}, "at least 0"),
         (
