@@ -6,9 +6,6 @@ The tests run in their order: the last ones kill the server and end it.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import ray
 import torch
@@ -45,28 +43,19 @@ class Served:
     endpoint: Endpoint
     log_folder: Path
 
-    def processes(self) -> set[int]:
-        """Every process of the server's group, by the command line of its guard."""
-        listed = subprocess.run(
-            ["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True, timeout=30, check=True
-        )
-        rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()[1:]]
+    def guard(self) -> psutil.Process:
+        """The process under which all others of the server are; vLLM's rename themselves."""
         port = self.endpoint.url.rpartition(":")[2]
-        groups = {row[1] for row in rows if "guard.py" in row[2] and f"--port {port}" in row[2]}
-        return {int(row[0]) for row in rows if row[1] in groups}
+        for process in psutil.process_iter():
+            command = process.cmdline() if process.status() != psutil.STATUS_ZOMBIE else []
+            if any(part.endswith("guard.py") for part in command) and port in command:
+                return process
+        raise AssertionError(f"no guard of port {port}")
 
-    def leader(self) -> int:
-        """The API server, the guard's child."""
-        port = self.endpoint.url.rpartition(":")[2]
-        listed = subprocess.run(
-            ["ps", "-eo", "pid,args"], capture_output=True, text=True, timeout=30, check=True
-        )
-        [pid] = [
-            int(line.split(maxsplit=1)[0])
-            for line in listed.stdout.splitlines()
-            if f"--port {port}" in line and "guard.py" not in line
-        ]
-        return pid
+    def leader(self) -> psutil.Process:
+        """The API server."""
+        [process] = self.guard().children()
+        return process
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +155,8 @@ def test_the_server_fetches_no_media(served: Served, url: str) -> None:
 def test_the_server_asks_for_its_key_and_does_not_show_it(served: Served) -> None:
     status, _ = ask(served.endpoint, "Yes or No?", "another key")
     assert status == 401
-    command = Path(f"/proc/{served.leader()}/cmdline").read_text()
-    assert served.endpoint.api_key not in command
+    for process in (served.guard(), served.leader()):
+        assert served.endpoint.api_key not in " ".join(process.cmdline())
     assert served.endpoint.url.startswith("http://127.0.0.1:")
 
 
@@ -184,7 +173,7 @@ def test_killing_the_server_in_the_middle_loses_no_clip(
     work.start()
     time.sleep(0.3)
     assert work.is_alive(), "the scorer was done before the server was killed"
-    os.kill(served.leader(), signal.SIGKILL)
+    served.leader().kill()
     work.join(timeout=400.0)
     assert len(answers) == 1
     assert torch.allclose(answers[0], before, atol=1e-4)
@@ -205,16 +194,13 @@ def test_polling_takes_no_time(served: Served) -> None:
 
 
 def test_nothing_is_left_after_shutdown(served: Served) -> None:
-    assert len(served.processes()) >= 3, "guard, API server, engine"
-    left = served.processes()
+    guard = served.guard()
+    processes = [guard, *guard.children(recursive=True)]
+    assert len(processes) >= 3, "guard, API server, engine"
     served.pool.shutdown()
-    alive = {pid for pid in left if Path(f"/proc/{pid}").exists() and not is_zombie(pid)}
-    assert alive == set()
-
-
-def is_zombie(pid: int) -> bool:
-    """A dead process whose new parent, in a container perhaps nobody, has not fetched its end."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    _, alive = psutil.wait_procs(processes, timeout=5.0)
+    # In a container perhaps nobody fetches the end of an orphan: a zombie holds nothing.
+    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def ask(endpoint: Endpoint, content: object, key: str) -> tuple[int, str]:
