@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlvid.config import Recipe
 
@@ -75,3 +78,12 @@ def test_order_names_every_weighted_scorer() -> None:
     order = ["physics", "realism", "adherence"]
     got = recipe(kind="lexicographic", order=order, tolerance={"physics": 0.05})
     assert got.rewards.aggregation.tolerance == {"physics": 0.05}
+
+
+def test_examples_of_the_readme_load() -> None:
+    """A reader copies them."""
+    text = (Path(__file__).parents[3] / "configs" / "README.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        Recipe.model_validate({"name": "readme", **yaml.safe_load(block)})
