@@ -102,7 +102,14 @@ class IsolatedReward(_Isolated):
     """Scores each clip on its own, elsewhere."""
 
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        return self._link.score(videos, prompts)
+        # The pool plans its batches before it knows what the other interpreter declares.
+        size = self._link.batch_size
+        return torch.cat(
+            [
+                self._link.score(videos[first : first + size], prompts[first : first + size])
+                for first in range(0, len(videos), size)
+            ]
+        )
 
 
 class IsolatedGroupReward(_Isolated):
@@ -139,6 +146,11 @@ class _Link:
         # A finalizer that held `self` would keep it alive for ever; the list is enough to kill by.
         weakref.finalize(self, _kill_all, self._holder)
         self.hello, self.opened = self._start()
+
+    @property
+    def batch_size(self) -> int:
+        """Most clips of one call: the recipe's word, else the scorer's."""
+        return self._config.batch_size or int(self.opened.serving["batch_size"])
 
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         limit = self._config.deadline_s or float(self.opened.serving["deadline_s"])

@@ -154,7 +154,14 @@ class RewardPool:
         reference = ray.put(np.ascontiguousarray(frames))
         return self._submit(info=info, frames=reference, scorers=scorers)
 
-    def submit_files(self, files: Sequence[bytes], prompt: Prompt, *, group_id: str) -> Ticket:
+    def submit_files(
+        self,
+        files: Sequence[bytes],
+        prompt: Prompt,
+        *,
+        group_id: str,
+        scorers: Sequence[str] | None = None,
+    ) -> Ticket:
         """Have MP4 files scored, a group of one prompt; one that is no video is a missing score."""
         promised = ClipInfo(
             group_id=group_id,
@@ -167,7 +174,9 @@ class RewardPool:
             fps=0.0,
             decode_s=0.0,
         )
-        return self._submit(payload=(ray.put(tuple(files)), prompt, group_id), promised=promised)
+        return self._submit(
+            payload=(ray.put(tuple(files)), prompt, group_id), promised=promised, scorers=scorers
+        )
 
     def collect(self, timeout_s: float) -> list[tuple[Ticket, GroupScores]]:
         """Return (ticket, scores) of groups that are done, waiting at most `timeout_s` for one.
@@ -234,6 +243,11 @@ class RewardPool:
     def step_metrics(self) -> dict[str, float]:
         """Return the same since this was called last, and start a new step."""
         return self._row(of_step=True)
+
+    @property
+    def scorer_infos(self) -> dict[str, ScorerInfo]:
+        """What each scorer said of itself when it was opened, by label."""
+        return dict(self._dispatcher.infos)
 
     @property
     def num_outstanding(self) -> int:

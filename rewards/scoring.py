@@ -163,10 +163,12 @@ class ScorerWorker:
 def open_scorer_worker(config: ScorerConfig, position: int) -> ScorerWorker:
     """Open the scorer of `rewards.scorers[position]`."""
     scorer = open_scorer(config, f"rewards.scorers.{position}")
+    # A scorer in another interpreter moves its clips itself; here they would move for nothing.
+    device = "cpu" if config.python else config.device or serving_of(scorer).device
     return ScorerWorker(
         scorer,
         label=config.label,
-        device=config.device or serving_of(scorer).device,
+        device=device,
         version=scorer_version(config, scorer),
     )
 
