@@ -9,6 +9,7 @@ ROLES = ("actors", "learners", "rewards", "launch", "configs")
 DATA_FOLDERS = {
     "rlvid.models.tiny.judge": "rlvid/models/tiny/judge",
     "rlvid.models.tiny.video_text": "rlvid/models/tiny/video_text",
+    "rlvid.models.tiny.reward_model": "rlvid/models/tiny/reward_model",
     "rlvid.launch.environment": "launch/environment",
     "rlvid.models.tiny.pipeline": "rlvid/models/tiny/pipeline",
     "rlvid.models.tiny.vlm_judge": "rlvid/models/tiny/vlm_judge",

@@ -10,12 +10,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rlvid.models.tiny import reward_model_folder
 from rlvid.records import Prompt
 from rlvid.reward_models import PARTS
 from rlvid.reward_models.folder import load_reward_model
 from rlvid.rewards.base import ClipSpec, Serving
 
 WHERE = "trained_reward.folder"
+SHIPPED = "tiny"
+MQ_CLAIMS = (
+    "reversed_gravity", "teleport", "vanish", "energy_gain", "hover",
+    "flicker", "shake", "warp", "shuffle", "freeze_and_jump",
+    "over_exposed", "washed_out", "still", "blocky", "blurred", "jitter",
+)  # fmt: skip
+"""What the motion quality of the shipped model sees; it was trained with no label of these."""
 
 
 class TrainedReward:
@@ -25,12 +33,35 @@ class TrainedReward:
     pairs taught it. Blind to the rest, and unbounded: a policy that leaves the training clips far
     behind can raise it without being better, so train with a second opinion beside it. MQ of
     VideoAlign is known to punish still video; whether yours does, its pairs decide.
+
+    The model that ships was trained on clips of the tiny world by who made them (true, decoded,
+    sampled in 20 steps, in 2) and on own degradations; no critic labelled a pair. Its MQ tells
+    motion and picture that go wrong, its VQ bad pictures. Its TA tells a clip of quite another
+    caption and is blind to one wrong attribute.
     """
+
+    CLAIMS: tuple[str, ...] = (
+        "vanish",
+        "flicker",
+        "shake",
+        "warp",
+        "shuffle",
+        "blurred",
+        "noise",
+        "jitter",
+    )
+    """Of the shipped model's overall; part MQ alone claims more, another folder nothing."""
+    BLIND_TO: tuple[str, ...] = (
+        "one wrong attribute (colour, object, direction)",
+        "saturation",
+        "a fine grid",
+    )
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        folder: str
-        """What the reward_model phase wrote, or `artifact:<name>` of a phase of the same run."""
+        folder: str = SHIPPED
+        """What the reward_model phase wrote, `artifact:<name>` of a phase of the same run, or
+        "tiny", the model that ships with rlvid."""
         part: Literal["overall", "VQ", "MQ", "TA"] = "overall"
         confidence_bound: float = 0.0
         """Spreads taken off each part's mean (lower confidence bound): a clip of which the model is
@@ -49,9 +80,12 @@ class TrainedReward:
                 f"{config.confidence_bound}"
             )
         self._device = torch.device(config.device)
-        self._trained = load_reward_model(
-            Path(config.folder).expanduser(), where=WHERE, device=self._device
-        )
+        is_shipped = config.folder == SHIPPED
+        folder = reward_model_folder() if is_shipped else Path(config.folder).expanduser()
+        self._trained = load_reward_model(folder, where=WHERE, device=self._device)
+        if not is_shipped or config.part != "overall":
+            self.CLAIMS = MQ_CLAIMS if is_shipped and config.part == "MQ" else ()
+            self.BLIND_TO = type(self).BLIND_TO if is_shipped else ()
         if config.confidence_bound and not self._trained.model.has_spread:
             raise ValueError(
                 f"trained_reward.confidence_bound: {config.folder!r} has no spread; train it with "

@@ -3,7 +3,7 @@
 `pipeline/` holds the trained weights in diffusers' layout. `build` makes the same folder from
 nothing, `vae_training` trains its VAE; the transformer is trained by the SFT phase. `judge/` holds
 the weights of the independent attribute judge, `vlm_judge/` a small vision-language model,
-`video_text/` a contrastive video-text network.
+`video_text/` a contrastive video-text network, `reward_model/` one trained on preference pairs.
 """
 
 from __future__ import annotations
@@ -29,3 +29,8 @@ def vlm_judge_folder() -> Path:
 def video_text_folder() -> Path:
     """Return the folder of the shipped video-text network."""
     return Path(__file__).parent / "video_text"
+
+
+def reward_model_folder() -> Path:
+    """Return the folder of the shipped reward model."""
+    return Path(__file__).parent / "reward_model"
