@@ -8,7 +8,7 @@ sees by protocol which one is there. A scorer that asks a model server also has 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -94,7 +94,8 @@ class Endpoint:
     """Name the server serves it under."""
     model_digest: str
     """What identifies the weights behind it in a score's version; an external URL's own word."""
-    api_key: str = ""
+    api_key: str = field(default="", repr=False)
+    """Kept out of logs and messages."""
 
 
 @runtime_checkable

@@ -69,6 +69,12 @@ class FakeVllm:
                 return JSONResponse({"count": len(tokens), "tokens": tokens})
             return JSONResponse({"count": self._num_tokens(body["messages"]), "tokens": []})
 
+        @app.get("/v1/models")
+        async def models(request: Request) -> Response:
+            if request.headers.get("authorization") != "Bearer key":
+                return JSONResponse({"error": "Unauthorized"}, status_code=401)
+            return JSONResponse({"data": [{"id": "judge", "root": "/weights", "created": 1}]})
+
         @app.post("/v1/chat/completions")
         async def chat(request: Request) -> Response:
             self.num_chats += 1

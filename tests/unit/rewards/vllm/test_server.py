@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -16,49 +15,13 @@ import pytest
 from rlvid.config.rewards import ServerConfig
 from rlvid.rewards.vllm.command import model_digest, server_command, server_environment
 from rlvid.rewards.vllm.server import VllmServer
-
-STAND_IN = """#!{python} -IS
-import http.server, os, subprocess, sys, time
-
-if sys.argv[1] == "-c":
-    sys.exit(int(os.environ.get("NO_VLLM", "0")))
-port = int(sys.argv[sys.argv.index("--port") + 1])
-folder = os.environ["STAND_IN_FOLDER"]
-if os.path.exists(folder + "/breaks"):
-    sys.exit("no memory left on the device")
-
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        ok = not os.path.exists(folder + "/ill")
-        self.send_response(200 if ok else 500)
-        self.end_headers()
-
-    def do_POST(self):
-        key = self.headers["Authorization"]
-        self.send_response(200 if key == "Bearer " + os.environ["VLLM_API_KEY"] else 401)
-        self.end_headers()
-        self.wfile.write(b"{{}}")
-
-    def log_message(self, *args):
-        pass
-
-
-engine = subprocess.Popen([sys.executable, "-IS", "-c", "import time; time.sleep(600)"])
-open(folder + "/engine", "w").write(str(engine.pid))
-open(folder + "/leader", "w").write(str(os.getpid()))
-http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer).serve_forever()
-"""
+from tests.unit.rewards.vllm.stand_in import write_stand_in
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Holds the stand-in, a model folder and what both write."""
-    script = tmp_path / "python"
-    script.write_text(STAND_IN.format(python=sys.executable))
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    write_stand_in(tmp_path)
     monkeypatch.setenv("STAND_IN_FOLDER", str(tmp_path))
     return tmp_path
 
