@@ -43,6 +43,12 @@ TASKS: dict[str, str] = {
 GRADED_TASKS: dict[str, str] = {
     "gravity_factor": "rlvid.rewards.critics.object_tasks:gravity_factor",
     "camera_drift": "rlvid.rewards.critics.camera_tasks:drift",
+    "flicker_strength": "rlvid.rewards.critics.picture_tasks:flicker_strength",
+    "warp_strength": "rlvid.rewards.critics.picture_tasks:warp_strength",
+    "jitter_strength": "rlvid.rewards.critics.picture_tasks:jitter_strength",
+    "grid_strength": "rlvid.rewards.critics.picture_tasks:grid_strength",
+    "blur_strength": "rlvid.rewards.critics.picture_tasks:blur_strength",
+    "noise_strength": "rlvid.rewards.critics.picture_tasks:noise_strength",
 }
 """Name -> "module:function", a `GradedTask`."""
 
