@@ -3,7 +3,7 @@
     start() --> one VllmActor a replica, all at the same time --> wait_ready() --> endpoints(name)
     poll()  --> what the actors said last; a dead actor is replaced; names whose endpoints changed
 
-Owned by the driver, one thread. A server that dies is restarted by its own actor under the same
+Owned by the driver; `poll` may be called in another thread. A server that dies is restarted by its own actor under the same
 URL, so a client only has to try again; only another actor means another URL.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import secrets
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ class ServerPool:
         self._external: dict[str, list[ExternalServer]] = {}
         self._keys: dict[str, str] = {}
         self._told: dict[str, tuple[Endpoint, ...]] = {}
+        # A poll in another thread must not replace the actors that shutdown is killing.
+        self._lock = threading.Lock()
+        self._is_shut_down = False
 
     def start(self) -> None:
         """Start every server and return; `wait_ready` says whether they came up.
@@ -146,6 +150,10 @@ class ServerPool:
             RewardError: a server has no replica left, with the reason; or one that never came up
                 cannot be started.
         """
+        with self._lock:
+            return set() if self._is_shut_down else self._poll()
+
+    def _poll(self) -> set[str]:
         for replica in list(self._replicas):
             self._hear(replica)
         for name, config in self._servers.items():
@@ -179,6 +187,8 @@ class ServerPool:
 
     def shutdown(self) -> None:
         """End every server; returns when their processes are gone or 40 s passed."""
+        with self._lock:
+            self._is_shut_down = True
         for external in self._all_external():
             external.stop()
         stopped = [replica.actor.stop.remote() for replica in self._replicas]
