@@ -3,8 +3,9 @@
     start() --> one VllmActor a replica, all at the same time --> wait_ready() --> endpoints(name)
     poll()  --> what the actors said last; a dead actor is replaced; names whose endpoints changed
 
-Owned by the driver; `poll` may be called in another thread. A server that dies is restarted by its own actor under the same
-URL, so a client only has to try again; only another actor means another URL.
+Owned by the driver; `poll` may be called in another thread. A server that dies is restarted by its
+own actor under the same URL, so a client only has to try again; only another actor means another
+URL.
 """
 
 from __future__ import annotations
