@@ -30,6 +30,9 @@ class JudgeLayout:
     """One image for each frame, or one contact sheet of all, row by row."""
     columns: int = 4
     """Of the sheet."""
+    timeline: bool = True
+    """Draw over the bottom of each frame a bar that grows from the first shown frame to the last:
+    rotary positions say which frame is beside which, but not which is the first."""
     size: tuple[int, int] = (32, 32)
     """(height, width) that each frame is resized to first."""
     dtype: str = "float32"
@@ -54,6 +57,10 @@ class JudgeLayout:
                 f"{self.size[1]}, 3], got {list(clip.shape)}. Resize the frames first."
             )
         shown = clip[self.indices(len(clip))]
+        if self.timeline:
+            bars = timeline(len(shown), *self.size)
+            shown = shown.copy()
+            shown[:, -bars.shape[1] :] = bars[..., None]
         if self.layout == "images":
             return list(shown)
         return [contact_sheet(shown, self.columns)]
@@ -77,6 +84,13 @@ class JudgeLayout:
 
 TINY_LAYOUT = JudgeLayout(frames=tuple(range(16)))
 """Of the shipped judge: the first 16 of 17 frames as a sheet of 4 x 4, [128, 128, 3]."""
+
+
+def timeline(count: int, height: int, width: int) -> Frames:
+    """Return the bars [count, height // 16, width] of the frames: white for the time gone by."""
+    gone = np.arange(width)[None] < np.round(np.arange(1, count + 1) * width / count)[:, None]
+    rows = max(1, height // 16)
+    return np.repeat(np.where(gone, 255, 0).astype(np.uint8)[:, None], rows, axis=1)
 
 
 def contact_sheet(frames: Frames, columns: int) -> Frames:

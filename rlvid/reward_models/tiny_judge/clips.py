@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rlvid.data.tiny_world.ensemble import actor_track
 from rlvid.data.tiny_world.grammar import ATTRIBUTES
@@ -97,7 +98,8 @@ def state_of(
 def known_loss(predicted: Tensor, known: Tensor) -> Tensor:
     """Return the loss of predictions [B, T, K] of the state; broken clips count nothing.
 
-    Whether a colour is seen is a logit; the rest of a colour counts where it is seen.
+    Whether a colour is seen is a logit, and so is each shape; all but the first counts where the
+    colour is seen.
     """
     sure = ~torch.isnan(known).any(dim=2)
     predicted, known = predicted[sure].float(), known[sure]
@@ -105,7 +107,12 @@ def known_loss(predicted: Tensor, known: Tensor) -> Tensor:
     guess = predicted[:, :-1].unflatten(1, (len(COLOURS), PER_COLOUR))
     truth = known[:, :-1].unflatten(1, (len(COLOURS), PER_COLOUR))
     seen = truth[..., 0]
-    presence = torch.nn.functional.binary_cross_entropy_with_logits(guess[..., 0], seen)
-    error = (guess[..., 1:] - truth[..., 1:]).abs().mean(dim=2)
-    loss: Tensor = presence + camera + (error * seen).sum() / seen.sum().clamp(min=1.0)
+    presence = functional.binary_cross_entropy_with_logits(guess[..., 0], seen)
+    place = (guess[..., 1:3] - truth[..., 1:3]).abs().mean(dim=-1)
+    speed = (guess[..., 3:5] - truth[..., 3:5]).square().mean(dim=-1)
+    shape = functional.cross_entropy(
+        guess[..., 5:].flatten(0, -2), truth[..., 5:].argmax(dim=-1).flatten(), reduction="none"
+    ).view_as(seen)
+    per_object = (place + speed + shape) * seen
+    loss: Tensor = presence + camera + per_object.sum() / seen.sum().clamp(min=1.0)
     return loss

@@ -29,7 +29,7 @@ from rlvid.data.tiny_world.questions import (
 )
 from rlvid.data.tiny_world.situations import Situation
 from rlvid.models.tiny.judge_training import augment
-from rlvid.models.tiny.vlm_layout import JudgeLayout
+from rlvid.models.tiny.vlm_layout import JudgeLayout, timeline
 from rlvid.models.tiny.vlm_packed import IGNORED, Asked, Packed, Packer, packed_hidden
 from rlvid.reward_models.tiny_judge.clips import NUM_KNOWN, ClipPool, known_loss
 
@@ -81,7 +81,12 @@ def sheets(frames: Tensor, columns: int) -> Tensor:
 
 
 def to_images(frames: Tensor, layout: JudgeLayout) -> Tensor:
-    """Return [B, I, C, H, W] in [-1, 1] of frames [B, T, C, H, W] in [0, 1], as laid out."""
+    """Return [B, I, C, H, W] in [-1, 1] of shown frames [B, T, C, H, W] in [0, 1], as laid out."""
+    if layout.timeline:
+        bars = torch.from_numpy(timeline(frames.shape[1], *frames.shape[-2:])).float() / 255.0
+        kept = frames[..., : frames.shape[-2] - bars.shape[1], :]
+        drawn = bars[None, :, None].expand(len(frames), -1, 3, -1, -1)
+        frames = torch.cat([kept, drawn], dim=-2)
     laid = frames if layout.layout == "images" else sheets(frames, layout.columns)[:, None]
     return laid * 2.0 - 1.0
 
