@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -61,10 +62,12 @@ class ServerPool:
         *,
         log_folder: str | Path | None = None,
     ) -> None:
-        """`log_folder` gets a log file of each replica, on the node it runs; None: a new one."""
+        """`log_folder` gets a log file of each replica, on the node it runs; None: a new one,
+        which is kept only when a server failed."""
         self._servers = dict(servers)
         self._cluster = cluster
         self._log_folder = "" if log_folder is None else str(log_folder)
+        self._own_folder = ""
         self._replicas: list[_Replica] = []
         self._external: dict[str, list[ExternalServer]] = {}
         self._keys: dict[str, str] = {}
@@ -83,7 +86,7 @@ class ServerPool:
             if not config.urls:
                 check_launch(config, where=f"rewards.servers.{name}")
         if not self._log_folder and any(not config.urls for config in self._servers.values()):
-            self._log_folder = tempfile.mkdtemp(prefix="rlvid-servers-")
+            self._log_folder = self._own_folder = tempfile.mkdtemp(prefix="rlvid-servers-")
         for name, config in self._servers.items():
             if config.urls:
                 self._external[name] = [
@@ -197,6 +200,9 @@ class ServerPool:
             ray.wait(stopped, num_returns=len(stopped), timeout=40.0)
         for replica in self._replicas:
             ray.kill(replica.actor)  # its server's guard sees the pipe close and ends the rest
+        is_sound = all(r.status and r.status.state != "failed" for r in self._replicas)
+        if self._own_folder and is_sound:
+            shutil.rmtree(self._own_folder, ignore_errors=True)
         self._replicas = []
         self._external = {}
 
