@@ -58,36 +58,44 @@ def correlations(steps: Sequence[Scores]) -> list[Correlation]:
     if not steps:
         return []
     names = [name for name in steps[0] if all(name in step for step in steps)]
-    return [_pair(steps, first, second) for first, second in combinations(names, 2)]
+    joined = {name: np.concatenate([step[name] for step in steps]) for name in names}
+    return [_pair(joined[one], joined[two], one, two) for one, two in combinations(names, 2)]
 
 
-def _pair(steps: Sequence[Scores], first: str, second: str) -> Correlation:
-    """Groups are centred, or ranked and centred, on their own; then all are taken together."""
-    raw: list[Floats] = []
-    centred: list[Floats] = []
-    ranked: list[Floats] = []
-    for step in steps:
-        for one, two in zip(step[first], step[second], strict=True):
-            known = ~(np.isnan(one) | np.isnan(two))
-            both = np.stack([one[known], two[known]])
-            raw.append(both)
-            if both.shape[1] >= 2:
-                centred.append(both - both.mean(axis=1, keepdims=True))
-                ranks = np.stack([average_ranks(row) for row in both])
-                ranked.append(ranks - ranks.mean(axis=1, keepdims=True))
-    pooled = np.concatenate(raw, axis=1)
-    pooled_ranks = np.stack([average_ranks(row) for row in pooled])
-    empty = np.empty((2, 0))
+def _pair(one: Floats, two: Floats, first: str, second: str) -> Correlation:
+    """Correlate [P, G] and [P, G]; groups are centred, or ranked and centred, on their own."""
+    known = ~(np.isnan(one) | np.isnan(two))
+    usable = known & (known.sum(axis=1, keepdims=True) >= 2)
+    pooled_one, pooled_two = one[known], two[known]
     return Correlation(
         first=first,
         second=second,
-        pearson=pearson(*pooled),
-        spearman=pearson(*pooled_ranks),
-        pearson_in_group=pearson(*np.concatenate(centred or [empty], axis=1)),
-        spearman_in_group=pearson(*np.concatenate(ranked or [empty], axis=1)),
-        num_rollouts=pooled.shape[1],
-        num_groups=len(centred),
+        pearson=pearson(pooled_one, pooled_two),
+        spearman=pearson(average_ranks(pooled_one), average_ranks(pooled_two)),
+        pearson_in_group=pearson(centred(one, usable)[usable], centred(two, usable)[usable]),
+        spearman_in_group=pearson(
+            centred(group_ranks(one, usable), usable)[usable],
+            centred(group_ranks(two, usable), usable)[usable],
+        ),
+        num_rollouts=int(known.sum()),
+        num_groups=int(usable.any(axis=1).sum()),
     )
+
+
+def centred(values: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Subtract from [P, G] the mean of each group's known values; 0 where not known."""
+    held = np.where(known, values, 0.0)
+    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    mean = held.sum(axis=1, keepdims=True) / count
+    return np.where(known, held - mean, 0.0)
+
+
+def group_ranks(values: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Return each value's rank from 0 on among the known ones of its group, [P, G]; ties share."""
+    mine, others = values[:, :, None], values[:, None, :]
+    there = known[:, None, :]
+    below, equal = ((mine > others) & there).sum(axis=2), ((mine == others) & there).sum(axis=2)
+    return np.asarray(below + (equal - 1) / 2.0, dtype=np.float64)
 
 
 def pearson(one: Floats, two: Floats) -> float:
@@ -126,7 +134,10 @@ def groups_with_spread(steps: Sequence[Scores], name: str, min_std: float) -> in
     """Return in how many groups of the window the scorer tells rollouts apart."""
     found = 0
     for step in steps:
-        for row in step.get(name, np.empty((0, 0))):
-            known = row[~np.isnan(row)]
-            found += int(known.size >= 2 and float(known.std()) >= min_std)
+        if name in step:
+            known = ~np.isnan(step[name])
+            deviation = centred(step[name], known)
+            count = known.sum(axis=1)
+            std = np.sqrt((deviation**2).sum(axis=1) / np.maximum(count, 1))
+            found += int(((count >= 2) & (std >= min_std)).sum())
     return found

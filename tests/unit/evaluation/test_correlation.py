@@ -10,6 +10,7 @@ import pytest
 from rlvid.evaluation.correlation import (
     average_ranks,
     correlations,
+    group_ranks,
     groups_with_spread,
     pearson,
     upper_limit,
@@ -27,6 +28,15 @@ def test_pearson_by_hand() -> None:
 
 def test_equal_values_share_their_ranks() -> None:
     assert average_ranks(np.array([5.0, 1.0, 5.0, 9.0])).tolist() == [1.5, 0.0, 1.5, 3.0]
+
+
+def test_ranks_inside_groups_are_those_of_the_known() -> None:
+    """Each group on its own, ties shared, missing ones not counted."""
+    values = np.array([[5.0, 1.0, 5.0, 9.0], [2.0, NAN, 1.0, 0.0]])
+    known = ~np.isnan(values)
+    got = group_ranks(values, known)
+    assert got[0].tolist() == average_ranks(values[0]).tolist()
+    assert got[1, known[1]].tolist() == [2.0, 1.0, 0.0]
 
 
 def test_correlation_inside_groups_is_free_of_the_prompts() -> None:

@@ -167,7 +167,7 @@ def test_few_rollouts_raise_no_anti_correlation() -> None:
 
 def test_reward_without_spread_is_an_alarm_until_it_has_one() -> None:
     watch = monitor(alarms={"correlation_window": 2})
-    flat = scores(brightness=np.random.default_rng(0).random((2, 4)), physics=np.full((2, 4), 1.0))
+    flat = scores(brightness=np.random.default_rng(0).random((2, 8)), physics=np.full((2, 8), 1.0))
     first = watch.after_step(1, flat, {})
     assert [(alarm.kind, alarm.subject) for alarm in first.alarms] == [("no_spread", "physics")]
     assert watch.after_step(2, flat, {}).alarms == []
