@@ -1,4 +1,4 @@
-"""The command line: `rlvid run | plan | evaluate | sample | rewards | doctor`.
+"""The command line: `rlvid run | plan | evaluate | sample | rewards | serve-rewards | doctor`.
 
 Nothing heavy is imported before a command needs it, so `rlvid --help` answers at once. What the
 user got wrong is one line on standard error and exit status 2; RLVID_TRACEBACK=1 shows where.
@@ -190,6 +190,40 @@ def sample(
     write_mp4(out, clip, recipe.model.fps)
     frames, _, height, width = clip.shape
     typer.echo(f"{out}: {frames} frames of {width}x{height} at {recipe.model.fps} fps")
+
+
+@app.command(
+    "serve-rewards",
+    epilog="Example: rlvid serve-rewards quickstart_cpu --port 8400 --token-file token",
+)
+def serve_rewards(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8400,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File (mode 600) with the bearer token; made when left out."),
+    ] = None,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Of one request.")] = 256,
+    max_clips: Annotated[int, typer.Option(min=1, help="That wait; more are told 429.")] = 4096,
+    deadline_s: Annotated[float, typer.Option(min=1.0, help="Of one request.")] = 300.0,
+) -> None:
+    """Serve the rewards of a recipe over HTTP, for other trainers and other machines."""
+    from rlvid.config.loader import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    show_logs()
+    from rlvid.launch.serve_rewards import serve_rewards as serve
+    from rlvid.rewards.service import ServiceSettings
+
+    settings = ServiceSettings(
+        max_body_bytes=max_body_mb * 2**20,
+        max_inflight_bytes=4 * max_body_mb * 2**20,
+        max_clips=max_clips,
+        deadline_s=deadline_s,
+    )
+    serve(loaded, host=host, port=port, token_file=token_file, settings=settings, say=typer.echo)
 
 
 @app.command()

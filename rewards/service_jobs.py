@@ -39,9 +39,24 @@ COLLECT_S = 0.5
 class ClipPool(Protocol):
     """What the service needs of `RewardPool`."""
 
-    def submit_clips(self, frames: Any, prompt: Prompt, *, fps: float, group_id: str) -> int: ...
+    def submit_clips(
+        self,
+        frames: Any,
+        prompt: Prompt,
+        *,
+        fps: float,
+        group_id: str,
+        scorers: Sequence[str] | None = None,
+    ) -> int: ...
 
-    def submit_files(self, files: Sequence[bytes], prompt: Prompt, *, group_id: str) -> int: ...
+    def submit_files(
+        self,
+        files: Sequence[bytes],
+        prompt: Prompt,
+        *,
+        group_id: str,
+        scorers: Sequence[str] | None = None,
+    ) -> int: ...
 
     def collect(self, timeout_s: float) -> list[tuple[int, GroupScores]]: ...
 
@@ -161,19 +176,19 @@ class ScoringJobs:
         parts = {}
         for position, group in enumerate(request.groups):
             name = f"{request.request_id}/{group.group_id}"
-            ticket = self._give(group, name)
+            ticket = self._give(group, name, job.labels)
             clip_ids = tuple(group.clip_ids)
             parts[ticket] = _Part(job, position, group.group_id, clip_ids, digests[position])
         return parts
 
-    def _give(self, group: ClipGroup, name: str) -> int:
+    def _give(self, group: ClipGroup, name: str, labels: Sequence[str]) -> int:
         prompt = group.prompt.prompt()
         if group.files is not None:
-            return self._pool.submit_files(group.files, prompt, group_id=name)
+            return self._pool.submit_files(group.files, prompt, group_id=name, scorers=labels)
         assert group.frames is not None, "the schema says so"
         assert group.fps is not None, "the schema says so"
         frames = group.frames.tensor().numpy()
-        return self._pool.submit_clips(frames, prompt, fps=group.fps, group_id=name)
+        return self._pool.submit_clips(frames, prompt, fps=group.fps, group_id=name, scorers=labels)
 
     def _chosen(self, wanted: Sequence[str]) -> tuple[str, ...]:
         for name in wanted:
@@ -248,6 +263,5 @@ def _scored(part: _Part, scores: Sequence[Score]) -> ScoredGroup:
             error=score.error[:MAX_TEXT] if score.error else score.error,
         )
         for score in scores
-        if score.scorer in part.job.labels
     ]
     return ScoredGroup(group_id=part.group_id, scores=chosen)

@@ -10,8 +10,8 @@ from rlvid.rewards.specialists.needs import MissingPartError
 from rlvid.testing import check_reward
 from tests.unit.rewards.scorers import BatchCentred, OneForAll, SecondIsNan
 
-OWN_TEST = {"text_in_video", "trained_reward"}
-"""They need a prompt or a folder that is not there by default; checked in tests/unit/rewards."""
+OWN_TEST = {"text_in_video", "trained_reward", "remote", "remote_group"}
+"""They need a prompt, a folder or a service that is not there by default; they have own tests."""
 
 
 @pytest.mark.parametrize("name", sorted(set(BUILTIN) - OWN_TEST))

@@ -69,19 +69,34 @@ class ThreadPool:
             label: ScorerWorker(scorer, label=label) for label, scorer in scorers.items()
         }
         self._tickets = itertools.count()
-        self._todo: queue.Queue[tuple[int, Frames, Prompt, float, str]] = queue.Queue()
+        self._todo: queue.Queue[tuple[int, Frames, Prompt, float, str, Any]] = queue.Queue()
         self._done: queue.Queue[tuple[int, GroupScores] | Exception] = queue.Queue()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def submit_clips(self, frames: Frames, prompt: Prompt, *, fps: float, group_id: str) -> int:
+    def submit_clips(
+        self,
+        frames: Frames,
+        prompt: Prompt,
+        *,
+        fps: float,
+        group_id: str,
+        scorers: Sequence[str] | None = None,
+    ) -> int:
         describe_clips(frames, prompt, fps=fps, group_id=group_id)
         ticket = next(self._tickets)
-        self._todo.put((ticket, frames, prompt, fps, group_id))
+        self._todo.put((ticket, frames, prompt, fps, group_id, scorers or self._workers))
         return ticket
 
-    def submit_files(self, files: Sequence[bytes], prompt: Prompt, *, group_id: str) -> int:
+    def submit_files(
+        self,
+        files: Sequence[bytes],
+        prompt: Prompt,
+        *,
+        group_id: str,
+        scorers: Sequence[str] | None = None,
+    ) -> int:
         frames, info = DecodeWorker(None, fps=0.0).decode_files(files, prompt, group_id)
-        return self.submit_clips(frames, prompt, fps=info.fps, group_id=group_id)
+        return self.submit_clips(frames, prompt, fps=info.fps, group_id=group_id, scorers=scorers)
 
     def collect(self, timeout_s: float) -> list[tuple[int, GroupScores]]:
         try:
@@ -97,14 +112,14 @@ class ThreadPool:
 
     def _run(self) -> None:
         while True:
-            ticket, frames, prompt, fps, group_id = self._todo.get()
+            ticket, frames, prompt, fps, group_id, labels = self._todo.get()
             items = [
                 ScoreItem(item_id=(ticket, row), prompt=prompt, source=0, row=row)
                 for row in range(len(frames))
             ]
             scores = []
             try:
-                for label, worker in self._workers.items():
+                for label in labels:
                     scores += [
                         Score(
                             group_id=group_id,
@@ -113,7 +128,7 @@ class ThreadPool:
                             value=result.value,
                             error=result.error or None,
                         )
-                        for result in worker.score(items, [frames], fps=fps)
+                        for result in self._workers[label].score(items, [frames], fps=fps)
                     ]
             except Exception as error:  # a broken contract ends the pool, as in RewardPool
                 self._done.put(error)
