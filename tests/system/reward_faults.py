@@ -12,26 +12,42 @@ import torch
 from torch import Tensor
 
 from rlvid.records import Prompt
-from rlvid.rewards.base import ClipSpec
+from rlvid.rewards.base import ClipSpec, Serving
 
 
 class Slow:
-    """Takes its time and leaves its process id as a file name."""
+    """Takes its time, once a call, and leaves its process id as a file name."""
 
     clip_spec = ClipSpec()
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         seconds: float
-        pid_folder: str
+        pid_folder: str = ""
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        (Path(self._config.pid_folder) / str(os.getpid())).touch()
+        if self._config.pid_folder:
+            (Path(self._config.pid_folder) / str(os.getpid())).touch()
         time.sleep(self._config.seconds)
         return videos.mean(dim=(1, 2, 3, 4))
+
+
+class Mean:
+    """The mean of a clip's pixels, at once."""
+
+    clip_spec = ClipSpec()
+
+    def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        return videos.mean(dim=(1, 2, 3, 4))
+
+
+class HalfACpu(Mean):
+    """Declares a share of a CPU, and a second replica."""
+
+    serving = Serving(num_cpus=0.25, num_replicas=2)
 
 
 class Crashes:
@@ -42,3 +58,12 @@ class Crashes:
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         os._exit(1)
         return torch.zeros(len(videos))  # unreachable, for the type
+
+
+class CrashesOnWhite(Mean):
+    """Ends its process on a white clip only."""
+
+    def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        if bool((videos.mean(dim=(1, 2, 3, 4)) > 0.99).any()):
+            os._exit(1)
+        return super().score(videos, prompts)
