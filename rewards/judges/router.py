@@ -208,7 +208,9 @@ class Router:
         finally:
             replica.num_outstanding -= 1
         seconds = time.monotonic() - started
-        replica.breaker.succeed(seconds)
+        others = any(r.breaker.state == "closed" for r in self._replicas if r is not replica)
+        # Where there is nobody quicker, a slow replica is better than none.
+        replica.breaker.succeed(seconds if others else 0.0)
         return found, seconds
 
     async def _send(
@@ -254,7 +256,9 @@ class Router:
                 trust_env=False,  # a proxy of the environment must not see keys and clips
                 timeout=httpx.Timeout(self.settings.timeout_s, connect=10.0),
                 limits=httpx.Limits(
-                    max_connections=self.settings.max_connections, max_keepalive_connections=32
+                    max_connections=self.settings.max_connections,
+                    max_keepalive_connections=32,
+                    keepalive_expiry=4.0,  # uvicorn closes idle ones after 5 s
                 ),
                 follow_redirects=False,
             )
