@@ -64,10 +64,11 @@ def line_chart(
     note: str = "",
     size: tuple[int, int] = SMALL,
     marks: Sequence[Mark] = (),
+    axis_holds: Sequence[float] = (),
 ) -> str:
     """Return a figure with title, legend and chart; "" when no series has a finite point.
 
-    Marks outside the steps of the series are left out.
+    Marks outside the steps of the series are left out; the axis reaches the values of `axis_holds`.
     The axis turns logarithmic when all values are positive and span more than a factor of 200.
     """
     kept = [finite(line) for line in series]
@@ -80,6 +81,7 @@ def line_chart(
         for (_, value), half in zip(line.points, line.band or [0.0] * len(line.points), strict=True)
         for sign in (-1.0, 1.0)
     ]
+    values += axis_holds
     steps = [step for line in kept for step, _ in line.points]
     is_log = min(values) > 0 and max(values) / min(values) > 200
     low, high = (min(values), max(values)) if is_log else padded(min(values), max(values))

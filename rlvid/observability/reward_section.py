@@ -133,6 +133,7 @@ def guard_charts(rows: Rows, marks: Sequence[Mark] = ()) -> list[str]:
                 ),
             ],
             marks=marks,
+            axis_holds=(0.0, 0.1),  # else a guard that stays at 1e-5 looks as if it jumped
         )
         for name, title in GUARD_TITLES.items()
     ]

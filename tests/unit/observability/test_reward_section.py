@@ -11,6 +11,7 @@ from rlvid.observability.report import ReportData, build_report
 from rlvid.observability.reward_section import (
     AlarmRow,
     correlation_matrix,
+    guard_charts,
     marks_of,
     scorer_charts,
     weight_chart,
@@ -95,3 +96,11 @@ def test_alarms_of_one_step_share_a_line_and_others_stay_outside() -> None:
     assert marks == [Mark(at=2.0, label="judge_drift: judge; judge_drift: judge")]
     series = [Series(label="a", points=[(0, 1.0), (1, 2.0)])]
     assert 'class="mark"' not in line_chart("a", series, marks=marks)
+
+
+def test_guard_that_stays_near_zero_is_drawn_near_zero() -> None:
+    """On an axis of its own, logarithmic at that, noise at 1e-9 fills the whole height."""
+    tiny = [row(step, guards__grid__mean=10.0 ** -(3 + 3 * step)) for step in range(3)]
+    [chart] = guard_charts(tiny)
+    assert ">0.1</text>" in chart
+    assert "e-" not in chart.split("</svg>")[0].split("<circle")[0]
