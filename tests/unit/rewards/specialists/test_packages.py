@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import pickle
 from pathlib import Path
 from typing import Any
@@ -54,8 +56,8 @@ def test_a_missing_package_is_one_line_that_says_how_to_get_it(
         if wanted == module:
             raise ImportError(f"No module named {wanted!r}")
 
-    monkeypatch.setattr(needs.importlib, "import_module", gone)
-    monkeypatch.setattr(needs.importlib.util, "find_spec", lambda wanted: None)
+    monkeypatch.setattr(importlib, "import_module", gone)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None)
     with pytest.raises(MissingPartError) as error:
         needs.need_package(module, name)
     expected = f"{name}: package {module!r} is not installed. Run: pip install --no-deps "
