@@ -30,15 +30,15 @@ class Autoscaler:
             num_replicas: there are, those that are starting included.
             num_busy: of them that work.
         """
-        if num_replicas < self.low:
-            return self.low
+        if not self.low <= num_replicas <= self.high:
+            return min(max(num_replicas, self.low), self.high)
         is_long = queued > GROW_ABOVE_BATCHES * self.batch_size * num_replicas
         is_idle = not queued and num_busy < num_replicas
         self._long_since = _since(self._long_since, is_long, now)
         self._idle_since = _since(self._idle_since, is_idle, now)
         if self._long_since is not None and now - self._long_since >= GROW_AFTER_S:
             self._long_since = None
-            return min(num_replicas + 1, max(self.high, num_replicas))
+            return min(num_replicas + 1, self.high)
         if self._idle_since is not None and now - self._idle_since >= SHRINK_AFTER_S:
             self._idle_since = None
             return max(num_replicas - 1, self.low)

@@ -165,7 +165,7 @@ class Dispatcher:
             if item.ticket in self._groups:
                 self._groups[item.ticket].score_s += seconds / len(results)
             if result.is_failure:
-                self._try_again(call.service, item, result.error, now)
+                self._try_again(call, item, result.error, now)
                 continue
             if result.value is not None and item.cache_key:
                 self._cache.put(item.cache_key, result.value)
@@ -195,7 +195,7 @@ class Dispatcher:
         self._breaker(call).failed(now, text)
         self._note_opening(call)
         for item in call.items:
-            self._try_again(call.service, item, text, now)
+            self._try_again(call, item, text, now)
 
     def frames_lost(self, call_id: int, now: float) -> None:
         """The clips of a call are gone with their node: decode those groups once more."""
@@ -413,8 +413,9 @@ class Dispatcher:
                 self._metrics.count(label, "errors")
                 group.settle(label, group.info.indices[row], None, reason)
 
-    def _try_again(self, service: str, item: QueueItem, error: str, now: float) -> None:
+    def _try_again(self, call: Call, item: QueueItem, error: str, now: float) -> None:
         """Queue the item again after a pause, or count it as missing after its last attempt."""
+        service = call.service
         item.num_attempts += 1
         item.error = error
         if item.ticket not in self._groups:
@@ -429,7 +430,7 @@ class Dispatcher:
             self._settle(service, item, None, error + times)
             return
         self._metrics.count(service, "retries")
-        item.not_before = now + backoff_s(item.num_attempts, self._rng)
+        item.not_before = now + backoff_s(item.num_attempts, call.jitter)
         self._lanes[service].add([item])
 
     def _end_call(self, call_id: int, now: float) -> Call | None:
@@ -478,7 +479,7 @@ class Dispatcher:
             self._count_openings(call.service, breaker)
             for item in call.items:
                 item.goes_alone = not is_late and not self._lanes[call.service].takes_groups
-                self._try_again(call.service, item, reason, now)
+                self._try_again(call, item, reason, now)
 
     def _expire_groups(self, now: float) -> None:
         for group in self._groups.values():
@@ -602,7 +603,8 @@ class Dispatcher:
         return False
 
     def _call(self, process: Process, service: str, batch: list[QueueItem], now: float) -> None:
-        call = Call(next(self._ids), process.process_id, service, tuple(batch), now)
+        jitter = self._rng.random()
+        call = Call(next(self._ids), process.process_id, service, tuple(batch), now, jitter)
         if not process.calls:
             process.head_since = now
         process.calls.append(call)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -145,7 +144,12 @@ class Lane:
         self.items = deque(item for item in self.items if id(item) not in gone)
 
 
-def backoff_s(num_attempts: int, rng: random.Random) -> float:
-    """Return the wait before another attempt: doubling, with jitter, so that clients spread."""
+def backoff_s(num_attempts: int, jitter: float) -> float:
+    """Return the wait before another attempt: doubling with each.
+
+    Args:
+        jitter: in [0, 1], drawn once a call, so that calls spread and the clips of one stay
+            together.
+    """
     longest = min(FIRST_BACKOFF_S * 2.0 ** (num_attempts - 1), LONGEST_BACKOFF_S)
-    return longest * rng.uniform(0.5, 1.0)
+    return longest * (0.5 + 0.5 * jitter)

@@ -25,6 +25,8 @@ class Call:
     service: str
     items: tuple[QueueItem, ...]
     sent: float
+    jitter: float
+    """In [0, 1], of the pause before its clips are tried again."""
 
 
 @dataclass(slots=True, eq=False)
