@@ -30,7 +30,7 @@ from rlvid.config.rewards import ServerConfig
 from rlvid.models.tiny import vlm_judge_folder
 from rlvid.rewards.base import Endpoint
 from rlvid.rewards.judges.client import JudgeClient, message
-from rlvid.rewards.judges.frames import Shown, View
+from rlvid.rewards.judges.frames import Layout, Shown, View
 from rlvid.rewards.judges.router import Router
 from rlvid.rewards.vllm.server import VllmServer
 from tests.bench.timing import environment
@@ -179,7 +179,7 @@ def main() -> None:
                 model_digest=status.model_digest,
                 api_key="benchmark",
             )
-            layout = "tiny_judge" if is_tiny else "images"
+            layout: Layout = "tiny_judge" if is_tiny else "images"
             shown = clips(
                 options.requests * len(CONCURRENCY),
                 View(layout=layout, num_frames=None),

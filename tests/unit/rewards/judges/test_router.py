@@ -16,7 +16,7 @@ from tests.unit.rewards.judges.fake_vllm import FakeVllm, running
 
 BODY: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Yes or No?"}]}
 CHAT = "/v1/chat/completions"
-QUICK = RouterSettings(timeout_s=2.0, deadline_s=10.0, backoff_s=0.01, max_backoff_s=0.05)
+QUICK = RouterSettings(timeout_s=20.0, deadline_s=60.0, backoff_s=0.01, max_backoff_s=0.05)
 NOBODY = Endpoint(url="http://127.0.0.1:9", model="judge", model_digest="digest")
 
 
@@ -62,11 +62,11 @@ def test_attempts_that_reach_a_server_are_counted() -> None:
 def test_a_hanging_replica_costs_one_timeout() -> None:
     """The second attempt goes to the other replica, whatever its load."""
     with running(FakeVllm(faults=deque(["hang"])), FakeVllm()) as (hanging, well):
-        settings = RouterSettings(timeout_s=0.5, deadline_s=5.0, backoff_s=0.01)
+        settings = RouterSettings(timeout_s=1.5, deadline_s=60.0, backoff_s=0.01)
         [answer] = ask(Router(settings), hanging.endpoint, well.endpoint)
         assert isinstance(answer, Answer)
         assert answer.endpoint == well.endpoint
-        assert answer.num_attempts == 2
+        assert hanging.num_chats == 1
 
 
 def test_a_replica_that_is_not_there_is_left_out() -> None:
