@@ -56,6 +56,11 @@ class AdherenceCritic:
 
     CLAIMS = ("wrong_colour", "wrong_object", "wrong_direction", "wrong_motion", "wrong_camera")
     """Breakages of the tiny world that it must tell from true clips."""
+    BLIND_TO = (
+        "physics beyond the kind of motion",
+        "a second object, the background, flicker",
+        "corners that a decoder rounds off: a blurred box measures as a ball",
+    )
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

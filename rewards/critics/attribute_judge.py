@@ -36,6 +36,13 @@ class AttributeJudge:
     never shown a clip without an object and guesses there.
     """
 
+    CLAIMS = ("wrong_colour", "wrong_object", "wrong_direction", "wrong_motion", "wrong_camera")
+    """Breakages of the tiny world that it must tell from true clips."""
+    BLIND_TO = (
+        "physics beyond the kind of motion, flicker, anything that is no attribute",
+        "clips without an object, of which it was shown none",
+    )
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         folder: str | None = None

@@ -23,6 +23,8 @@ SEEN_CHROMA = 0.2
 """Chroma from which a pixel says something of an object's hue."""
 MIN_AREA = 4.0
 """World px^2 of the smallest object."""
+MAX_VIEW_SHARE = 0.4
+"""Of the view; what is larger is background, whose motion would obey any law."""
 HUE_BINS = 72
 MIN_HUE_SHARE = 0.04
 """Of all coverage, for a colour to be a class of its own."""
@@ -82,14 +84,16 @@ def _by_hue(frames: Frames) -> tuple[Frames, npt.NDArray[np.int8]]:
     Each class is divided by its own chroma: a pale object next to a vivid one would measure small.
     """
     chroma = frames.max(axis=3) - frames.min(axis=3)
-    vivid = chroma > SEEN_CHROMA
+    # Noise and tinted light give the background a chroma of its own.
+    usual = float(np.median(chroma))
+    floor, vivid = max(CHROMA_FLOOR, 1.5 * usual), chroma > max(SEEN_CHROMA, 2.0 * usual)
     classes = _hue_classes(frames, np.where(vivid, chroma, 0.0))
     level = np.ones(int(classes.max()) + 1)
     for index in range(len(level)):
         inside = chroma[vivid & (classes == index)]
         if len(inside):
-            level[index] = max(float(np.quantile(inside, 0.7)), CHROMA_FLOOR + 0.05)
-    share = (chroma - CHROMA_FLOOR) / (level[classes] - CHROMA_FLOOR)
+            level[index] = max(float(np.quantile(inside, 0.7)), floor + 0.05)
+    share = (chroma - floor) / (np.maximum(level, floor + 0.05)[classes] - floor)
     return np.clip(share, 0.0, 1.0).astype(np.float32), classes
 
 
@@ -142,7 +146,8 @@ def _blobs_of(
         count, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
         for index in range(1, count):
             # The soft edge is one pixel wide; half of the pixels will do as a first sieve.
-            if stats[index, cv2.CC_STAT_AREA] * scale**2 < MIN_AREA / 2:
+            size = stats[index, cv2.CC_STAT_AREA]
+            if size * scale**2 < MIN_AREA / 2 or size > MAX_VIEW_SHARE * coverage.size:
                 continue
             part = (labels == index).astype(np.uint8)
             soft = coverage * cv2.dilate(part, NEIGHBOURS)

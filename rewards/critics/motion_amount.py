@@ -29,7 +29,11 @@ class MotionAmountCritic:
     """
 
     CLAIMS = ("still",)
-    BLIND_TO = ("what moves and whether it should", "direction and smoothness of the motion")
+    BLIND_TO = (
+        "what moves and whether it should",
+        "direction and smoothness of the motion",
+        "strong noise, a tenth of the range and more, which it takes for motion",
+    )
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from rlvid.data.tiny_world.scene import GROUND_Y, WORLD_SIZE
 from rlvid.rewards.critics.blobs import Blob, Segmentation, find_blobs
-from rlvid.rewards.critics.tracking import Floats, Frames, camera_pan, saturation
+from rlvid.rewards.critics.tracking import Floats, Frames, camera_pan, reduced, saturation
 
 Flags = npt.NDArray[np.bool_]
 
@@ -26,6 +26,8 @@ RECOLOUR_COST = 3.0
 """World px that a change of colour weighs when objects are matched."""
 MAX_OBJECTS = 6
 """A frame; more blobs than that are noise, and the largest are kept."""
+MIN_SHARE = 0.04
+"""Area over all frames, in shares of the largest object's, below which an object is noise."""
 BORDER = 0.35
 """World px from the edge of the view at which an object counts as cut off."""
 DARK = 0.33
@@ -117,13 +119,20 @@ class ObjectClip:
 
 def follow_objects(frames: Frames, segmentation: Segmentation = "colour") -> ObjectClip:
     """Find and follow all objects of [T, H, W, 3]."""
+    frames = reduced(frames)
     coverage, _ = saturation(frames)
     pan = camera_pan(frames, coverage)
     width = WORLD_SIZE * frames.shape[2] / frames.shape[1]
     blobs = find_blobs(frames, segmentation, pan)
     paths = _follow([found[:MAX_OBJECTS] for found in blobs])
-    # Two frames at least: a speck of one frame is noise, and says nothing of motion.
-    kept = [path for path in paths if sum(b is not None for b in path.blobs) >= 2]
+    sizes = [sum(blob.area for blob in path.blobs if blob is not None) for path in paths]
+    # A speck, or a blob of one frame, is noise and says nothing of motion.
+    least = MIN_SHARE * max(sizes, default=0.0)
+    kept = [
+        path
+        for path, size in zip(paths, sizes, strict=True)
+        if size >= least and sum(blob is not None for blob in path.blobs) >= 2
+    ]
     tracks = [_finished(path, pan, width, len(frames)) for path in kept]
     return ObjectClip(
         tracks=tuple(sorted(tracks, key=lambda t: -t.usual_area * float(t.present.sum()))),

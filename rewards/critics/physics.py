@@ -32,6 +32,11 @@ class PhysicsCritic:
 
     CLAIMS = ("reversed_gravity", "teleport", "vanish", "energy_gain", "hover")
     """Breakages of the tiny world that it must tell from true clips."""
+    BLIND_TO = (
+        "all objects but the largest",
+        "whether the motion is the one asked for",
+        "whether a rebound has a wall; turning, shape, colour and background",
+    )
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

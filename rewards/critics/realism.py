@@ -39,6 +39,11 @@ class RealismCritic:
 
     CLAIMS = ("flicker", "shake", "warp", "shuffle", "freeze_and_jump")
     """Breakages of the tiny world that it must tell from true clips."""
+    BLIND_TO = (
+        "reversed time, physics, the prompt",
+        "slow drift of colours",
+        "light and colour of the frames",
+    )
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

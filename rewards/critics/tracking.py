@@ -31,6 +31,8 @@ PAN_STEP = 0.25
 MAX_ELEMENTS = 1 << 20
 """Of one temporary array of the search for the pan."""
 
+MAX_ROWS = 128
+"""Larger clips are reduced to that: four pixels for every world px are enough to track by."""
 NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
@@ -71,8 +73,18 @@ def to_frames(video: Tensor) -> Frames:
     return np.ascontiguousarray(np.clip(frames, 0.0, 1.0))
 
 
+def reduced(frames: Frames) -> Frames:
+    """[T, H, W, 3] with MAX_ROWS rows at most: edges carry sub-pixel positions at that size too."""
+    height, width = frames.shape[1:3]
+    if height <= MAX_ROWS:
+        return frames
+    size = (round(width * MAX_ROWS / height), MAX_ROWS)
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
+
+
 def track(frames: Frames) -> TrackedClip:
-    """Find the object and the pan in [T, H, W, 3]."""
+    """Find the object and the pan in [T, H, W, 3]; `coverage` is that of the reduced frames."""
+    frames = reduced(frames)
     scale = WORLD_SIZE / frames.shape[1]
     saturated, full = saturation(frames)
     coverage = np.stack([_largest_part(image) for image in saturated])
