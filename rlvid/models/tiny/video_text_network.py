@@ -1,6 +1,6 @@
 """Two small towers that put a clip and a sentence of the tiny world into one space.
 
-Trained by `rlvid.models.tiny.video_text_training`; it shares no weights with the attribute network,
+Trained by `video_text_training`; it shares no weights with the attribute network,
 so that one may train a policy while the other judges it. Letters: B clips, N sentences, T frames,
 H W pixels, L words, D the shared width.
 """
@@ -106,7 +106,7 @@ class VideoTextNetwork(nn.Module):
         if not file.is_file():
             raise ValueError(
                 f"video_text: no weights at {file}: expected what "
-                "rlvid.models.tiny.video_text_training writes. Train it, or reinstall rlvid."
+                "rlvid.reward_models.tiny_video_text writes. Train it, or reinstall rlvid."
             )
         with safe_open(file, framework="pt") as weights:
             about = json.loads(weights.metadata()["network"])

@@ -2,7 +2,8 @@
 
 The loss is the sum of two: the softmax over all captions of the train split (CLIP,
 arXiv:2103.00020), which makes the right caption the nearest, and the sigmoid over every pair
-(SigLIP, arXiv:2303.15343), which makes the logit of one pair mean the same for every prompt.
+(SigLIP, arXiv:2303.15343), which makes the logit of one pair mean the same for every prompt. The clips are
+drawn by `rlvid.reward_models.tiny_video_text`.
 Letters: M clips, B batch, N captions, T frames, H W pixels.
 """
 
@@ -12,21 +13,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rlvid.data.tiny_world import all_facts, caption, render_clip, split_of
 from rlvid.models.tiny.judge_training import augment
 from rlvid.models.tiny.video_text_network import VideoTextNetwork, words_of
-from rlvid.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoTextTraining:
-    """How it is trained; the defaults made the shipped one in three minutes of one core, on
-    `draw_clips(4000, split="train", seed=0)` with seed 0."""
+    """How it is trained; the defaults made the shipped one in three minutes of one core."""
 
     num_steps: int = 2400
     batch_size: int = 32
@@ -35,23 +32,6 @@ class VideoTextTraining:
     weight_decay: float = 0.02
     sigmoid_weight: float = 1.0
     """Of the sigmoid loss beside the softmax."""
-
-
-def draw_clips(num_clips: int, *, split: str, seed: int) -> tuple[Tensor, list[str]]:
-    """Return clips [M, T, 3, H, W] uint8 of random captions of the split, and those captions.
-
-    Seeds are below 100 000 for training and above for held-out clips, as calibration has them.
-    """
-    facts = [one for one in all_facts() if split_of(one) == split]
-    rng = np.random.default_rng(derive_seed(seed, "video_text", split))
-    first = 100_000 if split == "heldout" else 0
-    clips, texts = [], []
-    for _ in range(num_clips):
-        chosen = facts[int(rng.integers(len(facts)))]
-        clip = render_clip(chosen, first + int(rng.integers(90_000)))
-        clips.append((clip * 255.0).round().to(torch.uint8))
-        texts.append(caption(chosen))
-    return torch.stack(clips), texts
 
 
 def train_video_text(

@@ -12,10 +12,10 @@ from rlvid.models.tiny.video_text_network import UNKNOWN, VideoTextNetwork
 from rlvid.models.tiny.video_text_training import (
     VideoTextTraining,
     contrastive_loss,
-    draw_clips,
     recall_at_1,
     train_video_text,
 )
+from rlvid.reward_models.tiny_video_text import draw_clips
 
 
 def test_the_shipped_network_finds_the_caption_of_a_heldout_clip() -> None:
