@@ -104,7 +104,7 @@ class RewardModelLearner:
     def _train_step(self, step: int) -> StepReport:
         config = self._config
         batch = self.batch(step, self._pairs, "pairs")
-        loss, hits, gradient = self._gradient(self._pairs, batch)
+        loss, hits, gradient = self.gradient(self._pairs, batch)
         for parameter, value in zip(self._parameters.values(), gradient, strict=True):
             parameter.grad = value
         norm = float(
@@ -134,7 +134,7 @@ class RewardModelLearner:
         """Return the gradient of the old pairs' loss at the present weights."""
         if self._old_pairs is None:
             return None
-        _, _, old = self._gradient(self._old_pairs, self.batch(step, self._old_pairs, "old pairs"))
+        _, _, old = self.gradient(self._old_pairs, self.batch(step, self._old_pairs, "old pairs"))
         return old
 
     @torch.no_grad()
@@ -152,7 +152,7 @@ class RewardModelLearner:
                 parameter.copy_(start - change)
         return is_projected
 
-    def _gradient(
+    def gradient(
         self, source: PairSet, batch: Sequence[PreferencePair]
     ) -> tuple[float, float, list[Tensor]]:
         """Return loss, share of winners found, and the gradient, in the parameters' order."""

@@ -64,7 +64,7 @@ def test_trained_model_scores_the_phase_after_it(
 
 @pytest.mark.slow
 def test_resumed_phase_ends_in_the_same_weights(small_tree: dict[str, Any], tmp_path: Path) -> None:
-    """Bit for bit: pairs are made again, the step goes on from the checkpoint, rows are not twice."""
+    """Bit for bit: pairs are made again, steps go on from the checkpoint, no row comes twice."""
     recipe = Recipe.model_validate(merged(small_tree, REWARD_MODEL))
     whole = _run(recipe, tmp_path / "whole")
     _run(recipe, tmp_path / "broken")
