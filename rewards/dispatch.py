@@ -13,16 +13,15 @@ tells it what happened and does what `poll` returns.
 from __future__ import annotations
 
 import itertools
-import logging
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlvid.rewards.autoscale import Autoscaler
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
 from rlvid.rewards.breaker import CircuitBreaker
 from rlvid.rewards.cache import ScoreCache, score_key, served_version
 from rlvid.rewards.decoding import ClipInfo
+from rlvid.rewards.fleet import Fleet
 from rlvid.rewards.lane import Lane, LaneSettings, QueueItem, backoff_s
 from rlvid.rewards.pool_group import PoolGroup
 from rlvid.rewards.pool_metrics import PoolMetrics
@@ -33,19 +32,13 @@ from rlvid.rewards.processes import (
     Decode,
     Finished,
     Host,
-    Kill,
     Process,
     ScoreBatch,
-    Spawn,
 )
 from rlvid.rewards.scoring import ItemResult, ScoreItem, ScorerInfo, check_clip
 
-logger = logging.getLogger(__name__)
-
 DECODER = ""
 """Service name of the decoder; labels of scorers are never empty."""
-MAX_LOST_IN_A_ROW = 4
-"""Processes lost without a finished call between them, per wanted replica, before giving up."""
 LONGEST_SLEEP_S = 1.0
 
 
@@ -66,21 +59,18 @@ class Dispatcher:
     ) -> None:
         """`lanes` are the scorers in the recipe's order, and DECODER."""
         self._lanes = dict(lanes)
-        self._hosts = list(hosts)
+        self._fleet = Fleet(hosts, start_deadline_s=start_deadline_s, metrics=metrics)
         self._max_attempts = max_attempts
         self._deadline_s = deadline_s
-        self._start_deadline_s = start_deadline_s
         self._cache = cache
         self._metrics = metrics
         self._rng = random.Random(seed)
         self._infos: dict[str, ScorerInfo] = {}
         self._endpoints: dict[str, Sequence[Endpoint]] = {}
-        self._processes: dict[int, Process] = {}
         self._calls: dict[int, Call] = {}
         self._groups: dict[int, PoolGroup] = {}
         self._actions: list[Action] = []
-        self._ids = itertools.count(1)
-        self.num_replaced = 0
+        self._call_ids = itertools.count(1)
 
     # What happened
 
@@ -97,26 +87,23 @@ class Dispatcher:
 
     def opened(self, process_id: int, infos: Mapping[str, ScorerInfo], now: float) -> None:
         """A process is ready; `infos` says what its scorers turned out to be."""
-        process = self._processes.get(process_id)
+        process = self._fleet.processes.get(process_id)
         if process is None:
             return
         for service, info in infos.items():
+            lane = self._lanes[service]
+            assert lane.config is not None, "every scorer has an entry in the recipe"
             self._infos[service] = info
-            self._lanes[service].takes_groups = info.is_groupwise
-            if not process.host.has_opened and not self._fits(process.host, service, info):
-                # The scorer declared other resources than could be known before it opened.
-                del self._processes[process_id]
-                self._actions.append(Kill(process_id=process_id))
+            lane.takes_groups = info.is_groupwise
+            lane.settings = LaneSettings.of(lane.config, info.serving)
+            if not self._fleet.run_as(process, lane.settings):
                 return
-        process.is_open, process.host.has_opened = True, True
-        process.head_since = now
+        self._fleet.opened(process, now)
 
     def open_failed(self, process_id: int, error: Exception, now: float) -> None:
         """Opening raised. RewardError or what it raised when no process of its kind ever opened."""
-        process = self._processes.get(process_id)
-        if process is None:
-            return
-        if not process.host.has_opened:
+        process = self._fleet.processes.get(process_id)
+        if process is not None and not process.host.has_opened:
             raise error
         self.lost(process_id, f"could not open: {error}", now)
 
@@ -223,39 +210,17 @@ class Dispatcher:
             RewardError: it died while it opened for the first time, or processes of its kind die
                 faster than they work.
         """
-        process = self._processes.pop(process_id, None)
-        if process is None:
-            return
-        host = process.host
-        names = ", ".join(service or "the decoder" for service in host.services)
-        self._actions.append(Kill(process_id=process_id))
-        if not process.is_open and not host.has_opened:
-            raise RewardError(
-                f"rewards: a replica of {names} died while it opened ({reason}). See the actor's "
-                "log in the Ray session folder; memory is the usual reason."
-            )
-        self.num_replaced += 1
-        host.failures_in_a_row += 1
-        for service in host.services:
-            self._metrics.count(service, "replaced")
-        logger.warning("reward replica replaced services=%s reason=%r", names, reason)
-        if host.failures_in_a_row > MAX_LOST_IN_A_ROW * max(host.autoscaler.low, 1):
-            raise RewardError(
-                f"rewards: {host.failures_in_a_row} replicas of {names} failed with nothing scored "
-                f"between them; the last one: {reason}. See the actor's log in the Ray session "
-                "folder, and deadline_s of the scorer when it was late."
-            )
-        if not process.is_leaving:
-            self._spawn(host, process.breakers, now)
-        self._requeue(process, reason, now, is_late=is_late)
+        process = self._fleet.replace(process_id, reason, now)
+        if process is not None:
+            self._requeue(process, reason, now, is_late=is_late)
 
     def connected(self, service: str, endpoints: Sequence[Endpoint]) -> None:
         """The scorer asks these endpoints from now on; their models are part of its version."""
         self._endpoints[service] = endpoints
 
     def scale(self, service: str, num_replicas: int) -> None:
-        """Keep at least so many processes of the scorer from now on."""
-        scaler = self._host_of(service).autoscaler
+        """Keep so many processes of the scorer from now on."""
+        scaler = self._fleet.host_of(service).autoscaler
         scaler.low, scaler.high = num_replicas, num_replicas
 
     # What to do
@@ -265,17 +230,10 @@ class Dispatcher:
         self._expire_groups(now)
         self._end_late(now)
         self._give_up_where_all_are_open(now)
-        for host in self._hosts:
-            self._fit_replicas(host, now)
+        self._fleet.fit({service: len(lane) for service, lane in self._lanes.items()}, now)
         self._send(now)
-        for group in [group for group in self._groups.values() if group.is_done]:
-            del self._groups[group.ticket]
-            if group.labels:
-                self._metrics.group_done(now)
-            self._actions.append(
-                Finished(ticket=group.ticket, scores=group.scores(), frames=group.frames)
-            )
-        actions, self._actions = self._actions, []
+        self._hand_out_done(now)
+        actions, self._actions = self._fleet.take_actions() + self._actions, []
         return actions
 
     def next_wakeup(self, now: float) -> float:
@@ -286,7 +244,7 @@ class Dispatcher:
             for group in self._groups.values()
             if group.info is not None
         ]
-        for process in self._processes.values():
+        for process in self._fleet.processes.values():
             if process.calls:
                 times.append(process.head_since + self._limit(process.calls[0].service))
         for lane in self._lanes.values():
@@ -298,12 +256,14 @@ class Dispatcher:
     # State for others
 
     @property
-    def is_ready(self) -> bool:
-        """True when every kind of process has as many open as it starts with."""
-        return all(
-            sum(process.is_open for process in self._of(host)) >= host.autoscaler.low
-            for host in self._hosts
-        )
+    def num_replaced(self) -> int:
+        """Processes that died or were given up since the start."""
+        return self._fleet.num_replaced
+
+    @property
+    def incomplete(self) -> dict[str, tuple[int, int]]:
+        """(processes not open, processes wanted) of each kind with less than it starts with."""
+        return self._fleet.incomplete()
 
     @property
     def infos(self) -> Mapping[str, ScorerInfo]:
@@ -312,50 +272,20 @@ class Dispatcher:
 
     def processes(self) -> dict[int, tuple[str, ...]]:
         """Return the services of every process that is open."""
-        return {p.process_id: p.host.services for p in self._processes.values() if p.is_open}
-
-    def waiting(self) -> dict[str, tuple[int, int]]:
-        """Return (processes not open, processes wanted) of each kind that is not complete."""
-        found = {}
-        for host in self._hosts:
-            num_open = sum(process.is_open for process in self._of(host))
-            if num_open < host.autoscaler.low:
-                names = ", ".join(service or "the decoder" for service in host.services)
-                found[names] = (host.autoscaler.low - num_open, host.autoscaler.low)
-        return found
+        return {p.process_id: p.host.services for p in self._fleet.processes.values() if p.is_open}
 
     def live(self) -> dict[str, dict[str, float]]:
         """Return queue and replicas of every scorer."""
         return {
             service: {
                 "queue_now": float(len(lane)),
-                "replicas": float(
-                    sum(process.is_open for process in self._of(self._host_of(service)))
-                ),
+                "replicas": float(sum(process.is_open for process in self._fleet.of(service))),
             }
             for service, lane in self._lanes.items()
             if service != DECODER
         }
 
     # Inside
-
-    def _fits(self, host: Host, service: str, info: ScorerInfo) -> bool:
-        """Take over how the scorer wants to be run; False when its process has too much or little.
-
-        A scorer that shares its process with others has no say in how many there are.
-        """
-        lane = self._lanes[service]
-        if lane.config is None:
-            return True
-        lane.settings = LaneSettings.of(lane.config, info.serving)
-        if len(host.services) > 1:
-            return True
-        settings, had = lane.settings, (host.num_cpus, host.num_gpus)
-        host.num_cpus, host.num_gpus = settings.num_cpus, settings.num_gpus
-        host.autoscaler = Autoscaler(
-            settings.num_replicas, settings.max_replicas, settings.batch_size
-        )
-        return had == (host.num_cpus, host.num_gpus)
 
     def _queue_clips(self, group: PoolGroup, now: float) -> None:
         """Give the clips to every scorer that has not answered for them; known scores are taken."""
@@ -438,7 +368,7 @@ class Dispatcher:
         call = self._calls.pop(call_id, None)
         if call is None:
             return None
-        process = self._processes[call.process_id]
+        process = self._fleet.processes[call.process_id]
         process.calls.remove(call)
         process.head_since = now
         for item in call.items:
@@ -447,10 +377,10 @@ class Dispatcher:
 
     def _succeeded(self, call: Call) -> None:
         self._breaker(call).succeeded()
-        self._processes[call.process_id].host.failures_in_a_row = 0
+        self._fleet.processes[call.process_id].host.failures_in_a_row = 0
 
     def _breaker(self, call: Call) -> CircuitBreaker:
-        return self._processes[call.process_id].breakers[call.service]
+        return self._fleet.processes[call.process_id].breakers[call.service]
 
     def _note_opening(self, call: Call) -> None:
         self._count_openings(call.service, self._breaker(call))
@@ -497,36 +427,20 @@ class Dispatcher:
             self._miss_all(group, reason)
 
     def _end_late(self, now: float) -> None:
-        for process in list(self._processes.values()):
-            if process.is_open and process.calls:
-                limit = self._limit(process.calls[0].service)
-                if now - process.head_since >= limit:
-                    self._forget_finished()
-                    self.lost(
-                        process.process_id,
-                        f"{RewardTimeoutError.__name__}: one call took more than {limit:g} s",
-                        now,
-                        is_late=True,
-                    )
-            elif not process.is_open and now - process.started > self._start_deadline_s:
-                self._end_unopened(process, now)
+        for process in list(self._fleet.processes.values()):
+            limit = self._limit(process.calls[0].service) if process.calls else 0.0
+            if process.calls and now - process.head_since >= limit:
+                self._hand_out_done(now)  # so that a hang is seen to have nobody waiting for it
+                reason = f"{RewardTimeoutError.__name__}: one call took more than {limit:g} s"
+                self.lost(process.process_id, reason, now, is_late=True)
+        for process_id, reason in self._fleet.late_to_open(now):
+            self.lost(process_id, reason, now)
 
-    def _end_unopened(self, process: Process, now: float) -> None:
-        scaler = process.host.autoscaler
-        num_others = len(self._of(process.host)) - 1
-        if num_others < scaler.low:
-            self.lost(process.process_id, f"did not open in {self._start_deadline_s:g} s", now)
-            return
-        # One more than needed, and the cluster has no room for it: do without.
-        scaler.high = max(num_others, scaler.low)
-        del self._processes[process.process_id]
-        self._actions.append(Kill(process_id=process.process_id))
-        logger.warning("no room for another replica of %s", process.host.services)
-
-    def _forget_finished(self) -> None:
-        """Drop what the deadline just ended, so that a hang is seen to have no one waiting."""
+    def _hand_out_done(self, now: float) -> None:
         for group in [group for group in self._groups.values() if group.is_done]:
             del self._groups[group.ticket]
+            if group.labels:
+                self._metrics.group_done(now)
             self._actions.append(
                 Finished(ticket=group.ticket, scores=group.scores(), frames=group.frames)
             )
@@ -536,36 +450,12 @@ class Dispatcher:
         for service, lane in self._lanes.items():
             if service == DECODER or not len(lane):
                 continue
-            processes = self._of(self._host_of(service))
-            breakers = [process.breakers[service] for process in processes]
+            breakers = [process.breakers[service] for process in self._fleet.of(service)]
             if breakers and all(breaker.is_open(now) for breaker in breakers):
                 for item in list(lane.items):
                     reason = f"no replica is to be asked, the last failure: {breakers[0].reason}"
                     self._settle(service, item, None, reason)
                 lane.items.clear()
-
-    def _fit_replicas(self, host: Host, now: float) -> None:
-        processes = [process for process in self._of(host) if not process.is_leaving]
-        wanted = host.autoscaler.wanted(
-            now,
-            queued=sum(len(self._lanes[service]) for service in host.services),
-            num_replicas=len(processes),
-            num_busy=sum(bool(process.calls) for process in processes),
-        )
-        for _ in range(wanted - len(processes)):
-            self._spawn(host, {service: CircuitBreaker() for service in host.services}, now)
-        surplus = sorted(processes, key=lambda p: (p.is_open, len(p.calls), -p.process_id))
-        for process in surplus[: max(0, len(processes) - max(wanted, host.autoscaler.low))]:
-            process.is_leaving = True
-        for process in self._of(host):
-            if process.is_leaving and not process.calls:
-                del self._processes[process.process_id]
-                self._actions.append(Kill(process_id=process.process_id))
-
-    def _spawn(self, host: Host, breakers: dict[str, CircuitBreaker], now: float) -> None:
-        process = Process(next(self._ids), host, now, breakers)
-        self._processes[process.process_id] = process
-        self._actions.append(Spawn(process_id=process.process_id, host=host))
 
     def _send(self, now: float) -> None:
         """Give batches out, to whoever has fewest calls first, until nobody can take one."""
@@ -574,7 +464,7 @@ class Dispatcher:
         while True:
             ready = [
                 process
-                for process in self._processes.values()
+                for process in self._fleet.processes.values()
                 if process.is_usable and len(process.calls) < MAX_CALLS
             ]
             ready.sort(key=lambda process: (len(process.calls), process.process_id))
@@ -589,11 +479,15 @@ class Dispatcher:
         for lane in lanes:
             if not process.breakers[lane.service].allows(now):
                 continue
-            others = [p for p in self._of(process.host) if p is not process and p.is_usable]
+            others = [
+                other
+                for other in self._fleet.of(lane.service)
+                if other is not process and other.is_usable
+            ]
             batch = lane.next_batch(
                 now,
                 process=process.process_id,
-                has_other=any(p.breakers[lane.service].allows(now) for p in others),
+                has_other=any(other.breakers[lane.service].allows(now) for other in others),
                 more_coming=more_coming,
                 only_full=bool(process.calls),
             )
@@ -604,7 +498,7 @@ class Dispatcher:
 
     def _call(self, process: Process, service: str, batch: list[QueueItem], now: float) -> None:
         jitter = self._rng.random()
-        call = Call(next(self._ids), process.process_id, service, tuple(batch), now, jitter)
+        call = Call(next(self._call_ids), process.process_id, service, tuple(batch), now, jitter)
         if not process.calls:
             process.head_since = now
         process.calls.append(call)
@@ -627,12 +521,6 @@ class Dispatcher:
     def _limit(self, service: str) -> float:
         """Return the seconds one call may take; longer than a group may take is no use."""
         return min(self._lanes[service].settings.deadline_s, self._deadline_s)
-
-    def _of(self, host: Host) -> list[Process]:
-        return [process for process in self._processes.values() if process.host is host]
-
-    def _host_of(self, service: str) -> Host:
-        return next(host for host in self._hosts if service in host.services)
 
 
 def _score_item(item: QueueItem, source: int) -> ScoreItem:

@@ -305,7 +305,7 @@ class RewardPool:
             self._changed.notify_all()
 
     def _note_ready(self) -> None:
-        if not self._is_ready and self._dispatcher.is_ready:
+        if not self._is_ready and not self._dispatcher.incomplete:
             with self._changed:
                 self._is_ready = True
                 self._changed.notify_all()
@@ -537,7 +537,7 @@ class RewardPool:
     def _describe_waiting(self, deadline_s: float) -> str:
         parts = [
             f"{missing} of {wanted} replicas of {names}"
-            for names, (missing, wanted) in self._dispatcher.waiting().items()
+            for names, (missing, wanted) in self._dispatcher.incomplete.items()
         ]
         return (
             f"rewards: {' and '.join(parts)} did not open within {deadline_s:g} s. Lower num_cpus, "

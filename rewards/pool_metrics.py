@@ -30,6 +30,7 @@ class Tally:
     def metrics(self, name: str) -> dict[str, float]:
         """Return counts and, where there are any calls, latency and fill of scorer `name`."""
         row = {
+            "calls": self.num_calls,
             "queue_max": self.queue_max,
             "errors": self.num_errors,
             "retries": self.num_retries,

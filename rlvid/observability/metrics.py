@@ -50,6 +50,7 @@ METRICS: dict[str, Metric] = {
     "servers/<server>/up": Metric("count", (1, None), "replicas of a model server that answer"),
     "servers/<server>/restarts": Metric("count", (0, 0), "restarts of its replicas in the run"),
     "servers/<server>/start_s": Metric("s", (0, None), "slowest start of its replicas"),
+    "rewards/<scorer>/calls": Metric("count", (0, None), "batches it answered"),
     "rewards/<scorer>/latency_p50_s": Metric("s", (0, None), "median time of a call, queue apart"),
     "rewards/<scorer>/latency_p95_s": Metric("s", (0, None), "95 % of its calls take no longer"),
     "rewards/<scorer>/latency_p99_s": Metric("s", (0, None), "99 % of its calls take no longer"),

@@ -92,7 +92,7 @@ def collect_all(pool: RewardPool, tickets: list[int], limit_s: float = 60.0) -> 
     return [answers[ticket] for ticket in tickets]
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float = 60.0) -> None:
+def wait_until(holds: Callable[[], bool], limit_s: float = 200.0) -> None:
     give_up = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < give_up, f"it did not come true in {limit_s:g} s"

@@ -444,7 +444,7 @@ def test_a_scorer_that_declares_other_resources_is_started_anew_with_them() -> N
     """What it declares may be known only once it is open, in an environment of its own."""
     pool = Pool(one(python="/some/python"), serving=Serving(num_cpus=0.5, num_gpus=0.25))
     assert pool.resources[1:] == [(1.0, 0.0), (0.5, 0.25)]
-    assert pool.dispatcher.is_ready
+    assert pool.dispatcher.incomplete == {}
     assert pool.dispatcher.num_replaced == 0
 
 

@@ -1,0 +1,166 @@
+"""The pool's processes: how many of each kind, which are open, and what becomes of the lost."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+
+from rlvid.rewards.autoscale import Autoscaler
+from rlvid.rewards.base import RewardError
+from rlvid.rewards.breaker import CircuitBreaker
+from rlvid.rewards.lane import LaneSettings
+from rlvid.rewards.pool_metrics import PoolMetrics
+from rlvid.rewards.processes import Action, Host, Kill, Process, Spawn
+
+logger = logging.getLogger(__name__)
+
+MAX_LOST_IN_A_ROW = 4
+"""Processes lost without a finished call between them, per wanted replica, before giving up."""
+
+
+class Fleet:
+    """Plain bookkeeping; times are given by the caller, processes by whoever does the actions."""
+
+    def __init__(
+        self, hosts: Sequence[Host], *, start_deadline_s: float, metrics: PoolMetrics
+    ) -> None:
+        self._hosts = tuple(hosts)
+        self._start_deadline_s = start_deadline_s
+        self._metrics = metrics
+        self._ids = itertools.count(1)
+        self.processes: dict[int, Process] = {}
+        self.actions: list[Action] = []
+        """Spawn and Kill that nobody has done yet."""
+        self.num_replaced = 0
+
+    def of(self, service: str) -> list[Process]:
+        """Return the processes, open or not, in which a service lives."""
+        return [p for p in self.processes.values() if service in p.host.services]
+
+    def host_of(self, service: str) -> Host:
+        return next(host for host in self._hosts if service in host.services)
+
+    def opened(self, process: Process, now: float) -> None:
+        process.is_open, process.host.has_opened = True, True
+        process.head_since = now
+
+    def run_as(self, process: Process, settings: LaneSettings) -> bool:
+        """Take over how the one scorer of a first process turned out to want to be run.
+
+        Returns:
+            False when the process was started with other resources: it is then ended, and one
+            with the right ones follows. A scorer that shares its process has no say.
+        """
+        host = process.host
+        if host.has_opened or len(host.services) > 1:
+            return True
+        had = (host.num_cpus, host.num_gpus)
+        host.num_cpus, host.num_gpus = settings.num_cpus, settings.num_gpus
+        host.autoscaler = Autoscaler(
+            settings.num_replicas, settings.max_replicas, settings.batch_size
+        )
+        if had == (host.num_cpus, host.num_gpus):
+            return True
+        for other in [p for p in self.processes.values() if p.host is host]:
+            self._end(other)
+        return False
+
+    def replace(self, process_id: int, reason: str, now: float) -> Process | None:
+        """End a lost process, start its successor and return what was lost; None if long gone.
+
+        Raises:
+            RewardError: it died while it opened for the first time, or processes of its kind die
+                faster than they work.
+        """
+        process = self.processes.get(process_id)
+        if process is None:
+            return None
+        host, names = process.host, describe(process.host)
+        self._end(process)
+        if not process.is_open and not host.has_opened:
+            raise RewardError(
+                f"rewards: a replica of {names} died while it opened ({reason}). See the actor's "
+                "log in the Ray session folder; memory is the usual reason."
+            )
+        self.num_replaced += 1
+        host.failures_in_a_row += 1
+        for service in host.services:
+            self._metrics.count(service, "replaced")
+        logger.warning("reward replica replaced services=%s reason=%r", names, reason)
+        if host.failures_in_a_row > MAX_LOST_IN_A_ROW * max(host.autoscaler.low, 1):
+            raise RewardError(
+                f"rewards: {host.failures_in_a_row} replicas of {names} failed with nothing scored "
+                f"between them; the last one: {reason}. See the actor's log in the Ray session "
+                "folder, and deadline_s of the scorer when it was late."
+            )
+        if not process.is_leaving:
+            self._spawn(host, process.breakers, now)
+        return process
+
+    def late_to_open(self, now: float) -> list[tuple[int, str]]:
+        """Return (process, reason) of those to replace since they do not open.
+
+        One more than needed, for which the cluster has no room, is done without instead.
+        """
+        late = []
+        for process in list(self.processes.values()):
+            if process.is_open or now - process.started <= self._start_deadline_s:
+                continue
+            scaler = process.host.autoscaler
+            num_others = len(self.of(process.host.services[0])) - 1
+            if num_others < scaler.low:
+                reason = f"did not open in {self._start_deadline_s:g} s"
+                late.append((process.process_id, reason))
+                continue
+            scaler.high = num_others
+            self._end(process)
+            logger.warning("no room for another replica of %s", describe(process.host))
+        return late
+
+    def fit(self, queued: Mapping[str, int], now: float) -> None:
+        """Start and end processes so that each kind has as many as its queues want."""
+        for host in self._hosts:
+            everyone = [p for p in self.processes.values() if p.host is host]
+            staying = [process for process in everyone if not process.is_leaving]
+            wanted = host.autoscaler.wanted(
+                now,
+                queued=sum(queued[service] for service in host.services),
+                num_replicas=len(staying),
+                num_busy=sum(bool(process.calls) for process in staying),
+            )
+            for _ in range(wanted - len(staying)):
+                self._spawn(host, {service: CircuitBreaker() for service in host.services}, now)
+            staying.sort(key=lambda p: (p.is_open, len(p.calls), -p.process_id))
+            for process in staying[: max(0, len(staying) - wanted)]:
+                process.is_leaving = True
+            for process in everyone:
+                if process.is_leaving and not process.calls:
+                    self._end(process)
+
+    def incomplete(self) -> dict[str, tuple[int, int]]:
+        """Return (processes not open, processes wanted) of each kind with less than it needs."""
+        found = {}
+        for host in self._hosts:
+            num_open = sum(process.is_open for process in self.of(host.services[0]))
+            if num_open < host.autoscaler.low:
+                found[describe(host)] = (host.autoscaler.low - num_open, host.autoscaler.low)
+        return found
+
+    def take_actions(self) -> list[Action]:
+        actions, self.actions = self.actions, []
+        return actions
+
+    def _spawn(self, host: Host, breakers: dict[str, CircuitBreaker], now: float) -> None:
+        process = Process(next(self._ids), host, now, breakers)
+        self.processes[process.process_id] = process
+        self.actions.append(Spawn(process_id=process.process_id, host=host))
+
+    def _end(self, process: Process) -> None:
+        del self.processes[process.process_id]
+        self.actions.append(Kill(process_id=process.process_id))
+
+
+def describe(host: Host) -> str:
+    """Return the names of what lives in a kind of process, for messages."""
+    return ", ".join(service or "the decoder" for service in host.services)
