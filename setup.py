@@ -50,6 +50,7 @@ setup(
         "rlvid.actors": ["*.md"],
         "rlvid.learners": ["*.md"],
         "rlvid.rewards": ["*.md"],
+        "rlvid.rewards.specialists": ["*.md"],
         "rlvid.rewards.judges": ["*.md", "prompts/*.yaml"],
         **{name: ["*"] for name in data_packages()},
     },

@@ -2,8 +2,8 @@
 
 The loss is the sum of two: the softmax over all captions of the train split (CLIP,
 arXiv:2103.00020), which makes the right caption the nearest, and the sigmoid over every pair
-(SigLIP, arXiv:2303.15343), which makes the logit of one pair mean the same for every prompt. The clips are
-drawn by `rlvid.reward_models.tiny_video_text`.
+(SigLIP, arXiv:2303.15343), which makes the logit of one pair mean the same for every prompt.
+`rlvid.reward_models.tiny_video_text` draws the clips.
 Letters: M clips, B batch, N captions, T frames, H W pixels.
 """
 
