@@ -54,6 +54,8 @@ class VlmJudge:
     it sees time at all. Gamed by: text in the picture that tells the model what to answer.
     """
 
+    serving = SERVING
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(AskSettings):
         mode: Literal["p_yes", "questions", "rubric", "grade", "describe"] = "questions"
@@ -80,7 +82,6 @@ class VlmJudge:
         self._decider = None if config.decider is None else Connection(config, self._file)
         _items(config, self._file)
         self.clip_spec = ClipSpec(fps=config.fps)
-        self.serving = SERVING
 
     @property
     def version(self) -> str:
@@ -177,6 +178,8 @@ class VlmPairwise:
     Needs a group of two at least; the clip of a group of one is not judged.
     """
 
+    serving = SERVING
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(AskSettings):
         opponents: int | None = None
@@ -193,7 +196,6 @@ class VlmPairwise:
             )
         self._connection = Connection(config, self._file)
         self.clip_spec = ClipSpec(fps=config.fps)
-        self.serving = SERVING
 
     @property
     def version(self) -> str:
