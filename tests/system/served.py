@@ -166,7 +166,7 @@ def served(
     if around is not None:
         app = around(app)
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", access_log=False)
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", access_log=False)
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
