@@ -64,7 +64,7 @@ def vision_tokens(model: Qwen2_5_VLForConditionalGeneration, images: Tensor) -> 
     batch, _, height, width = images.shape
     patches = patchify(images, patch)
     weight = visual.patch_embed.proj.weight
-    hidden = functional.linear(patches, weight.flatten(1))
+    hidden = functional.linear(patches, weight.flatten(1)).float()
     places = _patch_places(height // patch, width // patch)
     cos, sin = visual.rotary_pos_emb(hidden, places)
     heads = visual.config.num_heads

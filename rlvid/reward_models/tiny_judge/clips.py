@@ -113,6 +113,6 @@ def known_loss(predicted: Tensor, known: Tensor) -> Tensor:
     shape = functional.cross_entropy(
         guess[..., 5:].flatten(0, -2), truth[..., 5:].argmax(dim=-1).flatten(), reduction="none"
     ).view_as(seen)
-    per_object = (place + speed + shape) * seen
+    per_object = (8.0 * place + 2.0 * speed + shape) * seen
     loss: Tensor = presence + camera + per_object.sum() / seen.sum().clamp(min=1.0)
     return loss

@@ -68,8 +68,9 @@ def make_judge(
                 flush=True,
             )
 
-    teach(teacher, training.num_steps, show)
-    taught = {"steps": training.num_steps, "clips": num_clips, "seed": seed}
+    teach(teacher, training, show)
+    steps = {"vision_steps": training.vision_steps, "steps": training.num_steps}
+    taught = {**steps, "clips": num_clips, "seed": seed}
     return write_judge(folder, model, tokenizer, taught)
 
 
@@ -109,12 +110,13 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--vision-steps", type=int, default=VlmTraining().vision_steps)
     parser.add_argument("--num-steps", type=int, default=VlmTraining().num_steps)
     parser.add_argument("--num-clips", type=int, default=NUM_CLIPS)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    training = VlmTraining(num_steps=given.num_steps)
+    training = VlmTraining(vision_steps=given.vision_steps, num_steps=given.num_steps)
     layout = make_judge(given.folder, training=training, num_clips=given.num_clips, seed=given.seed)
     for kind, values in layout.measured["kinds"].items():
         print(kind, values)

@@ -1,9 +1,13 @@
 """Teaches the tiny vision-language model to answer questions about tiny-world clips.
 
 One core, from nothing: all questions of a clip share one pass over it
-(`rlvid.models.tiny.vlm_packed`), in bfloat16 arithmetic on float32 weights. A linear head that
-reads the state of the world off the image tokens is trained along and thrown away: it gives the
-vision tower something to learn in every frame long before the questions do.
+(`rlvid.models.tiny.vlm_packed`), in bfloat16 arithmetic on float32 weights.
+
+Asked everything at once from the start it learnt nothing: yes and no stayed at chance. In order it
+takes minutes. First the vision tower alone learns to see: a linear head reads the state of the
+world (which colours are where, of what shape, how fast) off its tokens, and is thrown away at the
+end. Then come plain questions and open ones, the words of true statements learnt as text. Last the
+negations, which turn every answer round and would hide all there is to learn.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from rlvid.data.tiny_world.questions import (
+    NO,
     YES,
     Question,
     ask,
@@ -30,7 +35,14 @@ from rlvid.data.tiny_world.questions import (
 from rlvid.data.tiny_world.situations import Situation
 from rlvid.models.tiny.judge_training import augment
 from rlvid.models.tiny.vlm_layout import JudgeLayout, timeline
-from rlvid.models.tiny.vlm_packed import IGNORED, Asked, Packed, Packer, packed_hidden
+from rlvid.models.tiny.vlm_packed import (
+    IGNORED,
+    Asked,
+    Packed,
+    Packer,
+    packed_hidden,
+    vision_tokens,
+)
 from rlvid.reward_models.tiny_judge.clips import NUM_KNOWN, ClipPool, known_loss
 
 
@@ -38,17 +50,24 @@ from rlvid.reward_models.tiny_judge.clips import NUM_KNOWN, ClipPool, known_loss
 class VlmTraining:
     """How the model is taught; the defaults made the shipped judge."""
 
-    num_steps: int = 6000
+    vision_steps: int = 1400
+    """On the state of the world alone, before the questions."""
+    vision_learning_rate: float = 2.5e-3
+    """Peak; warmed up over 50 steps, cosine down to a twentieth."""
+    num_steps: int = 3000
+    """With questions."""
     batch_size: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.2e-3
     """Peak; warmed up over 200 steps, cosine down to 0."""
     weight_decay: float = 0.05
-    questions_per_clip: int = 5
-    """Yes/no questions, beside up to two open ones."""
-    pair_every: int = 8
-    """Each so many steps ask about two clips at once."""
-    known_weight: float = 1.0
-    """Of the loss of the head that is thrown away."""
+    questions_per_clip: int = 8
+    """Yes/no questions, at most two of a kind, beside up to three open ones."""
+    bare_frac: float = 0.7
+    """Of the yes/no questions, without a suffix."""
+    pair_every: int = 0
+    """Each so many steps ask about two clips at once; 0 never does."""
+    known_weight: float = 0.4
+    """Of the state of the world while questions are asked."""
     end_weight: float = 0.1
     """Of the end mark after an answer, against 1 for each word of it."""
     augmented_frac: float = 0.5
@@ -92,18 +111,29 @@ def to_images(frames: Tensor, layout: JudgeLayout) -> Tensor:
 
 
 def questions_of(
-    situation: Situation, count: int, negated_frac: float, rng: np.random.Generator
+    situation: Situation, training: VlmTraining, negated_frac: float, rng: np.random.Generator
 ) -> list[Question]:
-    """Return yes/no questions, plain or negated, then open ones and sometimes a grade."""
-    kinds = list(kinds_of(situation))
-    rng.shuffle(kinds)
-    key = {"order": "order", "count": "count", "single": "physics"}[situation.family]
-    if key in kinds:
-        kinds = [key, *(kind for kind in kinds if kind != key)]
-    asked = [ask(situation, kind, rng)[int(rng.random() < negated_frac)] for kind in kinds[:count]]
+    """Return yes/no questions, plain or negated, then open ones and sometimes a grade.
+
+    Where a kind lets it, a true and a false statement are both asked: nothing but the one word
+    tells them apart.
+    """
+    asked: list[Question] = []
+    for kind in kinds_of(situation):
+        found: dict[str, list[tuple[Question, Question]]] = {YES: [], NO: []}
+        for _ in range(8):
+            suffix = "" if rng.random() < training.bare_frac else None
+            twins = ask(situation, kind, rng, suffix=suffix)
+            if twins not in found[twins[0].answer]:
+                found[twins[0].answer].append(twins)
+        chosen = [*found[YES][:2], *found[NO][:2]] if kind == "physics" else []
+        chosen = chosen or [*found[YES][:1], *found[NO][:1]]
+        asked += [twins[int(rng.random() < negated_frac)] for twins in chosen]
+    order = rng.permutation(len(asked))[: training.questions_per_clip]
+    asked = [asked[i] for i in order]
     free = open_questions(situation)
-    asked += [free[i] for i in rng.permutation(len(free))[:2]]
-    if "caption" in kinds and rng.random() < 0.25:
+    asked += [free[i] for i in rng.permutation(len(free))[:3]]
+    if "caption" in kinds_of(situation) and rng.random() < 0.25:
         asked.append(grade(situation, rng))
     return asked
 
@@ -159,14 +189,41 @@ class VlmTeacher:
         )
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
-        self._sound = [i for i, s in enumerate(pool.situations) if s.family == "single"]
+        self._singles = [i for i, s in enumerate(pool.situations) if s.family == "single"]
+        self._sound = [i for i, s in enumerate(pool.situations) if not s.breakage]
+
+    def look(self, step: int) -> VlmStep:
+        """Do one step of the vision tower alone, on clips that are not broken."""
+        training = self._training
+        factor = 0.05 + 0.475 * (1.0 + math.cos(math.pi * step / training.vision_steps))
+        self._set_rate(training.vision_learning_rate * min(factor, (step + 1) / 50))
+        picked = self._rng.integers(len(self._sound), size=training.batch_size)
+        rows = [self._sound[i] for i in picked]
+        with torch.autocast("cpu", torch.bfloat16):
+            images = to_images(self._frames(rows), self._layout)
+            tokens = vision_tokens(self._model, images.flatten(0, 1))
+            state = self._head(self._frame_tokens(tokens.unflatten(0, images.shape[:2])))
+        loss = known_loss(state, self._pool.known[rows])
+        self._update(loss)
+        return VlmStep(step=step, loss=loss.item(), known_loss=loss.item())
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+
+    def _update(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        with_gradient = [p for p in self._parameters if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(with_gradient, 1.0)
+        self._optimizer.step()
 
     def step(self, step: int) -> VlmStep:
-        """Do one optimizer step and return its losses."""
+        """Do one step with questions and return its losses."""
         factor = 0.5 + 0.5 * math.cos(math.pi * step / self._training.num_steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._training.learning_rate * min(factor, (step + 1) / 200)
-        pairs = step % self._training.pair_every == self._training.pair_every - 1
+        self._set_rate(self._training.learning_rate * min(factor, (step + 1) / 200))
+        every = self._training.pair_every
+        pairs = every > 0 and step % every == every - 1
         clips = 2 if pairs else 1
         packed, frames, known = self._pair_batch() if pairs else self._batch(step)
         packer = self._packers[clips]
@@ -184,10 +241,7 @@ class VlmTeacher:
         known_part = known_loss(state, known)
         total = loss + self._training.known_weight * known_part
         total = total + self._training.echo_weight * echo
-        self._optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        self._optimizer.step()
+        self._update(total)
         return VlmStep(step=step, loss=loss.item(), known_loss=known_part.item())
 
     def _echo_loss(self, hidden: Tensor, packed: Packed) -> Tensor:
@@ -226,11 +280,11 @@ class VlmTeacher:
         return frames
 
     def _batch(self, step: int) -> tuple[Packed, Tensor, Tensor]:
-        count, negated = self._training.questions_per_clip, self._negated_frac(step)
+        negated = self._negated_frac(step)
         size = self._training.batch_size
         rows = self._rng.integers(len(self._pool.situations), size=size).tolist()
         questions = [
-            questions_of(self._pool.situations[i], count, negated, self._rng) for i in rows
+            questions_of(self._pool.situations[i], self._training, negated, self._rng) for i in rows
         ]
         packed = self._packers[1].pack([[_asked(q) for q in asked] for asked in questions])
         return packed, self._frames(rows), self._pool.known[rows]
@@ -239,7 +293,7 @@ class VlmTeacher:
         rows: list[int] = []
         questions: list[list[Question]] = []
         while len(questions) < max(self._training.batch_size // 2, 1):
-            one, two = (self._sound[i] for i in self._rng.integers(len(self._sound), size=2))
+            one, two = (self._singles[i] for i in self._rng.integers(len(self._singles), size=2))
             asked = compare(self._pool.situations[one], self._pool.situations[two], self._rng)
             if asked:
                 rows += [one, two]
@@ -249,10 +303,11 @@ class VlmTeacher:
 
 
 def teach(
-    teacher: VlmTeacher, num_steps: int, on_step: Callable[[VlmStep], None] | None = None
+    teacher: VlmTeacher, training: VlmTraining, on_step: Callable[[VlmStep], None] | None = None
 ) -> None:
-    """Do all steps, telling `on_step` of each."""
-    for step in range(num_steps):
-        report = teacher.step(step)
+    """Do all steps, telling `on_step` of each: first those that look, then those that ask."""
+    for step in range(training.vision_steps + training.num_steps):
+        first = step < training.vision_steps
+        report = teacher.look(step) if first else teacher.step(step - training.vision_steps)
         if on_step is not None:
             on_step(report)
