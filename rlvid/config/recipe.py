@@ -49,6 +49,7 @@ class Recipe(Section):
                 "evaluate.judges must name at least one scorer that did not train, "
                 f"got {sorted(judges)}; the rewards with weight are {sorted(trained)}"
             )
+        self._check_judge_names()
         self._check_early_stop(judges - trained)
         check_names(
             self.rewards.aggregation,
@@ -62,6 +63,16 @@ class Recipe(Section):
                 f"{self.rollout.group_size}, got {best_of_n}"
             )
         return self
+
+    def _check_judge_names(self) -> None:
+        """One name is one scorer in the pool; another judge of that name would not be asked."""
+        used = {scorer.label: scorer.use for scorer in self.rewards.scorers}
+        for judge in self.evaluate.judges:
+            if used.get(judge.label, judge.use) != judge.use:
+                raise ValueError(
+                    f"evaluate.judges: {judge.label!r} is also the name of scorer "
+                    f"{used[judge.label]!r} in rewards.scorers; set another `name` on the judge"
+                )
 
     def _check_early_stop(self, judges: set[str]) -> None:
         grpo = self.grpo

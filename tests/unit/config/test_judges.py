@@ -39,3 +39,14 @@ def test_early_stop_needs_a_judge_that_is_asked(grpo: dict[str, Any]) -> None:
     tree = {"name": "a", "grpo": {"early_stop": {"judge_falls": True}, **grpo}}
     with pytest.raises(ValueError, match=r"grpo\.early_stop\.judge_falls watches a judge"):
         Recipe.model_validate(tree)
+
+
+def test_judge_under_the_name_of_a_scorer_is_refused() -> None:
+    """The trained scorer would be taken for the judge, and its rise for an independent opinion."""
+    tree = {
+        "name": "a",
+        "rewards": {"scorers": [{"use": "physics", "name": "critic"}]},
+        "evaluate": {"judges": [{"use": "realism", "name": "critic"}]},
+    }
+    with pytest.raises(ValueError, match="'critic' is also the name of scorer 'physics'"):
+        Recipe.model_validate(tree)
