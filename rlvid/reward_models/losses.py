@@ -64,7 +64,8 @@ def spread_probability(
     probability to 1/2 instead of being forced apart.
     """
     argument = (mean_a - mean_b) / (spread_a.square() + spread_b.square()).sqrt()
-    return torch.special.log_ndtr(argument)
+    log_probability: Tensor = torch.special.log_ndtr(argument)
+    return log_probability
 
 
 def spread_loss(

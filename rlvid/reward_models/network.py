@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,10 @@ from torch.nn import functional
 from rlvid.config.reward_model import BackboneConfig, RewardModelConfig
 from rlvid.reward_models import PARTS
 from rlvid.reward_models.losses import labelled_mean, spread_loss, ties_loss
+from rlvid.reward_models.video_encoder import VideoEncoder
+
+if TYPE_CHECKING:
+    from rlvid.reward_models.vlm import VlmBackbone
 
 MIN_SPREAD = 0.05
 """Floor of a spread: without it a model that is sure of its training pairs divides by almost 0."""
@@ -34,13 +38,6 @@ class Judgement:
         """Return the judgement of some of the clips."""
         spread = None if self.spread is None else self.spread[index]
         return Judgement(mean=self.mean[index], spread=spread)
-
-
-class Backbone(Protocol):
-    """Features [B, P, D] of clips [B, T, 3, H, W] and their prompts, an nn.Module."""
-
-    @property
-    def feature_size(self) -> int: ...
 
 
 class RewardModel(nn.Module):
@@ -92,19 +89,16 @@ def build_reward_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = _backbone(config.backbone, vocabulary, fps, seed)
-        size: int = backbone.feature_size
-        return RewardModel(backbone, size, has_spread=config.head == "spread")
+        return RewardModel(backbone, backbone.feature_size, has_spread=config.head == "spread")
 
 
 def _backbone(
     config: BackboneConfig, vocabulary: Sequence[str], fps: float, seed: int
-) -> nn.Module:
+) -> VlmBackbone | VideoEncoder:
     if config.use == "vlm":
         from rlvid.reward_models.vlm import open_vlm_backbone
 
         return open_vlm_backbone(config, fps=fps, seed=seed)
-    from rlvid.reward_models.video_encoder import VideoEncoder
-
     encoder = VideoEncoder(vocabulary, config.width)
     if config.train == "head":
         encoder.requires_grad_(False)

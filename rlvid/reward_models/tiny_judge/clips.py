@@ -109,7 +109,9 @@ def known_loss(predicted: Tensor, known: Tensor) -> Tensor:
     seen = truth[..., 0]
     presence = functional.binary_cross_entropy_with_logits(guess[..., 0], seen)
     place = (guess[..., 1:3] - truth[..., 1:3]).abs().mean(dim=-1)
-    speed = (guess[..., 3:5] - truth[..., 3:5]).square().mean(dim=-1)
+    # Sideways speeds are half as large as the others; both shall count alike.
+    error = (guess[..., 3:5] - truth[..., 3:5]) * torch.tensor([2.0, 1.0])
+    speed = error.square().mean(dim=-1)
     shape = functional.cross_entropy(
         guess[..., 5:].flatten(0, -2), truth[..., 5:].argmax(dim=-1).flatten(), reduction="none"
     ).view_as(seen)

@@ -22,7 +22,7 @@ NAN = float("nan")
 def test_win_tie_and_loss_are_all_there_is(k: float) -> None:
     """The log(k^2 - 1) term is what makes the three sum to 1; without it the tie is too likely."""
     difference = torch.linspace(-12.0, 12.0, 97, dtype=torch.float64)
-    total = sum(part.exp() for part in tie_probabilities(difference, k))
+    total = torch.stack(tie_probabilities(difference, k)).exp().sum(dim=0)
     assert torch.allclose(total, torch.ones_like(difference), atol=1e-12)
 
 
@@ -115,7 +115,7 @@ def test_gradients_are_those_of_the_formulae() -> None:
     s = (torch.rand(2, 3, generator=generator, dtype=torch.float64) + 0.2).requires_grad_()
     t = (torch.rand(2, 3, generator=generator, dtype=torch.float64) + 0.2).requires_grad_()
     assert torch.autograd.gradcheck(lambda d: ties_loss(d, label, 5.0), (difference,))
-    assert torch.autograd.gradcheck(lambda *x: spread_loss(*x, label), (a, b, s, t))
+    assert torch.autograd.gradcheck(lambda a, b, s, t: spread_loss(a, b, s, t, label), (a, b, s, t))
 
 
 def test_mean_is_over_labels_not_over_places() -> None:
