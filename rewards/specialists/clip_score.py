@@ -12,7 +12,12 @@ from torch import Tensor
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec
-from rlvid.rewards.specialists.needs import MissingPartError, need_file, need_folder
+from rlvid.rewards.specialists.needs import (
+    MissingPartError,
+    fingerprint,
+    need_file,
+    need_folder,
+)
 
 KINDS = ("clip", "siglip", "siglip2")
 
@@ -43,6 +48,7 @@ class ClipScore:
         self._model, self._tokenizer, self._images = _load(folder)
         self._kind = str(self._model.config.model_type)
         self.clip_spec = ClipSpec()
+        self.version = fingerprint(folder / "model.safetensors")
 
     @torch.no_grad()
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:

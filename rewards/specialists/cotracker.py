@@ -11,7 +11,12 @@ from torch import Tensor
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec, Serving
-from rlvid.rewards.specialists.needs import MissingPartError, need_file, need_folder
+from rlvid.rewards.specialists.needs import (
+    MissingPartError,
+    fingerprint,
+    need_file,
+    need_folder,
+)
 
 FILE = "cotracker.ts"
 
@@ -54,6 +59,7 @@ class CoTracker:
         self._config = config
         self.clip_spec = ClipSpec(min_frames=3)
         self.serving = Serving(batch_size=1)
+        self.version = fingerprint(file)
 
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """[B, T, 3, H, W] float32 in [0, 1] -> [B] float32; the prompts are not read."""

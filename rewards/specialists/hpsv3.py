@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec, Serving
-from rlvid.rewards.specialists.needs import need_file, need_folder
+from rlvid.rewards.specialists.needs import fingerprint, need_file, need_folder
 from rlvid.rewards.specialists.qwen_reward import open_qwen_reward, read_question
 
 TOKEN = "<|Reward|>"
@@ -63,7 +63,7 @@ class HpsV3:
         )
         self.clip_spec = ClipSpec()
         self.serving = Serving(batch_size=1)
-        self.version = f"HPSv3.safetensors {file.stat().st_size} bytes"
+        self.version = fingerprint(file, folder / "prompt.txt")
 
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """[B, T, 3, H, W] float32 in [0, 1] and B prompts -> [B] float32."""

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec, Serving
-from rlvid.rewards.specialists.needs import need_file, need_folder, need_package
+from rlvid.rewards.specialists.needs import fingerprint, need_file, need_folder, need_package
 
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 
@@ -67,6 +67,8 @@ class ObjectPresence:
         )
         self.clip_spec = ClipSpec()
         self.serving = Serving(batch_size=1)
+        names = {"owlv2": ("model.safetensors",), "yolo_world": ("yolo_world.onnx", "classes.txt")}
+        self.version = fingerprint(*(folder / name for name in names[config.detector]))
 
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """[B, T, 3, H, W] float32 in [0, 1] and B prompts -> [B] float32."""

@@ -13,7 +13,12 @@ from torch.nn import functional
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec, Serving
-from rlvid.rewards.specialists.needs import MissingPartError, need_file, need_folder
+from rlvid.rewards.specialists.needs import (
+    MissingPartError,
+    fingerprint,
+    need_file,
+    need_folder,
+)
 
 FILES = ("raft.safetensors", "raft.pth")
 MIN_SIDE = 128
@@ -55,9 +60,11 @@ class RaftFlow:
     def __init__(self, config: Config) -> None:
         folder = need_folder(config.folder, "raft_flow", holds=f"{FILES[0]} or {FILES[1]}")
         self._config = config
-        self._model = _load(need_file(folder, *FILES, scorer="raft_flow", what="RAFT's weights"))
+        weights = need_file(folder, *FILES, scorer="raft_flow", what="RAFT's weights")
+        self._model = _load(weights)
         self.clip_spec = ClipSpec(fps=config.clip_fps, min_frames=3)
         self.serving = Serving(batch_size=1)
+        self.version = fingerprint(weights)
 
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """[B, T, 3, H, W] float32 in [0, 1] -> [B] float32; the prompts are not read."""

@@ -14,7 +14,12 @@ from torch import Tensor
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec, Serving
-from rlvid.rewards.specialists.needs import MissingPartError, need_file, need_folder
+from rlvid.rewards.specialists.needs import (
+    MissingPartError,
+    fingerprint,
+    need_file,
+    need_folder,
+)
 from rlvid.rewards.specialists.qwen_reward import open_qwen_reward, read_question
 
 DIMENSIONS = ("VQ", "MQ", "TA")
@@ -76,7 +81,7 @@ class VideoAlign:
         )
         self.clip_spec = ClipSpec(fps=config.clip_fps, min_frames=2)
         self.serving = Serving(batch_size=1)
-        self.version = json.dumps(settings.get("inference_config"), sort_keys=True)
+        self.version = fingerprint(file, folder / "prompt.txt", *_checkpoint_files(folder))
 
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """[B, T, 3, H, W] float32 in [0, 1] and B prompts -> [B] float32."""
@@ -117,19 +122,29 @@ def _lora_scale(settings: Mapping[str, Any] | None) -> float | None:
     return float(settings["lora_alpha"]) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
-def _read_checkpoint(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of the latest `checkpoint-N`, or of `folder` itself."""
-    from safetensors.torch import load_file
-
+def _checkpoint_files(folder: Path) -> list[Path]:
+    """Return the files of the latest `checkpoint-N`, or of `folder` itself."""
     numbered = [p for p in folder.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
     place = max(numbered, key=lambda path: int(path.name.split("-")[-1]), default=folder)
     full = place / "model.pth"
     if full.is_file():
-        return dict(torch.load(full, map_location="cpu", weights_only=True))
-    adapter, rest = place / "adapter_model.safetensors", place / "non_lora_state_dict.pth"
-    if not (adapter.is_file() and rest.is_file()):
+        return [full]
+    pair = [place / "non_lora_state_dict.pth", place / "adapter_model.safetensors"]
+    if not all(file.is_file() for file in pair):
         raise MissingPartError(
-            f"video_align: {place} has neither model.pth nor both of {adapter.name} and "
-            f"{rest.name}: expected a checkpoint of VideoAlign. Complete the folder."
+            f"video_align: {place} has neither model.pth nor both of {pair[1].name} and "
+            f"{pair[0].name}: expected a checkpoint of VideoAlign. Complete the folder."
         )
-    return {**torch.load(rest, map_location="cpu", weights_only=True), **load_file(adapter)}
+    return pair
+
+
+def _read_checkpoint(folder: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    weights: dict[str, Tensor] = {}
+    for file in _checkpoint_files(folder):
+        if file.suffix == ".safetensors":
+            weights.update(load_file(file))
+        else:
+            weights.update(torch.load(file, map_location="cpu", weights_only=True))
+    return weights

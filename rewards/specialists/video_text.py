@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from rlvid.models.tiny import video_text_folder
-from rlvid.models.tiny.video_text_network import UNKNOWN, VideoTextNetwork
+from rlvid.models.tiny.video_text_network import UNKNOWN, WEIGHTS_FILE, VideoTextNetwork
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec
+from rlvid.rewards.specialists.needs import fingerprint
 
 
 class VideoText:
@@ -41,6 +42,7 @@ class VideoText:
         folder = video_text_folder() if config.folder is None else Path(config.folder)
         self._network = VideoTextNetwork.load(folder)
         self._score = config.score
+        self.version = fingerprint(folder / WEIGHTS_FILE)
         self.clip_spec = ClipSpec(fps=8, min_frames=9)
 
     @torch.no_grad()

@@ -66,6 +66,17 @@ def test_a_missing_package_is_one_line_that_says_how_to_get_it(
         needs.need_package_file(module, "weights", name, sha256="")
 
 
+def test_a_fingerprint_tells_files_of_one_size_apart(tmp_path: Path) -> None:
+    """It is part of a score's version: the cache must not answer for other weights."""
+    first, second = tmp_path / "a" / "w.bin", tmp_path / "b" / "w.bin"
+    for file, last in ((first, b"1"), (second, b"2")):
+        file.parent.mkdir()
+        file.write_bytes(b"\0" * (3 << 20) + last)
+    assert needs.fingerprint(first) != needs.fingerprint(second)
+    second.write_bytes(first.read_bytes())
+    assert needs.fingerprint(first) == needs.fingerprint(second)
+
+
 def test_errors_name_the_versions_that_the_installer_pins() -> None:
     file = ROOT / "launch" / "environment" / "requirements-specialists.txt"
     assert set(needs.PINS.values()) <= set(file.read_text().split())
