@@ -50,15 +50,18 @@ from rlvid.reward_models.tiny_judge.clips import NUM_KNOWN, ClipPool, known_loss
 class VlmTraining:
     """How the model is taught; the defaults made the shipped judge."""
 
-    vision_steps: int = 1400
+    vision_steps: int = 2300
     """On the state of the world alone, before the questions."""
-    vision_learning_rate: float = 2.5e-3
+    vision_learning_rate: float = 2e-3
     """Peak; warmed up over 50 steps, cosine down to a twentieth."""
     num_steps: int = 3000
     """With questions."""
     batch_size: int = 16
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 1e-3
     """Peak; warmed up over 200 steps, cosine down to 0."""
+    vision_rate_frac: float = 0.3
+    """Of that rate for the vision tower: at the full rate the questions undo what it has learnt to
+    see faster than they teach it anything."""
     weight_decay: float = 0.05
     questions_per_clip: int = 8
     """Yes/no questions, at most two of a kind, beside up to three open ones."""
@@ -66,7 +69,7 @@ class VlmTraining:
     """Of the yes/no questions, without a suffix."""
     pair_every: int = 0
     """Each so many steps ask about two clips at once; 0 never does."""
-    known_weight: float = 0.4
+    known_weight: float = 1.0
     """Of the state of the world while questions are asked."""
     end_weight: float = 0.1
     """Of the end mark after an answer, against 1 for each word of it."""
@@ -175,13 +178,18 @@ class VlmTeacher:
             torch.manual_seed(seed)
             self._head = nn.Linear(width_in, NUM_KNOWN)
         self._eos = int(tokenizer.eos_token_id)
-        decayed = [p for p in model.parameters() if p.dim() > 1]
-        plain = [p for p in model.parameters() if p.dim() <= 1]
-        self._parameters = [*decayed, *plain, *self._head.parameters()]
+        seeing = [*model.model.visual.parameters(), *self._head.parameters()]
+        seen = {id(parameter) for parameter in seeing}
+        speaking = [p for p in model.parameters() if id(p) not in seen]
+        self._parameters = [*seeing, *speaking]
         self._optimizer = torch.optim.AdamW(
             [
-                {"params": [*decayed, self._head.weight], "weight_decay": training.weight_decay},
-                {"params": [*plain, self._head.bias], "weight_decay": 0.0},
+                {"params": chosen, "weight_decay": decay, "sees": part is seeing}
+                for part in (seeing, speaking)
+                for chosen, decay in (
+                    ([p for p in part if p.dim() > 1], training.weight_decay),
+                    ([p for p in part if p.dim() <= 1], 0.0),
+                )
             ],
             lr=training.learning_rate,
             betas=(0.9, 0.98),
@@ -207,9 +215,9 @@ class VlmTeacher:
         self._update(loss)
         return VlmStep(step=step, loss=loss.item(), known_loss=loss.item())
 
-    def _set_rate(self, rate: float) -> None:
+    def _set_rate(self, rate: float, vision_frac: float = 1.0) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * (vision_frac if group["sees"] else 1.0)
 
     def _update(self, loss: Tensor) -> None:
         self._optimizer.zero_grad(set_to_none=True)
@@ -221,7 +229,8 @@ class VlmTeacher:
     def step(self, step: int) -> VlmStep:
         """Do one step with questions and return its losses."""
         factor = 0.5 + 0.5 * math.cos(math.pi * step / self._training.num_steps)
-        self._set_rate(self._training.learning_rate * min(factor, (step + 1) / 200))
+        rate = self._training.learning_rate * min(factor, (step + 1) / 200)
+        self._set_rate(rate, self._training.vision_rate_frac)
         every = self._training.pair_every
         pairs = every > 0 and step % every == every - 1
         clips = 2 if pairs else 1
