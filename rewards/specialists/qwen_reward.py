@@ -21,6 +21,10 @@ from rlvid.rewards.specialists.needs import MissingPartError, need_file
 
 BASE_FILES = "the config, tokenizer and processor of the Qwen2-VL model it was trained from"
 
+VIDEO_PATCHES = 128
+"""Least number of merged patches of a frame of a video, as Qwen's public utilities set it; smaller
+clips are enlarged. A single picture always gets its `max_pixels`, as HPSv3 sets both bounds."""
+
 _RENAMED = (
     (re.compile(r"^(module\.)?(base_model\.model\.)?"), ""),
     (re.compile(r"\.modules_to_save\.default\."), "."),
@@ -62,7 +66,7 @@ class QwenReward:
         text = self._processor.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        pixels = self._resized(frames, max_pixels, smallest=max_pixels if not as_video else None)
+        pixels = self._resized(frames, max_pixels, as_video=as_video)
         media = {f"{kind}s": [pixels if as_video else pixels[0]]}
         inputs = self._processor(
             text=[text],
@@ -90,13 +94,13 @@ class QwenReward:
             )
         return int(places[0])
 
-    def _resized(self, frames: Tensor, max_pixels: int, smallest: int | None) -> Tensor:
+    def _resized(self, frames: Tensor, max_pixels: int, *, as_video: bool) -> Tensor:
         """[T, 3, H, W] in [0, 1] -> [T, 3, H', W'] uint8, as Qwen2-VL's preprocessing does it."""
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
         processor = self._processor.image_processor
         factor = processor.patch_size * processor.merge_size
-        least = min(smallest or 4 * factor * factor, max_pixels)
+        least = min(VIDEO_PATCHES * factor * factor, max_pixels) if as_video else max_pixels
         height, width = smart_resize(
             *frames.shape[2:], factor=factor, min_pixels=least, max_pixels=max_pixels
         )
