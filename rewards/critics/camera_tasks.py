@@ -34,9 +34,9 @@ _WORDS = {
 def texture(rng: np.random.Generator, side: int) -> npt.NDArray[np.float32]:
     """Draw [side, side, 3] in [0, 1]: smooth clouds of colour with blocks and discs on them."""
     image = np.full((side, side, 3), 0.5, dtype=np.float32)
-    for sigma, strength in ((side / 10, 0.12), (side / 40, 0.08), (1.5, 0.05)):
-        noise = cv2.GaussianBlur(rng.standard_normal((side, side, 3)), (0, 0), sigma)
-        image += (strength * noise / noise.std()).astype(np.float32)
+    for cells, strength in ((6, 0.12), (24, 0.08), (side // 3, 0.05)):
+        noise = rng.standard_normal((cells, cells, 3)).astype(np.float32)
+        image += strength * cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
     for _ in range(40):
         colour = tuple(float(value) for value in rng.uniform(0.1, 0.9, size=3))
         x, y = (int(value) for value in rng.integers(0, side, size=2))

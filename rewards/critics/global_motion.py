@@ -15,10 +15,14 @@ from rlvid.rewards.critics.tracking import Floats, Frames
 
 WORK_SIDE = 128
 """Short side at which corners are tracked; smaller pictures are enlarged, larger ones reduced."""
-MAX_CORNERS = 120
+MAX_CORNERS = 200
+CORNER_QUALITY = 0.002
+"""Of the best corner; low, and corners apart, so that no small object has most of them."""
+CORNER_SPACING = 6
+"""Pixels (of WORK_SIDE)."""
 ROUND_TRIP = 0.7
 """Pixels (of WORK_SIDE) by which a corner tracked there and back may miss its start."""
-RANSAC_REACH = 1.0
+RANSAC_REACH = 0.5
 """Pixels (of WORK_SIDE) within which a corner agrees with the camera's motion."""
 MIN_CORNERS = 6
 """Fewer than that fix no motion; the frame then counts as still."""
@@ -63,19 +67,36 @@ def camera_path(frames: Frames) -> CameraPath:
 
     Chained, not first against last: after a pan by half the view little is left to compare.
     """
-    grey = _grey(frames)
-    height, width = grey[0].shape
-    total, shares = np.eye(3), []
-    for before, after in zip(grey[:-1], grey[1:], strict=True):
-        step, share = _step(before, after)
-        total = step @ total
-        shares.append(share)
+    chain, shares, (height, width) = _chain(frames)
     middle = np.array([[width / 2, 0], [width / 2, height], [0, height / 2], [width, height / 2]])
-    moved = middle @ total[:2, :2].T + total[:2, 2]
+    moved = middle @ chain[-1][:2, :2].T + chain[-1][:2, 2]
     return CameraPath(
         edges=(moved - middle) / min(height, width),
         confidence=float(np.mean(shares)) if shares else 0.0,
     )
+
+
+def camera_offsets(frames: Frames) -> Floats:
+    """[T] how far the camera went right of the middle frame, in shares of the height.
+
+    By corners and RANSAC, so an object that nobody has masked does not pull it along.
+    """
+    chain, _, (height, width) = _chain(frames)
+    centre = np.array([width / 2, height / 2, 1.0])
+    right = np.array([width / 2 - float(matrix[0] @ centre) for matrix in chain]) / height
+    return np.asarray(right - right[len(right) // 2], dtype=np.float64)
+
+
+def _chain(frames: Frames) -> tuple[list[Floats], list[float], tuple[int, int]]:
+    """Return T transforms from the first frame on, T - 1 shares of agreeing corners, the size."""
+    grey = _grey(frames)
+    chain, shares = [np.eye(3)], []
+    for before, after in zip(grey[:-1], grey[1:], strict=True):
+        step, share = _step(before, after)
+        chain.append(step @ chain[-1])
+        shares.append(share)
+    height, width = grey[0].shape
+    return chain, shares, (height, width)
 
 
 def _grey(frames: Frames) -> list[npt.NDArray[np.uint8]]:
@@ -93,7 +114,7 @@ def _grey(frames: Frames) -> list[npt.NDArray[np.uint8]]:
 def _step(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> tuple[Floats, float]:
     """Return the [3, 3] transform from one frame to the next and the share of corners in it."""
     still = np.eye(3), 0.0
-    corners = cv2.goodFeaturesToTrack(before, MAX_CORNERS, 0.01, 4)
+    corners = cv2.goodFeaturesToTrack(before, MAX_CORNERS, CORNER_QUALITY, CORNER_SPACING)
     if corners is None or len(corners) < MIN_CORNERS:
         return still
     there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, winSize=(15, 15))

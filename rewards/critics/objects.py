@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from rlvid.data.tiny_world.scene import GROUND_Y, WORLD_SIZE
 from rlvid.rewards.critics.blobs import Blob, Segmentation, find_blobs
+from rlvid.rewards.critics.global_motion import camera_offsets
 from rlvid.rewards.critics.tracking import Floats, Frames, camera_pan, reduced, saturation
 
 Flags = npt.NDArray[np.bool_]
@@ -120,8 +121,11 @@ class ObjectClip:
 def follow_objects(frames: Frames, segmentation: Segmentation = "colour") -> ObjectClip:
     """Find and follow all objects of [T, H, W, 3]."""
     frames = reduced(frames)
-    coverage, _ = saturation(frames)
-    pan = camera_pan(frames, coverage)
+    if segmentation == "colour":
+        pan = camera_pan(frames, saturation(frames)[0])
+    else:
+        # What is an object is known only once the pan is.
+        pan = camera_offsets(frames) * WORLD_SIZE
     width = WORLD_SIZE * frames.shape[2] / frames.shape[1]
     blobs = find_blobs(frames, segmentation, pan)
     paths = _follow([found[:MAX_OBJECTS] for found in blobs])
