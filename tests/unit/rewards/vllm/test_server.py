@@ -29,14 +29,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def server(folder: Path) -> Iterator[VllmServer]:
     config = ServerConfig(
-        model=str(folder / "model"), python=str(folder / "python"), start_deadline_s=15.0
+        model=str(folder / "model"), python=str(folder / "python"), start_deadline_s=60.0
     )
     one = VllmServer(config, name="judge", api_key="secret", log_folder=folder / "logs")
     yield one
     one.stop()
 
 
-def until(server: VllmServer, is_true: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def until(server: VllmServer, is_true: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Look after the server until it is so."""
     give_up = time.monotonic() + timeout_s
     while not is_true():
@@ -143,7 +143,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(folder: Path) -> None:
         assert supervisor.stdout.readline().strip() == "ready"
         pids = [pid_of(folder, "leader"), pid_of(folder, "engine")]
         supervisor.kill()
-    give_up = time.monotonic() + 15.0
+    give_up = time.monotonic() + 60.0
     while any(is_alive(pid) for pid in pids):
         assert time.monotonic() < give_up, "processes of the server are left"
         time.sleep(0.05)
