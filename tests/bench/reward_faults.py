@@ -36,7 +36,7 @@ PROMPT = Prompt(prompt_id="p", text="a red ball")
 NUM_REQUESTS = 1000
 CONCURRENCY = 32
 FAULT_FRAC = 0.05
-CLIENT_TIMEOUT_S = 2.0
+CLIENT_TIMEOUT_S = 6.0
 OVERSIZED_BYTES = 8 * 2**20
 
 Scope = dict[str, Any]
@@ -112,7 +112,7 @@ class Faulty:
 
     async def _spoil(self, kind: str, body: bytes, send: Send) -> None:
         if kind == "timeout":
-            await asyncio.sleep(2.0 * CLIENT_TIMEOUT_S)
+            await asyncio.sleep(1.5 * CLIENT_TIMEOUT_S)
             await _answer(send, 200, body)
         elif kind == "status_500":
             await _answer(send, 500, b"injected")
@@ -175,7 +175,7 @@ def through_http(num_requests: int = NUM_REQUESTS) -> dict[str, Any]:
         token_file = Path(folder) / "token"
         token_file.write_text(TOKEN)
         config = remote.RemoteConfig(
-            url=url, fps=8, token_file=str(token_file), timeout_s=CLIENT_TIMEOUT_S, max_attempts=6
+            url=url, fps=8, token_file=str(token_file), timeout_s=CLIENT_TIMEOUT_S, max_attempts=8
         )
         reward = remote.RemoteReward(config)
 
