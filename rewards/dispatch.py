@@ -12,16 +12,16 @@ tells it what happened and does what `poll` returns.
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
 from rlvid.rewards.breaker import CircuitBreaker
-from rlvid.rewards.cache import ScoreCache, score_key, served_version
+from rlvid.rewards.cache import ScoreCache
 from rlvid.rewards.decoding import ClipInfo
 from rlvid.rewards.fleet import Fleet
+from rlvid.rewards.known_scores import KnownScores
 from rlvid.rewards.lane import Lane, LaneSettings, QueueItem, backoff_s
 from rlvid.rewards.pool_group import PoolGroup
 from rlvid.rewards.pool_metrics import PoolMetrics
@@ -35,7 +35,7 @@ from rlvid.rewards.processes import (
     Process,
     ScoreBatch,
 )
-from rlvid.rewards.scoring import ItemResult, ScoreItem, ScorerInfo, check_clip
+from rlvid.rewards.scoring import ItemResult, ScoreItem, ScorerInfo
 
 DECODER = ""
 """Service name of the decoder; labels of scorers are never empty."""
@@ -62,15 +62,11 @@ class Dispatcher:
         self._fleet = Fleet(hosts, start_deadline_s=start_deadline_s, metrics=metrics)
         self._max_attempts = max_attempts
         self._deadline_s = deadline_s
-        self._cache = cache
+        self._known = KnownScores(cache, metrics)
         self._metrics = metrics
         self._rng = random.Random(seed)
-        self._infos: dict[str, ScorerInfo] = {}
-        self._endpoints: dict[str, Sequence[Endpoint]] = {}
-        self._calls: dict[int, Call] = {}
         self._groups: dict[int, PoolGroup] = {}
         self._actions: list[Action] = []
-        self._call_ids = itertools.count(1)
 
     # What happened
 
@@ -93,7 +89,7 @@ class Dispatcher:
         for service, info in infos.items():
             lane = self._lanes[service]
             assert lane.config is not None, "every scorer has an entry in the recipe"
-            self._infos[service] = info
+            self._known.infos[service] = info
             lane.takes_groups = info.is_groupwise
             lane.settings = LaneSettings.of(lane.config, info.serving)
             if not self._fleet.run_as(process, lane.settings):
@@ -109,10 +105,10 @@ class Dispatcher:
 
     def decoded(self, call_id: int, info: ClipInfo, frames: Any, now: float) -> None:
         """A group's clips are there, as `frames`; scorers get them, the driver never does."""
-        call = self._end_call(call_id, now)
+        call = self._fleet.end_call(call_id, now)
         if call is None:
             return
-        self._succeeded(call)
+        self._fleet.succeeded(call)
         self._metrics.decoded(info.decode_s)
         group = self._groups[call.items[0].ticket]
         group.clips_are(info, frames, now)
@@ -126,7 +122,7 @@ class Dispatcher:
         Raises:
             RewardError: the answer is not one result for each clip that was sent.
         """
-        call = self._end_call(call_id, now)
+        call = self._fleet.end_call(call_id, now)
         if call is None:
             return
         sent = {item.item_id: item for item in call.items}
@@ -137,10 +133,9 @@ class Dispatcher:
             )
         failed = [result for result in results if result.is_failure]
         if len(failed) == len(results):
-            self._breaker(call).failed(now, failed[0].error)
-            self._note_opening(call)
+            self._call_came_to_nothing(call, failed[0].error, now)
         else:
-            self._succeeded(call)
+            self._fleet.succeeded(call)
         self._metrics.call_done(
             call.service,
             now - call.sent,
@@ -154,8 +149,8 @@ class Dispatcher:
             if result.is_failure:
                 self._try_again(call, item, result.error, now)
                 continue
-            if result.value is not None and item.cache_key:
-                self._cache.put(item.cache_key, result.value)
+            if result.value is not None:
+                self._known.keep(item.cache_key, result.value)
             self._settle(call.service, item, result.value, result.error)
 
     def call_failed(self, call_id: int, error: Exception, now: float) -> None:
@@ -165,7 +160,7 @@ class Dispatcher:
             Exception: `error` itself, when it says that a contract is broken or that a group of
                 this run cannot be decoded; trying again would say the same.
         """
-        call = self._end_call(call_id, now)
+        call = self._fleet.end_call(call_id, now)
         if call is None:
             return
         if isinstance(error, RewardError):
@@ -174,22 +169,21 @@ class Dispatcher:
             group = self._groups[call.items[0].ticket]
             if group.promised is None:
                 raise error
-            self._breaker(call).call_withdrawn()
+            self._fleet.breaker(call).call_withdrawn()
             group.clips_are(group.promised, None, now)
             self._miss_all(group, f"{type(error).__name__}: {error}")
             return
         text = f"{type(error).__name__}: {error}"
-        self._breaker(call).failed(now, text)
-        self._note_opening(call)
+        self._call_came_to_nothing(call, text, now)
         for item in call.items:
             self._try_again(call, item, text, now)
 
     def frames_lost(self, call_id: int, now: float) -> None:
         """The clips of a call are gone with their node: decode those groups once more."""
-        call = self._end_call(call_id, now)
+        call = self._fleet.end_call(call_id, now)
         if call is None:
             return
-        self._breaker(call).call_withdrawn()
+        self._fleet.breaker(call).call_withdrawn()
         for ticket in {item.ticket for item in call.items}:
             group = self._groups.get(ticket)
             if group is None:
@@ -216,7 +210,7 @@ class Dispatcher:
 
     def connected(self, service: str, endpoints: Sequence[Endpoint]) -> None:
         """The scorer asks these endpoints from now on; their models are part of its version."""
-        self._endpoints[service] = endpoints
+        self._known.connected(service, endpoints)
 
     def scale(self, service: str, num_replicas: int) -> None:
         """Keep so many processes of the scorer from now on."""
@@ -268,7 +262,7 @@ class Dispatcher:
     @property
     def infos(self) -> Mapping[str, ScorerInfo]:
         """What is known of the scorers that opened."""
-        return self._infos
+        return self._known.infos
 
     def processes(self) -> dict[int, tuple[str, ...]]:
         """Return the services of every process that is open."""
@@ -291,42 +285,20 @@ class Dispatcher:
         """Give the clips to every scorer that has not answered for them; known scores are taken."""
         info = group.info
         assert info is not None, "only a group with clips can be scored"
-        shape = (info.num_frames, info.height, info.width)
+        kind = (info.fps, info.num_frames, info.height, info.width)
         for label in group.labels:
-            lane = self._lanes[label]
-            known = self._infos.get(label)
-            if known is not None:
-                check_clip(known.clip_spec, shape, fps=info.fps, where=f"rewards {label!r}")
-            items = [
-                QueueItem(
-                    (group.ticket, row),
-                    info.prompt,
-                    row,
-                    (info.fps, *shape),
-                    self._cache_key(label, info, row),
-                    now,
-                )
-                for row in group.lacking(label)
-            ]
-            values = [self._cache.get(item.cache_key) if item.cache_key else None for item in items]
-            if lane.takes_groups and None in values:
-                values = [None] * len(items)
-            for item, value in zip(items, values, strict=True):
-                if item.cache_key:
-                    self._metrics.looked_up(label, hit=value is not None)
-                if value is not None:
+            self._known.check(label, info)
+            rows = group.lacking(label)
+            keys = [self._known.key(label, info, row) for row in rows]
+            unknown = []
+            for row, key, value in zip(rows, keys, self._known.look_up(label, keys), strict=True):
+                item = QueueItem((group.ticket, row), info.prompt, row, kind, key, now)
+                if value is None:
+                    unknown.append(item)
+                else:
                     self._settle(label, item, value)
-            lane.add(item for item, value in zip(items, values, strict=True) if value is None)
-            self._metrics.queued(label, len(lane))
-
-    def _cache_key(self, label: str, info: ClipInfo, row: int) -> str:
-        known = self._infos.get(label)
-        if known is None:
-            return ""
-        version = served_version(known.version, self._endpoints.get(label, ()))
-        if known.is_groupwise:
-            return score_key(version, info.prompt, info.digests, row)
-        return score_key(version, info.prompt, info.digests[row : row + 1])
+            self._lanes[label].add(unknown)
+            self._metrics.queued(label, len(self._lanes[label]))
 
     def _settle(self, label: str, item: QueueItem, value: float | None, error: str = "") -> None:
         group = self._groups.get(item.ticket)
@@ -363,27 +335,10 @@ class Dispatcher:
         item.not_before = now + backoff_s(item.num_attempts, call.jitter)
         self._lanes[service].add([item])
 
-    def _end_call(self, call_id: int, now: float) -> Call | None:
-        """Take an answered call off its process; None when it was given up before."""
-        call = self._calls.pop(call_id, None)
-        if call is None:
-            return None
-        process = self._fleet.processes[call.process_id]
-        process.calls.remove(call)
-        process.head_since = now
-        for item in call.items:
-            item.avoid = call.process_id
-        return call
-
-    def _succeeded(self, call: Call) -> None:
-        self._breaker(call).succeeded()
-        self._fleet.processes[call.process_id].host.failures_in_a_row = 0
-
-    def _breaker(self, call: Call) -> CircuitBreaker:
-        return self._fleet.processes[call.process_id].breakers[call.service]
-
-    def _note_opening(self, call: Call) -> None:
-        self._count_openings(call.service, self._breaker(call))
+    def _call_came_to_nothing(self, call: Call, reason: str, now: float) -> None:
+        breaker = self._fleet.breaker(call)
+        breaker.failed(now, reason)
+        self._count_openings(call.service, breaker)
 
     def _count_openings(self, service: str, breaker: CircuitBreaker) -> None:
         if breaker.num_openings:
@@ -393,7 +348,6 @@ class Dispatcher:
     def _requeue(self, process: Process, reason: str, now: float, *, is_late: bool) -> None:
         """Charge the call a lost process worked on, and queue the one that only waited behind."""
         for place, call in enumerate(process.calls):
-            del self._calls[call.call_id]
             breaker = process.breakers[call.service]
             if place:
                 breaker.call_withdrawn()
@@ -460,7 +414,7 @@ class Dispatcher:
     def _send(self, now: float) -> None:
         """Give batches out, to whoever has fewest calls first, until nobody can take one."""
         decoding = len(self._lanes[DECODER]) if DECODER in self._lanes else 0
-        decoding += sum(call.service == DECODER for call in self._calls.values())
+        decoding += self._fleet.num_calls(DECODER)
         while True:
             ready = [
                 process
@@ -497,13 +451,7 @@ class Dispatcher:
         return False
 
     def _call(self, process: Process, service: str, batch: list[QueueItem], now: float) -> None:
-        jitter = self._rng.random()
-        call = Call(next(self._call_ids), process.process_id, service, tuple(batch), now, jitter)
-        if not process.calls:
-            process.head_since = now
-        process.calls.append(call)
-        process.breakers[service].call_started()
-        self._calls[call.call_id] = call
+        call = self._fleet.begin_call(process, service, batch, self._rng.random(), now)
         if service == DECODER:
             payload = self._groups[batch[0].ticket].payload
             self._actions.append(Decode(call=call, payload=payload))

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from rlvid.rewards.autoscale import Autoscaler
 from rlvid.rewards.base import RewardError
 from rlvid.rewards.breaker import CircuitBreaker
-from rlvid.rewards.lane import LaneSettings
+from rlvid.rewards.lane import LaneSettings, QueueItem
 from rlvid.rewards.pool_metrics import PoolMetrics
-from rlvid.rewards.processes import Action, Host, Kill, Process, Spawn
+from rlvid.rewards.processes import Action, Call, Host, Kill, Process, Spawn
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ class Fleet:
         self._start_deadline_s = start_deadline_s
         self._metrics = metrics
         self._ids = itertools.count(1)
+        self._calls: dict[int, Call] = {}
         self.processes: dict[int, Process] = {}
         self.actions: list[Action] = []
         """Spawn and Kill that nobody has done yet."""
@@ -40,6 +41,41 @@ class Fleet:
 
     def host_of(self, service: str) -> Host:
         return next(host for host in self._hosts if service in host.services)
+
+    def begin_call(
+        self, process: Process, service: str, items: Sequence[QueueItem], jitter: float, now: float
+    ) -> Call:
+        """Note that the process is given a batch; `jitter` is that of `Call`."""
+        call = Call(next(self._ids), process.process_id, service, tuple(items), now, jitter)
+        if not process.calls:
+            process.head_since = now
+        process.calls.append(call)
+        process.breakers[service].call_started()
+        self._calls[call.call_id] = call
+        return call
+
+    def end_call(self, call_id: int, now: float) -> Call | None:
+        """Take an answered call off its process; None when it was given up before."""
+        call = self._calls.pop(call_id, None)
+        if call is None:
+            return None
+        process = self.processes[call.process_id]
+        process.calls.remove(call)
+        process.head_since = now
+        for item in call.items:
+            item.avoid = call.process_id
+        return call
+
+    def succeeded(self, call: Call) -> None:
+        """The call came to something, so its process and its kind are sound."""
+        self.breaker(call).succeeded()
+        self.processes[call.process_id].host.failures_in_a_row = 0
+
+    def breaker(self, call: Call) -> CircuitBreaker:
+        return self.processes[call.process_id].breakers[call.service]
+
+    def num_calls(self, service: str) -> int:
+        return sum(call.service == service for call in self._calls.values())
 
     def opened(self, process: Process, now: float) -> None:
         process.is_open, process.host.has_opened = True, True
@@ -158,6 +194,8 @@ class Fleet:
 
     def _end(self, process: Process) -> None:
         del self.processes[process.process_id]
+        for call in process.calls:
+            del self._calls[call.call_id]
         self.actions.append(Kill(process_id=process.process_id))
 
 

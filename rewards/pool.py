@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 from torch import Tensor
 
 from rlvid.config.cluster import ClusterConfig
@@ -37,7 +36,7 @@ from rlvid.rewards.placement import plan_pool
 from rlvid.rewards.pool_group import PoolGroup
 from rlvid.rewards.pool_metrics import PoolMetrics
 from rlvid.rewards.processes import Action, Call, Decode, Finished, Kill, ScoreBatch, Spawn
-from rlvid.rewards.ray_actor import RewardActor
+from rlvid.rewards.ray_actor import ActorSet, Handler, cause_of, is_death, is_lost_object
 from rlvid.rewards.scoring import GroupScores, ScorerInfo, check_clip
 
 if TYPE_CHECKING:
@@ -75,8 +74,8 @@ class RewardPool:
             cache=ScoreCache(rewards.cache_entries),
             metrics=self._metrics,
         )
-        self._events: queue.Queue[Callable[[], None]] = queue.Queue()
-        self._actors: dict[int, Any] = {}
+        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._actors = ActorSet(rewards, model, cluster, post=self._events.put)
         self._unconnected: dict[int, dict[str, ScorerInfo]] = {}
         """Processes that are open and wait to be told of their servers."""
         self._endpoints: dict[str, Sequence[Endpoint]] | None = None
@@ -265,9 +264,7 @@ class RewardPool:
         self._events.put(lambda: None)
         if self._thread.is_alive():
             self._thread.join(timeout=30.0)
-        for actor in self._actors.values():
-            ray.kill(actor)
-        self._actors = {}
+        self._actors.kill_all()
         if self._servers is not None:
             self._servers.shutdown()
             self._servers = None
@@ -313,55 +310,17 @@ class RewardPool:
     def _do(self, action: Action) -> None:
         match action:
             case Spawn():
-                self._spawn(action)
+                handle = partial(self._on_opened, action.process_id)
+                self._actors.spawn(action.process_id, action.host, handle)
             case Kill():
-                actor = self._actors.pop(action.process_id, None)
                 self._unconnected.pop(action.process_id, None)
-                if actor is not None:
-                    ray.kill(actor)
+                self._actors.kill(action.process_id)
             case Decode():
-                self._decode(action)
+                self._actors.decode(action, partial(self._on_decoded, action.call))
             case ScoreBatch():
-                actor = self._actors[action.call.process_id]
-                answer = actor.score.remote(
-                    action.call.service, action.items, action.fps, *action.frames
-                )
-                self._watch(answer, partial(self._on_scored, action.call))
+                self._actors.score(action, partial(self._on_scored, action.call))
             case Finished():
                 self._hand_out(action)
-
-    def _spawn(self, action: Spawn) -> None:
-        host, threads = action.host, self._cluster.threads_per_role
-        labels = [service for service in host.services if service != DECODER]
-        variables = {"OMP_NUM_THREADS": str(threads), **host.runtime_env.get("env_vars", {})}
-        actor = RewardActor.options(  # type: ignore[attr-defined]
-            num_cpus=host.num_cpus,
-            num_gpus=host.num_gpus,
-            runtime_env={**host.runtime_env, "env_vars": variables},
-            scheduling_strategy="SPREAD" if host.spread else "DEFAULT",
-        ).remote(
-            {
-                self._positions[label]: self._rewards.scorers[self._positions[label]]
-                for label in labels
-            },
-            has_decoder=DECODER in host.services,
-            model=self._model,
-            num_threads=threads,
-        )
-        self._actors[action.process_id] = actor
-        self._watch(actor.open.remote(), partial(self._on_opened, action.process_id))
-
-    def _decode(self, action: Decode) -> None:
-        actor, payload = self._actors[action.call.process_id], action.payload
-        if isinstance(payload, tuple):
-            frames, info = actor.decode_files.remote(*payload)
-        else:
-            frames, info = actor.decode.remote(payload)
-        self._watch(info, partial(self._on_decoded, action.call, frames))
-
-    def _watch(self, ref: ray.ObjectRef, handle: Callable[[Future[Any]], None]) -> None:
-        """Have `handle` called in the pool's thread once `ref` is there or has failed."""
-        ref.future().add_done_callback(lambda future: self._events.put(partial(handle, future)))
 
     def _on_opened(self, process_id: int, future: Future[Any]) -> None:
         error = future.exception()
@@ -373,10 +332,10 @@ class RewardPool:
 
     def _on_open_error(self, process_id: int, error: BaseException) -> None:
         now = time.monotonic()
-        if isinstance(error, RayActorError | OutOfMemoryError):
+        if is_death(error):
             self._dispatcher.lost(process_id, _first_line(error), now)
         else:
-            self._dispatcher.open_failed(process_id, _cause(error), now)
+            self._dispatcher.open_failed(process_id, cause_of(error), now)
 
     def _connect(self, process_id: int) -> None:
         """Tell a new process of its servers, or say that it is open where it needs none."""
@@ -389,42 +348,31 @@ class RewardPool:
                     "server; name one of rewards.servers"
                 )
         if not asking:
-            self._on_connected(process_id, [])
+            self._dispatcher.opened(process_id, self._unconnected.pop(process_id), time.monotonic())
         elif self._endpoints is not None:
-            refs = [self._tell(process_id, label) for label in asking]
-            self._watch_all(refs, partial(self._on_connected, process_id))
+            handle = partial(self._on_connected, process_id, list(asking))
+            self._tell(process_id, asking, handle)
 
-    def _tell(self, process_id: int, label: str) -> ray.ObjectRef:
+    def _tell(self, process_id: int, labels: Sequence[str], handle: Handler) -> None:
         assert self._endpoints is not None, "servers are up"
-        endpoints = self._endpoints[self._servers_of[label]]
-        self._dispatcher.connected(label, endpoints)
-        return self._actors[process_id].connect.remote(label, endpoints)
+        found = {label: self._endpoints[self._servers_of[label]] for label in labels}
+        for label, endpoints in found.items():
+            self._dispatcher.connected(label, endpoints)
+        self._actors.connect(process_id, found, handle)
 
-    def _watch_all(
-        self, refs: Sequence[ray.ObjectRef], handle: Callable[[list[Future[Any]]], None]
-    ) -> None:
-        done: list[Future[Any]] = []
-
-        def note(future: Future[Any]) -> None:
-            done.append(future)
-            if len(done) == len(refs):
-                handle(done)
-
-        for ref in refs:
-            self._watch(ref, note)
-
-    def _on_connected(self, process_id: int, futures: Sequence[Future[Any]]) -> None:
-        infos = self._unconnected.pop(process_id, None)
-        if infos is None:
+    def _on_connected(self, process_id: int, waiting: list[str], future: Future[Any]) -> None:
+        error = future.exception()
+        if process_id not in self._unconnected:
             return
-        for future in futures:
-            error = future.exception()
-            if error is not None:
-                self._on_open_error(process_id, error)
-                return
-        self._dispatcher.opened(process_id, infos, time.monotonic())
+        if error is not None:
+            del self._unconnected[process_id]
+            self._on_open_error(process_id, error)
+            return
+        waiting.pop()  # which one does not matter
+        if not waiting:
+            self._dispatcher.opened(process_id, self._unconnected.pop(process_id), time.monotonic())
 
-    def _on_decoded(self, call: Call, frames: ray.ObjectRef, future: Future[Any]) -> None:
+    def _on_decoded(self, call: Call, frames: Any, future: Future[Any]) -> None:
         error = future.exception()
         if error is not None:
             self._on_call_error(call, error)
@@ -440,13 +388,13 @@ class RewardPool:
         self._dispatcher.scored(call.call_id, results, seconds, time.monotonic())
 
     def _on_call_error(self, call: Call, error: BaseException) -> None:
-        now, cause = time.monotonic(), _cause(error)
-        if isinstance(error, RayActorError | OutOfMemoryError):
+        now = time.monotonic()
+        if is_death(error):
             self._dispatcher.lost(call.process_id, f"it died: {_first_line(error)}", now)
-        elif isinstance(cause, ObjectLostError) and call.service != DECODER:
+        elif is_lost_object(error) and call.service != DECODER:
             self._dispatcher.frames_lost(call.call_id, now)
         else:
-            self._dispatcher.call_failed(call.call_id, cause, now)
+            self._dispatcher.call_failed(call.call_id, cause_of(error), now)
 
     def _hand_out(self, action: Finished) -> None:
         with self._changed:
@@ -478,12 +426,14 @@ class RewardPool:
         before, self._endpoints = self._endpoints or {}, endpoints
         for process_id in list(self._unconnected):
             self._connect(process_id)
-        for process_id, labels in self._dispatcher.processes().items():
-            for label in labels:
-                server = self._servers_of.get(label)
-                if server and before.get(server) != endpoints[server]:
-                    # A process that died meanwhile is told when its successor opens.
-                    self._watch(self._tell(process_id, label), lambda future: None)
+        for process_id, services in self._dispatcher.processes().items():
+            changed = [
+                label
+                for label, server in self._servers_of.items()
+                if label in services and before.get(server) != endpoints[server]
+            ]
+            # A process that died meanwhile is told when its successor opens.
+            self._tell(process_id, changed, lambda future: None)
 
     # Small things
 
@@ -566,14 +516,6 @@ class RewardPool:
 
 def _raise(error: BaseException) -> None:
     raise error
-
-
-def _cause(error: BaseException) -> Exception:
-    """Return what the actor raised, without Ray's wrapping."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        return error.cause
-    assert isinstance(error, Exception), f"a call does not end by {error!r}"
-    return error
 
 
 def _first_line(error: BaseException) -> str:

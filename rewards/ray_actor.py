@@ -1,16 +1,23 @@
-"""The plain workers of the pool in a process of their own; adds nothing but the process."""
+"""The plain workers of the pool in processes of their own; adds nothing but the processes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
 
 import ray
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
+from rlvid.config.cluster import ClusterConfig
 from rlvid.config.model import ModelConfig
-from rlvid.config.rewards import ScorerConfig
+from rlvid.config.rewards import RewardsConfig, ScorerConfig
 from rlvid.records import Prompt, RolloutGroup
 from rlvid.rewards.base import Endpoint
 from rlvid.rewards.decoding import ClipInfo, DecodeWorker, Frames, open_decode_worker
+from rlvid.rewards.dispatch import DECODER
+from rlvid.rewards.processes import Decode, Host, ScoreBatch
 from rlvid.rewards.scoring import (
     ItemResult,
     ScoreItem,
@@ -74,3 +81,107 @@ class RewardActor:
     def connect(self, label: str, endpoints: Sequence[Endpoint]) -> None:
         """Runs beside `score`: a call that waits for a dead server must learn of its successor."""
         self._scorers[label].connect(endpoints)
+
+
+Handler = Callable[[Future[Any]], None]
+"""Takes the result of a call, or its error."""
+
+
+class ActorSet:
+    """The pool's actors by process id: starts, calls, watches and kills them."""
+
+    def __init__(
+        self,
+        rewards: RewardsConfig,
+        model: ModelConfig | None,
+        cluster: ClusterConfig,
+        *,
+        post: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """`post` has a function called in the pool's thread; Ray answers in threads of its own."""
+        self._configs = {
+            config.label: (position, config) for position, config in enumerate(rewards.scorers)
+        }
+        self._model = model
+        self._num_threads = cluster.threads_per_role
+        self._post = post
+        self._actors: dict[int, Any] = {}
+
+    def __contains__(self, process_id: int) -> bool:
+        return process_id in self._actors
+
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    def spawn(self, process_id: int, host: Host, handle: Handler) -> None:
+        """Start an actor; `handle` gets what `open` returns."""
+        own = [self._configs[service] for service in host.services if service != DECODER]
+        variables = host.runtime_env.get("env_vars", {})
+        actor = RewardActor.options(  # type: ignore[attr-defined]
+            num_cpus=host.num_cpus,
+            num_gpus=host.num_gpus,
+            runtime_env={
+                **host.runtime_env,
+                "env_vars": {"OMP_NUM_THREADS": str(self._num_threads), **variables},
+            },
+            scheduling_strategy="SPREAD" if host.spread else "DEFAULT",
+        ).remote(
+            dict(own),
+            has_decoder=DECODER in host.services,
+            model=self._model,
+            num_threads=self._num_threads,
+        )
+        self._actors[process_id] = actor
+        self._watch(actor.open.remote(), handle)
+
+    def kill(self, process_id: int) -> None:
+        actor = self._actors.pop(process_id, None)
+        if actor is not None:
+            ray.kill(actor)
+
+    def kill_all(self) -> None:
+        for process_id in list(self._actors):
+            self.kill(process_id)
+
+    def decode(self, action: Decode, handle: Callable[[Any, Future[Any]], None]) -> None:
+        """Have a group decoded; `handle` gets the reference of the frames, and the info."""
+        actor, payload = self._actors[action.call.process_id], action.payload
+        if isinstance(payload, tuple):
+            frames, info = actor.decode_files.remote(*payload)
+        else:
+            frames, info = actor.decode.remote(payload)
+        self._watch(info, partial(handle, frames))
+
+    def score(self, action: ScoreBatch, handle: Handler) -> None:
+        """Have a batch scored; `handle` gets the results and the seconds they took."""
+        actor, call = self._actors[action.call.process_id], action.call
+        answer = actor.score.remote(call.service, action.items, action.fps, *action.frames)
+        self._watch(answer, handle)
+
+    def connect(
+        self, process_id: int, endpoints: Mapping[str, Sequence[Endpoint]], handle: Handler
+    ) -> None:
+        """Tell a process of the endpoints of its scorers, by label; `handle` comes once a label."""
+        for label, found in endpoints.items():
+            self._watch(self._actors[process_id].connect.remote(label, found), handle)
+
+    def _watch(self, ref: ray.ObjectRef, handle: Handler) -> None:
+        ref.future().add_done_callback(lambda future: self._post(partial(handle, future)))
+
+
+def is_death(error: BaseException) -> bool:
+    """True when the process is gone; one that Ray's memory monitor killed is no RayActorError."""
+    return isinstance(error, RayActorError | OutOfMemoryError)
+
+
+def is_lost_object(error: BaseException) -> bool:
+    """True when an argument of the call was lost with its node."""
+    return isinstance(error, ObjectLostError) or isinstance(cause_of(error), ObjectLostError)
+
+
+def cause_of(error: BaseException) -> Exception:
+    """Return what the actor raised, without Ray's wrapping."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        return error.cause
+    assert isinstance(error, Exception), f"a call does not end by {error!r}"
+    return error

@@ -28,7 +28,7 @@ from tests.unit.rewards.scorers import group
 
 GROUP_SIZE = 8
 GROUPS_PER_STEP = 8
-NUM_STEPS = 4
+NUM_STEPS = 3
 SLOWEST_S = 1.0
 ALLOWED = 1.1
 
@@ -47,7 +47,7 @@ CASES = (
     Case(name="it keeps pace", group_every_s=1.25, batch_size=8, num_replicas=1),
     Case(name="it lags, one group a batch", group_every_s=0.35, batch_size=8, num_replicas=1),
     Case(name="it lags, batches over groups", group_every_s=0.35, batch_size=64, num_replicas=1),
-    Case(name="it lags, four replicas", group_every_s=0.35, batch_size=8, num_replicas=4),
+    Case(name="it lags, two replicas", group_every_s=0.35, batch_size=8, num_replicas=2),
 )
 
 
@@ -71,7 +71,7 @@ def run(case: Case, model: ModelConfig, latent_shape: tuple[int, int, int, int])
     pool = RewardPool(rewards(case), model, ClusterConfig())
     pool.start()
     try:
-        pool.health_check(240.0)
+        pool.health_check(500.0)
         references = [
             ray.put(group(f"000000-{n:02d}", GROUP_SIZE, latent_shape))
             for n in range(GROUPS_PER_STEP)
@@ -117,12 +117,11 @@ def step(pool: RewardPool, references: list[ray.ObjectRef], every_s: float) -> d
         "a score is missing"
     )
     metrics = pool.step_metrics()
-    clips_a_call = metrics["rewards/slow_1s/batch_fill_frac"]
     return {
         "exposed_s": round(exposed_s, 3),
         "pool_says_s": round(metrics["reward_pool/exposed_tail/seconds"], 3),
         "own_s": metrics["rewards/slow_1s/calls"] * SLOWEST_S,
-        "batch_fill": round(clips_a_call, 3),
+        "batch_fill": round(metrics["rewards/slow_1s/batch_fill_frac"], 3),
         "queue_max": metrics["rewards/slow_1s/queue_max"],
         "realism_p95_s": round(metrics["rewards/realism/latency_p95_s"], 3),
     }
