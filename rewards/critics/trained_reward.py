@@ -52,7 +52,8 @@ class TrainedReward:
     )
     """Of the shipped model's overall; part MQ alone claims more, another folder nothing."""
     BLIND_TO: tuple[str, ...] = (
-        "one wrong attribute (colour, object, direction)",
+        "one wrong attribute",
+        "objects that appear or change colour",
         "saturation",
         "a fine grid",
     )
