@@ -339,7 +339,7 @@ def _depth_in(track: ObjectTrack, box: Box) -> Floats:
     right = np.minimum(track.x + track.half_width, box.right)
     across = right - np.maximum(track.x - track.half_width, box.left)
     along = track.y + track.half_height - box.top
-    return np.minimum(across, along)
+    return np.asarray(np.minimum(across, along), dtype=np.float64)
 
 
 def _pair_depth(first: ObjectTrack, second: ObjectTrack) -> float:

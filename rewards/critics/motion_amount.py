@@ -118,7 +118,7 @@ def interpolation_error(video: Tensor) -> float:
     pictures = flow_pictures(luma)
     errors = []
     for before, here, after in zip(pictures, pictures[1:], pictures[2:], strict=False):
-        half = dense_flow(before, after) / 2
+        half = dense_flow(before, after) * np.float32(0.5)
         # Both neighbours at the middle: where one is hidden the other may be right.
         first = cv2.absdiff(warped_back(before, -half), here)
         second = cv2.absdiff(warped_back(after, half), here)

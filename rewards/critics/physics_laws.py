@@ -57,8 +57,8 @@ class PhysicsLawsCritic:
     Gamed by: objects that lie still, and by nothing ever touching; pair it with adherence.
     """
 
-    CLAIMS = tuple(claim for claims in LAW_CLAIMS.values() for claim in claims)
-    GRADED = ("gravity_factor",)
+    CLAIMS: tuple[str, ...] = tuple(claim for claims in LAW_CLAIMS.values() for claim in claims)
+    GRADED: tuple[str, ...] = ("gravity_factor",)
     BLIND_TO = (
         "whether the motion is the one asked for",
         "turning and shape",

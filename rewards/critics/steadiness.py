@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec
-from rlvid.rewards.critics.flow import dense_flow, flow_pictures, warped_back
+from rlvid.rewards.critics.flow import Picture, dense_flow, flow_pictures, warped_back
 from rlvid.rewards.critics.tracking import Floats, Frames, to_frames
 
 BLOCKS = 4
@@ -124,7 +124,7 @@ def warping(frames: Frames) -> tuple[float, float]:
     return float(np.mean(errors)), float(np.mean(bends))
 
 
-def _structure(picture: Frames) -> Floats:
+def _structure(picture: Picture) -> Floats:
     """[H, W] gradient: where there is none, flow is a guess."""
     across, down = cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1)
     return np.asarray(np.hypot(across, down), dtype=np.float64)

@@ -5,19 +5,20 @@ Each takes finished frames, uint8 [T, H, W, 3], and returns new ones of the same
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 Frames = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
 LUMA = np.array([0.2126, 0.7152, 0.0722])
 """Rec. 709."""
 
 
-def _bytes(values: Floats) -> Frames:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+def _bytes(values: npt.NDArray[np.floating[Any]]) -> Frames:
+    return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
 
 
 def over_expose(frames: Frames, rng: Rng) -> Frames:
