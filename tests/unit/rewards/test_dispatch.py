@@ -345,6 +345,26 @@ def test_a_replacement_that_cannot_open_is_replaced_again() -> None:
     assert pool.dispatcher.num_replaced == 2
 
 
+def test_clips_lost_with_their_node_are_decoded_again_and_only_what_is_lacking_scored() -> None:
+    pool = Pool([*one(), {"use": "realism"}])
+    pool.submit(1, 2)
+    pool.answer_all("realism")
+    [call] = pool.batches("x")
+    pool.calls.clear()
+    pool.dispatcher.frames_lost(call.call.call_id, pool.now)
+    pool.poll()
+    [decode] = pool.calls
+    assert isinstance(decode, Decode)
+    pool.calls.clear()
+    pool.dispatcher.decoded(decode.call.call_id, clips_of(1, 2), "new frames", pool.now)
+    pool.poll()
+    [again] = pool.calls
+    assert isinstance(again, ScoreBatch)
+    assert (again.call.service, again.frames) == ("x", ("new frames",))
+    pool.answer(again)
+    assert pool.values(1) == pool.values(1, "realism") == [0.5, 0.5]
+
+
 # Deadlines and breakers
 
 
