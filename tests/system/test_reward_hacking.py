@@ -100,18 +100,18 @@ def test_honest_run_raises_no_alarm_of_drift_and_judges_see_no_rollout(tmp_path:
 
 @pytest.mark.slow
 def test_running_statistics_and_monitor_resume_bit_for_bit(tmp_path: Path) -> None:
-    """Steps 4 to 6 of a run, done again from its checkpoint at 3, have the very same numbers."""
-    made = recipe(HONEST, 7e-4, num_steps=6, evaluate_every=3)
+    """Steps 3 and 4 of a run, done again from its checkpoint at 2, have the very same numbers."""
+    made = recipe(HONEST, 7e-4, num_steps=4, evaluate_every=2)
     aggregation = {
         "kind": "weighted_sum",
         "running": {"momentum": 0.8},
-        "curriculum": {"realism": [[0, 0.0], [4, 1.0]]},
+        "curriculum": {"realism": [[0, 0.0], [3, 1.0]]},
         "gates": [{"scorer": "physics", "below": 0.5, "caps": {"realism": None}}],
     }
     tree = made.model_dump(mode="json")
     tree["rewards"]["aggregation"] = aggregation
     tree["rollout"] |= {"groups_per_step": 2, "group_size": 4, "num_denoising_steps": 4}
-    tree["grpo"]["evaluate_prompts"] = 4
+    tree["grpo"] |= {"evaluate_prompts": 4, "checkpoint": {"every": 2, "keep": 2}}
     tree["evaluate"]["num_denoising_steps"] = 4
     made = Recipe.model_validate(tree)
     whole, again = tmp_path / "whole", tmp_path / "again"
@@ -121,9 +121,9 @@ def test_running_statistics_and_monitor_resume_bit_for_bit(tmp_path: Path) -> No
     phase = again / "phases" / "00_grpo"
     (phase / "artifacts.json").unlink()
     shutil.rmtree(phase / "policy")
-    shutil.rmtree(phase / "checkpoints" / "step-00000006")
-    driver = json.loads((phase / "checkpoints" / "step-00000003" / "driver.json").read_text())
-    assert driver["running"]["realism"]["num_steps"] == 3
+    shutil.rmtree(phase / "checkpoints" / "step-00000004")
+    driver = json.loads((phase / "checkpoints" / "step-00000002" / "driver.json").read_text())
+    assert driver["running"]["realism"]["num_steps"] == 2
     run_recipe(made, again, resume=True)
 
     def comparable(run: Path) -> list[dict[str, float]]:
