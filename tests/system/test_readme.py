@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from rlvid.config import Recipe
+from rlvid.config.rewards import ScorerConfig
+from rlvid.rewards.registry import open_scorer
 from rlvid.testing import check_reward
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +80,24 @@ def test_reward_of_the_readme_keeps_the_contract() -> None:
     check_reward(module.Brightness())
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) <= 12
+
+
+def test_reward_of_the_readme_runs_in_an_environment_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry with `python`, here the present interpreter, on the twelve lines in a file."""
+    [code] = [block for block in _blocks("python") if "class Brightness" in block]
+    (tmp_path / "mylab").mkdir()
+    (tmp_path / "mylab" / "rewards.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    scorers = [entry for text in _blocks("yaml") for entry in _scorers(text) if entry.python]
+    [entry] = scorers
+    reward = open_scorer(entry.model_copy(update={"python": sys.executable}), "rewards.scorers.1")
+    check_reward(reward)
+
+
+def _scorers(text: str) -> tuple[ScorerConfig, ...]:
+    return Recipe.model_validate({"name": "readme", **yaml.safe_load(text)}).rewards.scorers
 
 
 def test_recipe_of_the_readme_loads() -> None:
