@@ -71,14 +71,18 @@ QWEN25_VL_7B: dict[str, Any] = {
 """Qwen2.5-VL-7B's published configuration."""
 
 
-def write_shape(folder: Path) -> None:
-    """Write a checkpoint folder of the 7B architecture without weights."""
+def write_shape(folder: Path, layers: int | None) -> None:
+    """Write a checkpoint folder of the 7B architecture, or of its first layers, without weights."""
     from transformers import Qwen2_5_VLConfig
 
+    shape = json.loads(json.dumps(QWEN25_VL_7B))
+    if layers is not None:
+        shape["text_config"]["num_hidden_layers"] = layers
+        shape["vision_config"] |= {"depth": layers, "fullatt_block_indexes": [layers - 1]}
     tiny = vlm_judge_folder()
     ids = json.loads((tiny / "config.json").read_text())
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    config = Qwen2_5_VLConfig(**QWEN25_VL_7B, **{name: ids[name] for name in names})
+    config = Qwen2_5_VLConfig(**shape, **{name: ids[name] for name in names})
     config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
     config.dtype = torch.bfloat16
     folder.mkdir(parents=True)
@@ -141,6 +145,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--side", type=int, default=32, help="height and width in pixels")
+    parser.add_argument("--layers", type=int, help="of a shape; a quick check of its width")
     parser.add_argument("--requests", type=int, default=97, help="one of them to warm up")
     return parser.parse_args()
 
@@ -162,7 +167,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="judge-throughput-") as temporary:
         folder = Path(temporary)
         if not is_tiny:
-            write_shape(folder / "model")
+            write_shape(folder / "model", options.layers)
         config = ServerConfig(
             model="tiny_judge" if is_tiny else str(folder / "model"),
             num_gpus=float(options.gpus),
