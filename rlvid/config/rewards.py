@@ -24,8 +24,9 @@ class ScorerConfig(Section):
     server: str = ""
     """Key in `rewards.servers` of the model server it asks; "" for scorers that ask none."""
     python: str = ""
-    """Interpreter of an environment of its own; "" runs it in the pool's. It needs rlvid, torch and
-    msgpack there, in any version."""
+    """Interpreter of an environment of its own; "" runs it in the pool's. It needs torch, numpy,
+    msgpack and pydantic there, in any version; rlvid is lent to it. The pool knows nothing of what
+    the class declares before it is open, so set resources, replicas and deadline here."""
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     """Ray runtime environment of its replicas (env_vars, pip, working_dir, ...)."""
     batch_size: int | None = Field(default=None, ge=1)
