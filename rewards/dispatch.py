@@ -110,7 +110,9 @@ class Dispatcher:
             return
         self._fleet.succeeded(call)
         self._metrics.decoded(info.decode_s)
-        group = self._groups[call.items[0].ticket]
+        group = self._groups.get(call.items[0].ticket)
+        if group is None:  # its deadline came while its lost clips were decoded again
+            return
         group.clips_are(info, frames, now)
         self._queue_clips(group, now)
 
@@ -166,8 +168,8 @@ class Dispatcher:
         if isinstance(error, RewardError):
             raise error
         if call.service == DECODER:
-            group = self._groups[call.items[0].ticket]
-            if group.promised is None:
+            group = self._groups.get(call.items[0].ticket)
+            if group is None or group.promised is None:
                 raise error
             self._fleet.breaker(call).call_withdrawn()
             group.clips_are(group.promised, None, now)
@@ -186,7 +188,7 @@ class Dispatcher:
         self._fleet.breaker(call).call_withdrawn()
         for ticket in {item.ticket for item in call.items}:
             group = self._groups.get(ticket)
-            if group is None:
+            if group is None or group.frames is None:  # another call of the group said so before
                 continue
             for lane in self._lanes.values():
                 lane.remove([item for item in lane.items if item.ticket == ticket])
@@ -393,6 +395,8 @@ class Dispatcher:
     def _hand_out_done(self, now: float) -> None:
         for group in [group for group in self._groups.values() if group.is_done]:
             del self._groups[group.ticket]
+            for lane in self._lanes.values():
+                lane.remove([item for item in lane.items if item.ticket == group.ticket])
             if group.labels:
                 self._metrics.group_done(now)
             self._actions.append(

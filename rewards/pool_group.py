@@ -30,8 +30,9 @@ class PoolGroup:
     _scores: dict[tuple[str, int], Score] = field(default_factory=dict)
 
     def clips_are(self, info: ClipInfo, frames: Any, now: float) -> None:
+        if self.info is None:  # clips that were lost and decoded again get no second deadline
+            self.scoring_since = now
         self.info, self.frames = info, frames
-        self.scoring_since = now
 
     def settle(self, label: str, index: int, value: float | None, error: str = "") -> None:
         """Note a score; None is missing for the reason `error`. The first word counts."""

@@ -23,6 +23,7 @@ import torch
 from rlvid.config import ClusterConfig, ModelConfig, RewardsConfig
 from rlvid.models import load_model
 from rlvid.rewards.pool import RewardPool
+from rlvid.rewards.scoring import GroupScores
 from tests.bench.timing import environment
 from tests.unit.rewards.scorers import group
 
@@ -101,7 +102,8 @@ def run(case: Case, model: ModelConfig, latent_shape: tuple[int, int, int, int])
 
 def step(pool: RewardPool, references: list[ray.ObjectRef], every_s: float) -> dict[str, float]:
     """Deliver a step's groups and wait for their scores."""
-    tickets, answers = [], {}
+    tickets: list[int] = []
+    answers: dict[int, GroupScores] = {}
     due = time.monotonic()
     for reference in references:
         while time.monotonic() < due:

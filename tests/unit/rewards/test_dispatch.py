@@ -365,6 +365,22 @@ def test_clips_lost_with_their_node_are_decoded_again_and_only_what_is_lacking_s
     assert pool.values(1) == pool.values(1, "realism") == [0.5, 0.5]
 
 
+def test_a_group_whose_clips_are_lost_still_ends_at_its_first_deadline() -> None:
+    pool = Pool(one(), deadline_s=10.0)
+    pool.submit(1, 2)
+    pool.wait(9.0)
+    [call] = pool.batches("x")
+    pool.calls.clear()
+    pool.dispatcher.frames_lost(call.call.call_id, pool.now)
+    pool.poll()
+    pool.wait(1.1)
+    assert pool.values(1) == [None, None]
+    [decode] = pool.calls
+    pool.dispatcher.decoded(decode.call.call_id, clips_of(1, 2), "too late", pool.now)
+    pool.poll()
+    assert pool.batches("x") == []
+
+
 # Deadlines and breakers
 
 
