@@ -17,8 +17,10 @@ from rlvid.config.rewards import ServerConfig
 NO_DOMAIN = "no-media-from-urls.invalid"
 """The only host media may come from. RFC 2606 reserves .invalid, so it never exists; data: URLs,
 which carry the bytes themselves, are not subject to it."""
-CPU_KV_CACHE_BYTES = 64 * 2**20
-"""Enough for 32 clips of the embedded judge; without a size vLLM takes a share of the RAM."""
+LEAST_KV_CACHE_BYTES = 64 * 2**20
+"""Enough for 32 clips of the embedded judge."""
+KV_CACHE_CONTEXTS = 2
+"""Requests of full length that fit into the cache of a larger model on a CPU."""
 WHOLE_FILE_BYTES = 64 * 2**20
 NUM_SAMPLES = 64
 SAMPLE_BYTES = 65_536
@@ -101,7 +103,7 @@ def server_command(config: ServerConfig, *, name: str, host: str, port: int) -> 
     if _is_cpu(config):
         arguments |= {
             "enforce_eager": True,
-            "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
+            "kv_cache_memory_bytes": cpu_kv_cache_bytes(config),
             "max_num_seqs": 32,
         }
     elif config.num_gpus > 1:
@@ -109,6 +111,20 @@ def server_command(config: ServerConfig, *, name: str, host: str, port: int) -> 
     arguments |= config.engine_args
     python = config.python or sys.executable
     return [python, "-m", "vllm.entrypoints.openai.api_server", *_flags(arguments)]
+
+
+def cpu_kv_cache_bytes(config: ServerConfig) -> int:
+    """Return a size of the key-value cache on a CPU; without one vLLM takes a share of the RAM.
+
+    A token takes 2 * layers * key-value heads * head size * 4 bytes.
+    """
+    values = json.loads((server_folder(config) / "config.json").read_text())
+    text = values.get("text_config", values)
+    heads = text.get("num_attention_heads", 0)
+    size = text.get("head_dim") or text.get("hidden_size", 0) // max(1, heads)
+    kv_heads = text.get("num_key_value_heads", heads)
+    token = 2 * text.get("num_hidden_layers", 0) * kv_heads * size * 4
+    return max(LEAST_KV_CACHE_BYTES, KV_CACHE_CONTEXTS * config.max_model_len * token)
 
 
 def _flags(arguments: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,12 @@ from pathlib import Path
 import pytest
 
 from rlvid.config.rewards import ServerConfig
-from rlvid.rewards.vllm.command import model_digest, server_command, server_environment
+from rlvid.rewards.vllm.command import (
+    cpu_kv_cache_bytes,
+    model_digest,
+    server_command,
+    server_environment,
+)
 from rlvid.rewards.vllm.server import VllmServer
 from tests.unit.rewards.vllm.stand_in import write_stand_in
 
@@ -194,6 +200,16 @@ def test_a_gpu_server_takes_its_devices_together() -> None:
     assert command[command.index("--tensor-parallel-size") + 1] == "2"
     assert "--enforce-eager" not in command
     assert command[command.index("--dtype") + 1] == "auto"
+
+
+def test_the_cache_on_a_cpu_holds_a_request_of_full_length(tmp_path: Path) -> None:
+    """vLLM refuses to start otherwise. 2 * 28 layers * 4 heads * 128 * 4 bytes a token."""
+    shape = {"num_hidden_layers": 28, "num_attention_heads": 28, "hidden_size": 3584}
+    text = {"text_config": {**shape, "num_key_value_heads": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(text))
+    config = ServerConfig(model=str(tmp_path), max_model_len=16384)
+    assert cpu_kv_cache_bytes(config) == 2 * 16384 * 114688
+    assert cpu_kv_cache_bytes(ServerConfig()) == 64 * 2**20
 
 
 def test_model_digest_is_of_the_content(tmp_path: Path) -> None:
