@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from rlvid.records import Prompt
-from rlvid.rewards import remote
+from rlvid.rewards import remote, remote_client
 from rlvid.rewards.base import ClipSpec, RewardError
 from rlvid.rewards.scoring import ScoreItem, ScorerWorker
 from tests.bench.timing import environment
@@ -321,7 +321,7 @@ def outcome_row(outcome: Outcome) -> dict[str, int]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    remote.MAX_ANSWER_BYTES = OVERSIZED_BYTES // 2
+    remote_client.MAX_ANSWER_BYTES = OVERSIZED_BYTES // 2
     result = {
         "http": through_http(),
         "pool": through_pool(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlvid.rewards import remote
+from rlvid.rewards import remote_client
 from tests.bench import reward_faults
 
 pytestmark = pytest.mark.slow
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_thousand_requests_through_a_failing_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client asks again until an answer is whole and its own; the server scores a clip once."""
-    monkeypatch.setattr(remote, "MAX_ANSWER_BYTES", reward_faults.OVERSIZED_BYTES // 2)
+    monkeypatch.setattr(remote_client, "MAX_ANSWER_BYTES", reward_faults.OVERSIZED_BYTES // 2)
     found = reward_faults.through_http()
     assert all(count >= 3 for count in found["injected"].values()), "some kind was not tried"
     outcome = found["outcome"]
