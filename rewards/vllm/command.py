@@ -123,7 +123,7 @@ def cpu_kv_cache_bytes(config: ServerConfig) -> int:
     heads = text.get("num_attention_heads", 0)
     size = text.get("head_dim") or text.get("hidden_size", 0) // max(1, heads)
     kv_heads = text.get("num_key_value_heads", heads)
-    token = 2 * text.get("num_hidden_layers", 0) * kv_heads * size * 4
+    token = int(2 * text.get("num_hidden_layers", 0) * kv_heads * size * 4)
     return max(LEAST_KV_CACHE_BYTES, KV_CACHE_CONTEXTS * config.max_model_len * token)
 
 
