@@ -85,11 +85,12 @@ class MotionSmoothnessCritic:
     Gamed by: a still clip, which is perfectly smooth, and by blur; pair it with `motion_amount`.
     """
 
-    CLAIMS = ("jitter", "shake", "shuffle")
+    CLAIMS = ("jitter", "shake")
     GRADED = ("jitter_strength",)
     BLIND_TO = (
         "colour",
         "stillness and held frames",
+        "the order of frames where little moves (shuffled clips: AUC 0.946)",
         "smooth motion that is wrong",
         "parts that move very fast",
     )
