@@ -6,12 +6,15 @@ takes what it started along, and it dies with us: it asks the kernel for that (P
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import select
 import signal
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -58,8 +61,11 @@ class ChildProcess:
         assert self._process.stdout is not None
         self._inbox = self._process.stdout.fileno()
         self._outbox = self._process.stdin.fileno()
-        os.set_blocking(self._inbox, False)
-        os.set_blocking(self._outbox, False)
+        for pipe in (self._inbox, self._outbox):
+            os.set_blocking(pipe, False)
+            if sys.platform == "linux":  # 64 KiB would mean a change of process for each piece
+                with contextlib.suppress(OSError):  # the user's pipes may be at their limit
+                    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK)
 
     @property
     def pid(self) -> int:
