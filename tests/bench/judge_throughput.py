@@ -200,6 +200,7 @@ def main() -> None:
     result = {
         "command": " ".join(["python -m tests.bench.judge_throughput", *sys.argv[1:]]),
         "model": options.shape,
+        "layers": "all" if options.layers is None else options.layers,
         "clip": [options.frames, options.side, options.side],
         "layout": layout,
         "start_s": round(status.start_s, 1),
