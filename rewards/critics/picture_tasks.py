@@ -60,7 +60,7 @@ def _warp(frames: Frames, strength: float, rng: Rng) -> Frames:
 
 
 def _jitter(frames: Frames, strength: float, rng: Rng) -> Frames:
-    """Shift frames to and fro, up to 6 % of the height."""
+    """Shift frames back and forth, up to 6 % of the height."""
     height, width = frames.shape[1:3]
     result = []
     for index, frame in enumerate(frames):

@@ -90,7 +90,7 @@ def add_noise(frames: Frames, rng: Rng) -> Frames:
 
 
 def jitter(frames: Frames, rng: Rng) -> Frames:
-    """Shift frames to and fro by one or two 32nds of the height, far less than `shake`."""
+    """Shift frames back and forth by one or two 32nds of the height, far less than `shake`."""
     height, width = frames.shape[1:3]
     unit = max(1, height // 32)
     reach = 2 * unit

@@ -27,7 +27,8 @@ def test_a_group_becomes_bytes_as_a_person_would_see_them() -> None:
     latents = torch.stack([rollout.latents for rollout in sampled.rollouts])
     expected = (latents_as_video(latents) * 255.0).round().to(torch.uint8)
     assert torch.equal(as_tensor(frames), expected)
-    assert (frames.shape, frames.dtype) == ((2, 5, 16, 16, 3), np.uint8)
+    assert frames.shape == (2, 5, 16, 16, 3)
+    assert frames.dtype == np.uint8
     assert (info.num_frames, info.height, info.width, info.fps) == (5, 16, 16, 8)
     assert info.digests == tuple(clip_digest(clip) for clip in frames)
     assert {len(values) for values in info.guards.values()} == {2}
