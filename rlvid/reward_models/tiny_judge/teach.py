@@ -1,9 +1,10 @@
 """Makes the shipped vision-language judge from nothing:
 
-    python -m rlvid.reward_models.tiny_judge.teach FOLDER [--num-steps 3000] [--num-clips 9000]
+    python -m rlvid.reward_models.tiny_judge.teach FOLDER [--num-steps 5000] [--num-clips 9000]
 
 Writes a checkpoint in float16, `judge.json` with what was measured on held-out clips, and prints
-the progress.
+the progress. The shipped judge was taught by hand in legs of the same steps (its README says what
+was done); this command has been run for its first steps only.
 """
 
 from __future__ import annotations

@@ -48,13 +48,13 @@ from rlvid.reward_models.tiny_judge.clips import NUM_KNOWN, ClipPool, known_loss
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VlmTraining:
-    """How the model is taught; the defaults made the shipped judge."""
+    """How the model is taught: what the legs of the shipped judge's teaching came to."""
 
     vision_steps: int = 2300
     """On the state of the world alone, before the questions."""
     vision_learning_rate: float = 2e-3
     """Peak; warmed up over 50 steps, cosine down to a twentieth."""
-    num_steps: int = 3000
+    num_steps: int = 5000
     """With questions."""
     batch_size: int = 16
     learning_rate: float = 1e-3
