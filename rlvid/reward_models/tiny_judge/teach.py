@@ -4,7 +4,7 @@
 
 Writes a checkpoint in float16, `judge.json` with what was measured on held-out clips, and prints
 the progress. The shipped judge was taught by hand in legs of the same steps (its README says what
-was done); this command has been run for its first steps only.
+was done); this command itself has not been run yet.
 """
 
 from __future__ import annotations
