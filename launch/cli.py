@@ -215,7 +215,7 @@ def serve_rewards(
     loaded = load_recipe(recipe, overrides or ())
     show_logs()
     from rlvid.launch.serve_rewards import serve_rewards as serve
-    from rlvid.rewards.service import ServiceSettings
+    from rlvid.rewards.service.app import ServiceSettings
 
     settings = ServiceSettings(
         max_body_bytes=max_body_mb * 2**20,

@@ -48,8 +48,8 @@ def rewards_calibrate(
     """Measure how well scorers tell true clips from broken; exit 1 when a claim fails."""
     from rich.console import Console
 
-    from rlvid.rewards.calibrate import run_calibration
-    from rlvid.rewards.calibration_report import render_all
+    from rlvid.rewards.calibration.calibrate import run_calibration
+    from rlvid.rewards.calibration.report import render_all
     from rlvid.rewards.critics import BUILTIN
 
     report = run_calibration(

@@ -40,7 +40,7 @@ def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
 
 def _demanded_by(rewards: RewardsConfig, field: str, *, grown: bool) -> float:
     """Return `num_cpus` or `num_gpus` of the pool's processes and of the servers it starts."""
-    from rlvid.rewards.placement import plan_pool
+    from rlvid.rewards.dispatch.placement import plan_pool
 
     _, hosts = plan_pool(rewards)
     processes = sum(

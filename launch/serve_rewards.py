@@ -16,9 +16,9 @@ from pathlib import Path
 from rlvid.config import Recipe
 from rlvid.launch.cluster import open_cluster
 from rlvid.rewards.pool import RewardPool
-from rlvid.rewards.service import ServiceSettings, make_app
-from rlvid.rewards.service_jobs import ScoringJobs
-from rlvid.rewards.service_protocol import ScorerDescription
+from rlvid.rewards.service.app import ServiceSettings, make_app
+from rlvid.rewards.service.jobs import ScoringJobs
+from rlvid.rewards.service.protocol import ScorerDescription
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@
 
 Latents and clips travel as references, so the driver never holds them. They are returned by actor
 methods, so the driver owns them and they outlive the process that made them. What goes where is
-decided by `dispatch.Dispatcher`; this file only starts, calls, watches and kills processes.
+decided by `dispatch.dispatcher`; this file only starts, calls, watches and kills processes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from rlvid.config.model import ModelConfig
 from rlvid.config.rewards import RewardsConfig
 from rlvid.records import Prompt
 from rlvid.rewards.base import Endpoint, RewardTimeoutError
-from rlvid.rewards.cache import ScoreCache
 from rlvid.rewards.decoding import ClipInfo, Frames, as_tensor, describe_clips
-from rlvid.rewards.dispatch import DECODER, Dispatcher
-from rlvid.rewards.placement import plan_pool
-from rlvid.rewards.pool_group import PoolGroup
-from rlvid.rewards.pool_metrics import PoolMetrics
-from rlvid.rewards.processes import Action, Call, Decode, Finished, Kill, ScoreBatch, Spawn
+from rlvid.rewards.dispatch.cache import ScoreCache
+from rlvid.rewards.dispatch.dispatcher import DECODER, Dispatcher
+from rlvid.rewards.dispatch.metrics import PoolMetrics
+from rlvid.rewards.dispatch.placement import plan_pool
+from rlvid.rewards.dispatch.pool_group import PoolGroup
+from rlvid.rewards.dispatch.processes import Action, Call, Decode, Finished, Kill, ScoreBatch, Spawn
 from rlvid.rewards.ray_actor import ActorSet, Handler, cause_of, is_death, is_lost_object
 from rlvid.rewards.scoring import GroupScores, ScorerInfo, check_clip
 

@@ -28,7 +28,7 @@ def open_scorer(config: ScorerConfig, where: str) -> Reward | GroupReward:
         RewardError: with `python` set, its process died or did not open in time.
     """
     if config.python:  # nothing of it may be imported here, where its packages are not
-        from rlvid.rewards.isolation import open_isolated
+        from rlvid.rewards.isolation.scorer import open_isolated
 
         return open_isolated(config, where)
     factory = resolve(config.use, BUILTIN, where=f"{where}.use")

@@ -26,8 +26,8 @@ from rlvid.rewards.base import (
     UsesServer,
     serving_of,
 )
-from rlvid.rewards.cache import scorer_version
 from rlvid.rewards.decoding import Frames
+from rlvid.rewards.dispatch.cache import scorer_version
 from rlvid.rewards.registry import open_scorer
 
 LUMA = (0.2126, 0.7152, 0.0722)

@@ -1,7 +1,7 @@
 """What clips, prompts and scores look like in bytes: msgpack with a schema, never pickle.
 
-Both the pipes to a scorer in its own environment (`isolation.py`) and the HTTP service
-(`service.py`, `remote.py`) speak it. Whatever arrives is checked before it is used: a body that is
+Both the pipes to a scorer in its own environment (`isolation/`) and the HTTP service
+(`service/`) speak it. Whatever arrives is checked before it is used: a body that is
 too large, cut off, of wrong types or with a key too many is one WireError that says where.
 """
 

@@ -33,6 +33,6 @@ BUILTIN: dict[str, str] = {
     "raft_flow": "rlvid.rewards.specialists.raft_flow:RaftFlow",
     "cotracker": "rlvid.rewards.specialists.cotracker:CoTracker",
     "object_presence": "rlvid.rewards.specialists.object_presence:ObjectPresence",
-    "remote": "rlvid.rewards.remote:RemoteReward",
-    "remote_group": "rlvid.rewards.remote:RemoteGroupReward",
+    "remote": "rlvid.rewards.service.remote:RemoteReward",
+    "remote_group": "rlvid.rewards.service.remote:RemoteGroupReward",
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlvid.records import Prompt
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.clip_sets import ClipSet
 from rlvid.rewards.critics.camera_motion import LABELS
 from rlvid.seeds import derive_seed, prompt_id
 

@@ -15,7 +15,7 @@ from rlvid.data.tiny_world.draw import draw
 from rlvid.data.tiny_world.scene import sample_scene
 from rlvid.data.tiny_world.simulate import simulate
 from rlvid.records import Prompt
-from rlvid.rewards.clip_sets import HELDOUT_SEEDS, NUM_SEEDS, ClipSet
+from rlvid.rewards.calibration.clip_sets import HELDOUT_SEEDS, NUM_SEEDS, ClipSet
 from rlvid.seeds import derive_seed, prompt_id
 
 

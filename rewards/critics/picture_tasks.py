@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.clip_sets import ClipSet
 from rlvid.rewards.critics.tracking import Frames, to_frames
 from rlvid.seeds import derive_seed
 

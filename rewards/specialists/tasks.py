@@ -1,6 +1,6 @@
 """Calibration tasks of the specialists: what the breakages of the tiny world cannot show.
 
-Each draws true clips, and clips that are broken in one way; see `rlvid.rewards.calibration_tasks`.
+Each draws true clips, and clips that are broken in one way; see `rlvid.rewards.calibration.tasks`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlvid.records import Prompt
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.clip_sets import ClipSet
 from rlvid.seeds import derive_seed, prompt_id
 
 Sets = tuple[ClipSet, ClipSet]

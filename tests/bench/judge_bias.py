@@ -16,7 +16,7 @@ import torch
 
 from rlvid.config.rewards import ServerConfig
 from rlvid.rewards.base import Endpoint
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.clip_sets import ClipSet
 from rlvid.rewards.judges.bias import time_report, yes_bias_report
 from rlvid.rewards.judges.scorers import VlmJudge
 from tests.bench.judge_throughput import started

@@ -20,9 +20,9 @@ from rlvid.records import Prompt, Score
 from rlvid.rewards.base import ClipSpec, GroupReward, Reward, Serving
 from rlvid.rewards.decoding import DecodeWorker, Frames, describe_clips
 from rlvid.rewards.scoring import GroupScores, ScoreItem, ScorerWorker
-from rlvid.rewards.service import ServiceSettings, make_app
-from rlvid.rewards.service_jobs import ScoringJobs
-from rlvid.rewards.service_protocol import ScorerDescription
+from rlvid.rewards.service.app import ServiceSettings, make_app
+from rlvid.rewards.service.jobs import ScoringJobs
+from rlvid.rewards.service.protocol import ScorerDescription
 
 TOKEN = "a token that only tests know"
 

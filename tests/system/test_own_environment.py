@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlvid.config.rewards import ScorerConfig
-from rlvid.rewards.isolation import IsolatedReward
+from rlvid.rewards.isolation.scorer import IsolatedReward
 from rlvid.rewards.registry import open_scorer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlvid.rewards import remote_client
+from rlvid.rewards.service import remote_client
 from tests.bench import reward_faults
 
 pytestmark = pytest.mark.slow

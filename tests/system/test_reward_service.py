@@ -18,9 +18,9 @@ from torch import Tensor
 from rlvid.records import Prompt
 from rlvid.rewards import wire
 from rlvid.rewards.base import ClipSpec, RewardError
-from rlvid.rewards.remote import RemoteConfig, RemoteGroupReward, RemoteReward
-from rlvid.rewards.service import ServiceSettings
-from rlvid.rewards.service_protocol import ScoreAnswer
+from rlvid.rewards.service.app import ServiceSettings
+from rlvid.rewards.service.protocol import ScoreAnswer
+from rlvid.rewards.service.remote import RemoteConfig, RemoteGroupReward, RemoteReward
 from rlvid.testing import check_reward
 from tests.system.served import (
     TOKEN,

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rlvid.rewards.remote import RemoteConfig, RemoteReward
+from rlvid.rewards.service.remote import RemoteConfig, RemoteReward
 from rlvid.testing import check_reward
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from rlvid.launch.serve_rewards import (
     serve_rewards,
     token_of,
 )
-from rlvid.rewards.service import ServiceSettings
+from rlvid.rewards.service.app import ServiceSettings
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rlvid.rewards.autoscale import GROW_AFTER_S, SHRINK_AFTER_S, Autoscaler
-from rlvid.rewards.breaker import (
+from rlvid.rewards.dispatch.autoscale import GROW_AFTER_S, SHRINK_AFTER_S, Autoscaler
+from rlvid.rewards.dispatch.breaker import (
     FAILURES_TO_OPEN,
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec
-from rlvid.rewards.calibrate import calibrate, run_calibration, spearman
-from rlvid.rewards.calibration_report import render_all
-from rlvid.rewards.calibration_tasks import GRADED_TASKS, TASKS, get_graded_task, get_task
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.calibrate import calibrate, run_calibration, spearman
+from rlvid.rewards.calibration.clip_sets import ClipSet
+from rlvid.rewards.calibration.report import render_all
+from rlvid.rewards.calibration.tasks import GRADED_TASKS, TASKS, get_graded_task, get_task
 
 
 class Luma:

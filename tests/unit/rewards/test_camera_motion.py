@@ -9,7 +9,7 @@ import torch
 from rlvid.config.rewards import ScorerConfig
 from rlvid.records import Prompt
 from rlvid.rewards.base import Reward
-from rlvid.rewards.calibrate import calibrate
+from rlvid.rewards.calibration.calibrate import calibrate
 from rlvid.rewards.critics.camera_motion import LABELS, asked_labels, labels_of
 from rlvid.rewards.critics.camera_tasks import moving_view
 from rlvid.rewards.critics.global_motion import camera_path

@@ -9,9 +9,9 @@ from rlvid.config.rewards import ScorerConfig
 from rlvid.data.tiny_world import BREAKAGES, render_clip, track_of
 from rlvid.records import Prompt
 from rlvid.rewards.base import Reward
-from rlvid.rewards.calibrate import calibrate
-from rlvid.rewards.calibration_report import REQUIRED_AUC, CalibrationReport, render
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.calibrate import calibrate
+from rlvid.rewards.calibration.clip_sets import ClipSet
+from rlvid.rewards.calibration.report import REQUIRED_AUC, CalibrationReport, render
 from rlvid.rewards.critics.adherence import AdherenceCritic
 from rlvid.rewards.critics.motion_fit import fit_horizontal, fit_vertical
 from rlvid.rewards.critics.physics import PhysicsCritic

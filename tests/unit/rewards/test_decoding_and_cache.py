@@ -14,8 +14,8 @@ from rlvid.config.rewards import ScorerConfig
 from rlvid.data.video_files import write_mp4
 from rlvid.records import Prompt
 from rlvid.rewards.base import Endpoint
-from rlvid.rewards.cache import ScoreCache, score_key, scorer_version, served_version
 from rlvid.rewards.decoding import DecodeWorker, as_tensor, clip_digest
+from rlvid.rewards.dispatch.cache import ScoreCache, score_key, scorer_version, served_version
 from tests.unit.rewards.scorers import Brightness, group, latents_as_video
 
 PROMPT = Prompt(prompt_id="0123456789abcdef", text="a red ball falls")

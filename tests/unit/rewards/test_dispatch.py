@@ -10,13 +10,13 @@ import pytest
 from rlvid.config.rewards import RewardsConfig
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec, RewardError, Serving
-from rlvid.rewards.cache import ScoreCache
 from rlvid.rewards.decoding import ClipInfo
-from rlvid.rewards.dispatch import DECODER, Dispatcher
-from rlvid.rewards.placement import plan_pool
-from rlvid.rewards.pool_group import PoolGroup
-from rlvid.rewards.pool_metrics import PoolMetrics
-from rlvid.rewards.processes import Decode, Finished, Kill, ScoreBatch, Spawn
+from rlvid.rewards.dispatch.cache import ScoreCache
+from rlvid.rewards.dispatch.dispatcher import DECODER, Dispatcher
+from rlvid.rewards.dispatch.metrics import PoolMetrics
+from rlvid.rewards.dispatch.placement import plan_pool
+from rlvid.rewards.dispatch.pool_group import PoolGroup
+from rlvid.rewards.dispatch.processes import Decode, Finished, Kill, ScoreBatch, Spawn
 from rlvid.rewards.scoring import GroupScores, ItemResult, ScorerInfo
 
 PROMPT = Prompt(prompt_id="0123456789abcdef", text="a red ball falls")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlvid.data.tiny_world import breakages_picture, render_clip
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.clip_sets import ClipSet
 from rlvid.rewards.critics.guards import clip_guards
 from rlvid.rewards.critics.tracking import to_frames
 

@@ -13,8 +13,8 @@ from rlvid.data.tiny_world import render_clip
 from rlvid.data.tiny_world.collisions import meeting_frame, render_pair, simulate_pair
 from rlvid.evaluation.statistics import auc
 from rlvid.rewards.base import Reward
-from rlvid.rewards.calibration_report import REQUIRED_AUC
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.clip_sets import ClipSet
+from rlvid.rewards.calibration.report import REQUIRED_AUC
 from rlvid.rewards.critics import laws
 from rlvid.rewards.critics.object_tasks import pair_clips
 from rlvid.rewards.critics.objects import follow_objects

@@ -7,9 +7,9 @@ import torch
 
 from rlvid.config.rewards import ScorerConfig
 from rlvid.rewards.base import Reward
-from rlvid.rewards.calibrate import calibrate
-from rlvid.rewards.calibration_report import CalibrationReport
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.calibrate import calibrate
+from rlvid.rewards.calibration.clip_sets import ClipSet
+from rlvid.rewards.calibration.report import CalibrationReport
 from rlvid.rewards.critics.picture import TINY_WORLD_REFERENCE
 from rlvid.rewards.registry import open_scorer
 

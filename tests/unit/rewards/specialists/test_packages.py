@@ -17,7 +17,7 @@ from rlvid.config.rewards import ScorerConfig
 from rlvid.data.tiny_world import all_facts, caption, render_clip
 from rlvid.records import Prompt
 from rlvid.rewards.base import RewardError
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.clip_sets import ClipSet
 from rlvid.rewards.registry import open_scorer
 from rlvid.rewards.specialists import lpips, needs, sentences, tasks, vmaf
 from rlvid.rewards.specialists.ffmpeg import open_ffmpeg, run, to_rgb

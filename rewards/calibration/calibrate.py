@@ -1,7 +1,7 @@
 """Measures how well scorers tell true clips from broken ones, and how fast they are.
 
 The clips are of held-out captions and of seeds that no scorer was tuned on (tuning used training
-captions and seeds below 100 000). What a scorer is measured on: `calibration_tasks`.
+captions and seeds below 100 000). What a scorer is measured on: `tasks.py`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rlvid.config.rewards import ScorerConfig
 from rlvid.data.tiny_world import BREAKAGES
 from rlvid.evaluation.statistics import auc
 from rlvid.rewards.base import Endpoint, GroupReward, Reward, UsesServer
-from rlvid.rewards.calibration_report import (
+from rlvid.rewards.calibration.clip_sets import ClipSet
+from rlvid.rewards.calibration.report import (
     CalibrationReport,
     CalibrationRow,
     GradedRow,
     ScorerRow,
 )
-from rlvid.rewards.calibration_tasks import get_graded_task, get_task
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.tasks import get_graded_task, get_task
 from rlvid.rewards.registry import open_scorer
 
 Floats = npt.NDArray[np.float64]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlvid.rewards.base import Endpoint
-from rlvid.rewards.cache import ScoreCache, score_key, served_version
 from rlvid.rewards.decoding import ClipInfo
-from rlvid.rewards.pool_metrics import PoolMetrics
+from rlvid.rewards.dispatch.cache import ScoreCache, score_key, served_version
+from rlvid.rewards.dispatch.metrics import PoolMetrics
 from rlvid.rewards.scoring import ScorerInfo, check_clip
 
 

@@ -1,4 +1,4 @@
-"""The client of the HTTP reward service (`service.py`); `remote.py` makes scorers of it.
+"""The client of the HTTP reward service (`app.py`); `remote.py` makes scorers of it.
 
 It sends clips as bytes, tries again on another answer than a whole and matching one, and trusts
 only scores that carry the id and the digest of the clip they are given to.
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from rlvid.rewards import wire
 from rlvid.rewards.base import RewardError, RewardTimeoutError
-from rlvid.rewards.service_protocol import (
+from rlvid.rewards.service.protocol import (
     MEDIA_TYPE,
     ClipGroup,
     ClipScore,

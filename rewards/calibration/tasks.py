@@ -17,7 +17,7 @@ from typing import Protocol, cast
 from torch import Tensor
 
 from rlvid.plugins import resolve
-from rlvid.rewards.clip_sets import ClipSet
+from rlvid.rewards.calibration.clip_sets import ClipSet
 
 TASKS: dict[str, str] = {
     "rendered_text": "rlvid.rewards.specialists.tasks:rendered_text",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlvid.rewards.autoscale import Autoscaler
-from rlvid.rewards.breaker import CircuitBreaker
-from rlvid.rewards.lane import QueueItem
+from rlvid.rewards.dispatch.autoscale import Autoscaler
+from rlvid.rewards.dispatch.breaker import CircuitBreaker
+from rlvid.rewards.dispatch.lane import QueueItem
 from rlvid.rewards.scoring import GroupScores, ScoreItem
 
 MAX_CALLS = 2

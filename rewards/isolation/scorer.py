@@ -1,6 +1,6 @@
 """A scorer in another Python interpreter, with packages of its own: `python` of a scorer's entry.
 
-    pool --Open, ScoreClips--> child process (isolation_main.py) --Opened, Scored, Failed--> pool
+    pool --Open, ScoreClips--> child process (child_main.py) --Opened, Scored, Failed--> pool
 
 Nothing of the scorer is imported here. Its process is killed when it is late, and started again at
 the next call. It gets a small environment: no tokens and nothing of Ray.
@@ -28,8 +28,8 @@ from rlvid.config.rewards import ScorerConfig
 from rlvid.records import Prompt
 from rlvid.rewards import wire
 from rlvid.rewards.base import ClipSpec, Endpoint, RewardError, Serving
-from rlvid.rewards.child_process import ChildProcess
-from rlvid.rewards.isolation_protocol import (
+from rlvid.rewards.isolation.child_process import ChildProcess
+from rlvid.rewards.isolation.protocol import (
     Answer,
     Connect,
     Connected,
@@ -269,7 +269,7 @@ def _spawn(config: ScorerConfig, where: str) -> ChildProcess:
             f"{where}.python: no interpreter at {config.python!r}: expected a path such as "
             "/envs/mine/bin/python. Make it with `python -m venv`."
         )
-    script = Path(__file__).with_name("isolation_main.py")
+    script = Path(__file__).with_name("child_main.py")
     library = Path(rlvid.__file__).parents[1]
     command = [str(python), str(script), str(os.getpid()), str(library), os.getcwd()]
     try:

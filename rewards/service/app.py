@@ -1,6 +1,6 @@
 """The reward pool as an HTTP service, so that other trainers can use it; the one file with FastAPI.
 
-POST /v1/score takes and gives msgpack (`service_protocol.py`). Everything but /healthz and the
+POST /v1/score takes and gives msgpack (`protocol.py`). Everything but /healthz and the
 OpenAPI page asks for the bearer token. The event loop only moves bytes: parsing and hashing run in
 threads, and a thread of `ScoringJobs` waits for the pool.
 """
@@ -28,8 +28,8 @@ from starlette.requests import ClientDisconnect
 import rlvid
 from rlvid.rewards import wire
 from rlvid.rewards.base import RewardError
-from rlvid.rewards.service_jobs import QueueFullError, ReusedIdError, ScoringJobs
-from rlvid.rewards.service_protocol import (
+from rlvid.rewards.service.jobs import QueueFullError, ReusedIdError, ScoringJobs
+from rlvid.rewards.service.protocol import (
     MEDIA_TYPE,
     ScoreAnswer,
     ScorerDescription,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from rlvid.config.rewards import RewardsConfig, ScorerConfig
 from rlvid.plugins import resolve
-from rlvid.rewards.autoscale import Autoscaler
 from rlvid.rewards.base import Serving
 from rlvid.rewards.critics import BUILTIN
-from rlvid.rewards.dispatch import DECODER
-from rlvid.rewards.lane import Lane, LaneSettings
-from rlvid.rewards.processes import Host
+from rlvid.rewards.dispatch.autoscale import Autoscaler
+from rlvid.rewards.dispatch.dispatcher import DECODER
+from rlvid.rewards.dispatch.lane import Lane, LaneSettings
+from rlvid.rewards.dispatch.processes import Host
 
 
 def declared_serving(config: ScorerConfig) -> Serving:

@@ -22,7 +22,7 @@ class CalibrationRow:
 
     scorer: str
     breakage: str
-    """A breakage of the tiny world or a name of `calibration_tasks.TASKS`."""
+    """A breakage of the tiny world or a name of `calibration.tasks.TASKS`."""
     is_claimed: bool
     """Whether the scorer says that it sees this breakage."""
     auc: float

@@ -17,15 +17,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
-from rlvid.rewards.breaker import CircuitBreaker
-from rlvid.rewards.cache import ScoreCache
 from rlvid.rewards.decoding import ClipInfo
-from rlvid.rewards.fleet import Fleet
-from rlvid.rewards.known_scores import KnownScores
-from rlvid.rewards.lane import Lane, LaneSettings, QueueItem, backoff_s
-from rlvid.rewards.pool_group import PoolGroup
-from rlvid.rewards.pool_metrics import PoolMetrics
-from rlvid.rewards.processes import (
+from rlvid.rewards.dispatch.breaker import CircuitBreaker
+from rlvid.rewards.dispatch.cache import ScoreCache
+from rlvid.rewards.dispatch.fleet import Fleet
+from rlvid.rewards.dispatch.known_scores import KnownScores
+from rlvid.rewards.dispatch.lane import Lane, LaneSettings, QueueItem, backoff_s
+from rlvid.rewards.dispatch.metrics import PoolMetrics
+from rlvid.rewards.dispatch.pool_group import PoolGroup
+from rlvid.rewards.dispatch.processes import (
     MAX_CALLS,
     Action,
     Call,

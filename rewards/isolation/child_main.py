@@ -1,4 +1,4 @@
-"""The other end of `isolation.py`: one scorer in an interpreter of its own, asked over pipes.
+"""The other end of `scorer.py`: one scorer in an interpreter of its own, asked over pipes.
 
 Started as a script by the path of this file, so the environment needs no rlvid: it is lent the
 pool's. It needs torch, numpy, msgpack and pydantic, and says in its first frame what is missing.
@@ -125,8 +125,8 @@ def write_frame(outbox: BinaryIO, body: bytes) -> None:
 
 def serve(inbox: BinaryIO, outbox: BinaryIO) -> None:
     """Answer requests, one at a time."""
-    from rlvid.rewards import isolation_protocol as protocol
     from rlvid.rewards import wire
+    from rlvid.rewards.isolation import protocol
 
     host = Host()
     while (body := read_frame(inbox)) is not None:

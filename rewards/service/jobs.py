@@ -21,7 +21,7 @@ import xxhash
 from rlvid.records import Prompt, Score
 from rlvid.rewards.base import RewardError
 from rlvid.rewards.scoring import GroupScores
-from rlvid.rewards.service_protocol import (
+from rlvid.rewards.service.protocol import (
     ClipGroup,
     ClipScore,
     ScoreAnswer,

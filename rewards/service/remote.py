@@ -1,4 +1,4 @@
-"""Rewards that another process scores: what a reward service (`service.py`) says of clips."""
+"""Rewards that another process scores: what a reward service (`app.py`) says of clips."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from rlvid.records import Prompt
 from rlvid.rewards import wire
 from rlvid.rewards.base import ClipSpec, Serving
-from rlvid.rewards.remote_client import RemoteConfig, ServiceClient
-from rlvid.rewards.service_protocol import ClipGroup
+from rlvid.rewards.service.protocol import ClipGroup
+from rlvid.rewards.service.remote_client import RemoteConfig, ServiceClient
 
 __all__ = ["RemoteConfig", "RemoteGroupReward", "RemoteReward"]
 

@@ -6,12 +6,12 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 
-from rlvid.rewards.autoscale import Autoscaler
 from rlvid.rewards.base import RewardError
-from rlvid.rewards.breaker import CircuitBreaker
-from rlvid.rewards.lane import LaneSettings, QueueItem
-from rlvid.rewards.pool_metrics import PoolMetrics
-from rlvid.rewards.processes import Action, Call, Host, Kill, Process, Spawn
+from rlvid.rewards.dispatch.autoscale import Autoscaler
+from rlvid.rewards.dispatch.breaker import CircuitBreaker
+from rlvid.rewards.dispatch.lane import LaneSettings, QueueItem
+from rlvid.rewards.dispatch.metrics import PoolMetrics
+from rlvid.rewards.dispatch.processes import Action, Call, Host, Kill, Process, Spawn
 
 logger = logging.getLogger(__name__)
 

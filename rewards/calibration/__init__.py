@@ -1,0 +1,1 @@
+"""How well each scorer tells true clips from broken ones."""

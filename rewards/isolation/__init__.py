@@ -1,0 +1,1 @@
+"""Scorers in a Python interpreter of their own, asked over pipes."""

@@ -1,0 +1,1 @@
+"""The reward pool over HTTP, and the scorers that ask such a service."""
