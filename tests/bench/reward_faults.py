@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from rlvid.records import Prompt
-from rlvid.rewards import remote, remote_client
 from rlvid.rewards.base import ClipSpec, RewardError
 from rlvid.rewards.scoring import ScoreItem, ScorerWorker
+from rlvid.rewards.service import remote, remote_client
 from tests.bench.timing import environment
 from tests.system.served import TOKEN, ReadsId, numbered_clips, numbered_videos, score_of, served
 
