@@ -40,7 +40,10 @@ def rewards_calibrate(
     clips: Annotated[int, typer.Option(min=2, help="True and broken clips, of each.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the clips.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
-    server: Annotated[str, typer.Option(help="URL of a model server, for scorers that ask.")] = "",
+    server: Annotated[
+        str, typer.Option(help="URL of a model server; without, the embedded judge is started.")
+    ] = "",
+    server_model: Annotated[str, typer.Option(help="What it serves; its first.")] = "",
     unclaimed: Annotated[
         bool, typer.Option("--unclaimed", help="Also the tiny world's breakages not claimed.")
     ] = False,
@@ -57,6 +60,7 @@ def rewards_calibrate(
         clips,
         seed,
         server=server,
+        server_model=server_model,
         unclaimed=unclaimed,
         skip_unready=not names,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import numpy.typing as npt
@@ -37,38 +38,47 @@ def run_calibration(
     seed: int,
     *,
     server: str = "",
+    server_model: str = "",
     unclaimed: bool = False,
     skip_unready: bool = False,
 ) -> CalibrationReport:
     """Calibrate scorers given by short name or `package.module:Class`, with default settings.
 
     Args:
-        server: URL of a model server, for the scorers that ask one.
+        server: URL of a model server for the scorers that ask one; "" starts the embedded judge
+            when there is such a scorer, and ends it afterwards.
+        server_model: name that the server serves; "" takes its first.
         skip_unready: leave out, and name, the scorers that cannot be opened here (weights or a
             package missing, no server) instead of raising.
     """
     scorers: dict[str, Reward | GroupReward] = {}
     skipped: dict[str, str] = {}
-    for name in names:
-        try:
-            scorers[name] = _open(name, server)
-        except (ValueError, ImportError, OSError) as error:
-            if not skip_unready:
-                raise
-            skipped[name] = str(error)
-    return calibrate(scorers, num_clips=num_clips, seed=seed, unclaimed=unclaimed, skipped=skipped)
+    with ExitStack() as opened:
+        endpoint: Endpoint | None = None
+        for name in names:
+            try:
+                scorer = open_scorer(ScorerConfig(use=name), f"rewards calibrate {name}")
+                if isinstance(scorer, UsesServer):
+                    if endpoint is None:
+                        endpoint = _endpoint(server, server_model, opened)
+                    scorer.connect([endpoint])
+                scorers[name] = scorer
+            except (ValueError, ImportError, OSError) as error:
+                if not skip_unready:
+                    raise
+                skipped[name] = str(error)
+        return calibrate(
+            scorers, num_clips=num_clips, seed=seed, unclaimed=unclaimed, skipped=skipped
+        )
 
 
-def _open(name: str, server: str) -> Reward | GroupReward:
-    scorer = open_scorer(ScorerConfig(use=name), f"rewards calibrate {name}")
-    if isinstance(scorer, UsesServer):
-        if not server:
-            raise ValueError(
-                f"rewards calibrate {name}: it asks a model server: expected --server URL, got "
-                "none. Start one and give its base, without /v1."
-            )
-        scorer.connect([Endpoint(url=server, model="", model_digest="")])
-    return scorer
+def _endpoint(server: str, server_model: str, opened: ExitStack) -> Endpoint:
+    """Return the server of the URL, or one of our own that lives as long as `opened`."""
+    from rlvid.rewards.vllm.standalone import endpoint_of, own_server
+
+    if server:
+        return endpoint_of(server, model=server_model)
+    return opened.enter_context(own_server())
 
 
 def calibrate(
