@@ -18,4 +18,5 @@ step ruff format --check .
 step codespell .
 step lint-imports
 step mypy
-step python -m pytest "$@"
+# Two tests at a time, a file at a time: most of a system test is one process after another starting.
+step python -m pytest -n 2 --dist loadfile "$@"
