@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
+from rlvid.rewards.breaker import CircuitBreaker
 from rlvid.rewards.decoding import ClipInfo
-from rlvid.rewards.dispatch.breaker import CircuitBreaker
 from rlvid.rewards.dispatch.cache import ScoreCache
 from rlvid.rewards.dispatch.fleet import Fleet
 from rlvid.rewards.dispatch.known_scores import KnownScores

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from rlvid.rewards.base import RewardError
+from rlvid.rewards.breaker import CircuitBreaker
 from rlvid.rewards.dispatch.autoscale import Autoscaler
-from rlvid.rewards.dispatch.breaker import CircuitBreaker
 from rlvid.rewards.dispatch.lane import LaneSettings, QueueItem
 from rlvid.rewards.dispatch.metrics import PoolMetrics
 from rlvid.rewards.dispatch.processes import Action, Call, Host, Kill, Process, Spawn

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlvid.rewards.breaker import CircuitBreaker
 from rlvid.rewards.dispatch.autoscale import Autoscaler
-from rlvid.rewards.dispatch.breaker import CircuitBreaker
 from rlvid.rewards.dispatch.lane import QueueItem
 from rlvid.rewards.scoring import GroupScores, ScoreItem
 

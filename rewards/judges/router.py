@@ -18,14 +18,14 @@ import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import tenacity
 
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
-from rlvid.rewards.judges.breaker import Breaker, BreakerSettings
+from rlvid.rewards.breaker import BreakerSettings, CircuitBreaker
 
 RETRIED_STATUS = frozenset({408, 425, 429})
 """Of the 4xx; every 5xx is retried as well."""
@@ -62,7 +62,9 @@ class RouterSettings:
     backoff_s: float = 0.1
     max_backoff_s: float = 5.0
     max_connections: int = 128
-    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+    slow_s: float = 45.0
+    """An answer that takes longer counts as a failure of its replica while others are well."""
+    breaker: BreakerSettings = BreakerSettings(max_failures=3, open_s=1.0, max_open_s=15.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ class Answer:
 @dataclass(slots=True, eq=False)
 class _Replica:
     endpoint: Endpoint
-    breaker: Breaker
+    breaker: CircuitBreaker
     num_outstanding: int = 0
     num_requests: int = 0
 
@@ -98,7 +100,7 @@ class Router:
         """Take the replicas there are now; those that stay keep their counts and breakers."""
         known = {replica.endpoint: replica for replica in self._replicas}
         self._replicas = [
-            known.get(endpoint) or _Replica(endpoint, Breaker(self.settings.breaker))
+            known.get(endpoint) or _Replica(endpoint, CircuitBreaker(self.settings.breaker))
             for endpoint in endpoints
         ]
 
@@ -175,14 +177,15 @@ class Router:
     async def _pick(self, tried: set[str]) -> _Replica:
         """Return the replica to ask: not tried yet if possible, then fewest outstanding."""
         while True:
-            free = [r for r in self._replicas if r.breaker.lets_through]
+            now = time.monotonic()
+            free = [r for r in self._replicas if r.breaker.allows(now)]
             if free:
                 turn = next(self._turn)
                 return min(
                     (free[(n + turn) % len(free)] for n in range(len(free))),
                     key=lambda r: (r.endpoint.url in tried, r.num_outstanding),
                 )
-            waits = [r.breaker.wait_s for r in self._replicas]
+            waits = [r.breaker.wait_s(now) for r in self._replicas]
             # Replicas may be exchanged meanwhile, so never sleep for long.
             await asyncio.sleep(max(0.01, min([WAIT_FOR_REPLICA_S, *waits])))
 
@@ -193,24 +196,27 @@ class Router:
         started = time.monotonic()
         replica.num_outstanding += 1
         replica.num_requests += 1
-        replica.breaker.begin()
+        replica.breaker.call_started()
         try:
             found = await self._send(replica.endpoint, path, body)
         except _TryAgainError:
-            replica.breaker.fail()
+            replica.breaker.failed(time.monotonic())
             raise
         except JudgeRequestError:
-            replica.breaker.succeed(0.0)  # it is well: it read the request and said what is wrong
+            replica.breaker.succeeded()  # it is well: it read the request and said what is wrong
             raise
         except BaseException:  # cancelled: says nothing of the replica
-            replica.breaker.cancel()
+            replica.breaker.call_withdrawn()
             raise
         finally:
             replica.num_outstanding -= 1
         seconds = time.monotonic() - started
-        others = any(r.breaker.state == "closed" for r in self._replicas if r is not replica)
+        others = any(r.breaker.is_closed for r in self._replicas if r is not replica)
         # Where there is nobody quicker, a slow replica is better than none.
-        replica.breaker.succeed(seconds if others else 0.0)
+        if others and seconds > self.settings.slow_s:
+            replica.breaker.failed(time.monotonic())
+        else:
+            replica.breaker.succeeded()
         return found, seconds
 
     async def _send(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from rlvid.rewards.breaker import BreakerSettings, CircuitBreaker
 from rlvid.rewards.dispatch.autoscale import GROW_AFTER_S, SHRINK_AFTER_S, Autoscaler
-from rlvid.rewards.dispatch.breaker import (
-    FAILURES_TO_OPEN,
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
-    WINDOW,
-    CircuitBreaker,
-)
+
+SETTINGS = BreakerSettings()
+FAILURES_TO_OPEN, WINDOW = SETTINGS.max_failures, SETTINGS.window
+FIRST_PAUSE_S, LONGEST_PAUSE_S = SETTINGS.open_s, SETTINGS.max_open_s
 
 
 def opened(now: float = 0.0) -> CircuitBreaker:
@@ -57,6 +55,15 @@ def test_failed_trials_double_the_pause_up_to_a_bound() -> None:
         breaker.failed(now, "played")
     assert pauses[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
     assert pauses[-1] == LONGEST_PAUSE_S
+
+
+def test_a_burst_of_failures_does_not_lengthen_the_pause() -> None:
+    """All calls that were in flight when a replica died fail, and are one death."""
+    breaker = opened()
+    for _ in range(3 * FAILURES_TO_OPEN):
+        breaker.failed(0.5, "played")
+    assert breaker.wait_s(0.5) == FIRST_PAUSE_S - 0.5
+    assert breaker.num_openings == 1
 
 
 def test_a_hang_opens_it_at_once_for_as_long_as_it_cost() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
-from rlvid.rewards.judges.breaker import Breaker, BreakerSettings
+from rlvid.rewards.breaker import BreakerSettings
 from rlvid.rewards.judges.router import Answer, JudgeRequestError, Router, RouterSettings
 from tests.unit.rewards.judges.fake_vllm import FakeVllm, running
 
@@ -135,29 +136,19 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         assert server.keys == {"Bearer key"}
 
 
-def test_a_breaker_probes_with_one_request_and_waits_longer_each_time() -> None:
-    now = [0.0]
-    breaker = Breaker(BreakerSettings(max_failures=2, open_s=1.0), clock=lambda: now[0])
-    for _ in range(2):
-        breaker.begin()
-        breaker.fail()
-    assert breaker.state == "open"
-    now[0] = 1.0
-    assert breaker.lets_through
-    breaker.begin()
-    assert not breaker.lets_through  # the probe is out
-    breaker.fail()
-    assert breaker.wait_s == pytest.approx(2.0)
-    now[0] = 3.0
-    breaker.begin()
-    breaker.succeed(0.1)
-    assert breaker.state == "closed"
-
-
-def test_slow_answers_open_a_breaker() -> None:
+def test_slow_answers_open_a_breaker_while_others_are_quick() -> None:
     """A replica that answers after a minute is as good as dead while others are quick."""
-    breaker = Breaker(BreakerSettings(max_failures=2, slow_s=1.0))
-    for _ in range(2):
-        breaker.begin()
-        breaker.succeed(5.0)
-    assert breaker.state == "open"
+    with running(FakeVllm(delay_s=0.3), FakeVllm()) as (slow, fast):
+        once = BreakerSettings(max_failures=1, open_s=60.0)
+
+        async def in_turn(*servers: FakeVllm) -> None:
+            router = Router(dataclasses.replace(QUICK, slow_s=0.2, breaker=once))
+            router.replace([server.endpoint for server in servers])
+            for _ in range(4):
+                await router.post(CHAT, BODY)
+            await router.aclose()
+
+        asyncio.run(in_turn(slow, fast))
+        assert (slow.num_chats, fast.num_chats) == (1, 3)
+        asyncio.run(in_turn(slow))
+        assert slow.num_chats == 5, "where there is nobody quicker, it is asked all the same"
