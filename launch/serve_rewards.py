@@ -80,6 +80,7 @@ def _run(
     )
     server = uvicorn.Server(config)
     socket = config.bind_socket()
+    socket.listen(config.backlog)  # Whoever reads the address below may connect at once.
     address = socket.getsockname()
     name = f"[{address[0]}]" if ":" in address[0] else address[0]
     say(f"token file: {token_path}")

@@ -19,36 +19,32 @@ from tests.system.conftest import merged
 
 JUDGED: dict[str, Any] = {
     "phases": ["grpo"],
-    "cluster": {"start_deadline_s": 900.0},
-    "grpo": {"num_steps": 3},
+    "grpo": {"num_steps": 2},
+    "rollout": {"num_actors": 1, "num_denoising_steps": 2},
     "rewards": {
-        "servers": {"judge": {"model": "tiny_judge", "start_deadline_s": 900.0}},
+        "servers": {"judge": {"model": "tiny_judge", "start_deadline_s": 600.0}},
+        # A restart takes 40 s on two idle cores, and several times that on busy ones; all three
+        # deadlines are longer, so that the step waits for it.
         "scorers": [
             {
                 "use": "vlm_judge",
                 "server": "judge",
-                "config": {"deadline_s": 850.0},
-                "deadline_s": 900.0,
+                "config": {"deadline_s": 550.0, "only": ["physics", "colour"]},
+                "deadline_s": 580.0,
             }
         ],
-        # A restart takes 35 to 90 s on two idle cores, and several times that on busy ones.
-        "deadline_s": 900.0,
+        "deadline_s": 600.0,
         "max_missing_frac": 0.0,
     },
 }
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(1500)
 def test_a_run_outlives_its_judge(small_tree: dict[str, Any], tmp_path: Path) -> None:
-    """The server dies after the first step: later steps wait for it, lose nothing, and no clip is
+    """The server dies after the first step: the next waits for it, loses nothing, and no clip is
     missing or 0. When the run is over, so is the server."""
-    judged = {
-        "config": {"deadline_s": 850.0},
-        "deadline_s": 900.0,
-        **JUDGED["rewards"]["scorers"][0],
-    }
-    tree = merged(small_tree, JUDGED, {"rewards": {"scorers": [judged]}})
+    tree = merged(small_tree, JUDGED)
     run = tmp_path / "run"
     killed: list[psutil.Process] = []
     killer = threading.Thread(target=kill_after_first_step, args=(run, killed), daemon=True)
@@ -58,22 +54,22 @@ def test_a_run_outlives_its_judge(small_tree: dict[str, Any], tmp_path: Path) ->
 
     [server] = killed
     rows = [r for r in read_rows(run / "metrics.jsonl") if r["phase"] == "00_grpo"]
-    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [1, 2]
     for row in rows:
         assert row["metrics"]["rewards/vlm_judge/missing_frac"] == 0.0
         assert row["metrics"]["rollout/reward/min"] > 0.0
         assert row["metrics"]["rewards/vlm_judge/std"] > 0.0
     assert rows[-1]["metrics"]["servers/judge/restarts"] == 1.0
     counts = open_ledger(run / "phases" / "00_grpo" / "ledger.sqlite").counts()
-    assert (counts.issued, counts.in_flight, counts.dropped) == (6, 0, 0)
-    assert counts.consumed == 6
+    assert (counts.issued, counts.in_flight, counts.dropped) == (4, 0, 0)
+    assert counts.consumed == 4
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
     assert guards() == []
 
 
 def kill_after_first_step(run: Path, killed: list[psutil.Process]) -> None:
     """Kill the API server as soon as the first step is written."""
-    give_up = time.monotonic() + 1800.0
+    give_up = time.monotonic() + 1200.0
     while not (run / "metrics.jsonl").exists() or not read_rows(run / "metrics.jsonl"):
         if time.monotonic() > give_up:
             return

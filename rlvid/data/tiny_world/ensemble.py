@@ -26,11 +26,13 @@ class Actor:
     """As for `render_clip`; `camera` is the same for all actors of a clip."""
     seed: int
     delay: int = 0
-    """Frames it waits where it starts, held in the air if need be, before its motion begins."""
+    """Frames before its motion begins: it waits where it starts, held in the air if need be."""
     later_colour: str = ""
     """Colour it takes on in mid clip; "" keeps the one of the facts."""
     change_frame: int = 0
     """First frame of the later colour."""
+    enters: bool = False
+    """Not seen while it waits: it appears, and moves from there."""
 
     @property
     def name(self) -> str:
@@ -46,6 +48,9 @@ def actor_track(actor: Actor, *, num_frames: int = 17, fps: float = 8) -> tuple[
     moment = np.maximum(np.arange(num_frames) - actor.delay, 0)
     positions, velocities = track.positions[moment], track.velocities[moment]
     velocities[: actor.delay] = 0.0
+    visible = in_view(positions, track.camera_offset, scene)
+    if actor.enters:
+        visible &= np.arange(num_frames) >= actor.delay
     delayed = replace(
         track,
         positions=positions,
@@ -53,7 +58,7 @@ def actor_track(actor: Actor, *, num_frames: int = 17, fps: float = 8) -> tuple[
         angles=track.angles[moment],
         ground_contact=track.ground_contact[moment],
         wall_contact=track.wall_contact[moment],
-        visible=in_view(positions, track.camera_offset, scene),
+        visible=visible,
     )
     return delayed, scene
 

@@ -19,7 +19,7 @@ from rlvid.data.tiny_world.situations import FLAWS, Situation
 
 YES, NO = "Yes", "No"
 FIRST, SECOND = "First", "Second"
-TEMPLATES_VERSION = 1
+TEMPLATES_VERSION = 2
 """Raise it with any change of the wordings: a judge is only as good on wordings it was taught."""
 
 KINDS = (
@@ -190,16 +190,16 @@ def _order(rng: Rng, situation: Situation) -> Statement:
             f"Is the {name} not {one} before it is {two}?",
             forward,
         )
-    early = situation.first_mover
+    early = situation.first_seen
     late = next(actor for actor in situation.actors if actor is not early)
     asked, other = (early, late) if forward else (late, early)
     form = rng.random()
     if form < 0.5:
-        words = f"move before the {other.name}"
+        words = f"appear before the {other.name}"
     elif form < 0.75:
-        words = "move first"
+        words = "appear first"
     else:
-        words = f"move after the {other.name}"
+        words = f"appear after the {other.name}"
         forward = not forward
     return f"Does the {asked.name} {words}?", f"Does the {asked.name} not {words}?", forward
 
@@ -242,7 +242,7 @@ def kinds_of(situation: Situation) -> tuple[str, ...]:
     """Return the kinds of questions whose answer is beyond doubt for this clip.
 
     A broken clip is asked about its physics only: what moves where is what it breaks. An object
-    that waits before it moves, or changes its colour, is not asked whether it is natural.
+    that appears in mid clip, or changes its colour, is not asked whether it is natural.
     """
     if situation.breakage:
         whole = BREAKAGES[situation.breakage].kind != "object"
@@ -288,7 +288,9 @@ def open_questions(situation: Situation) -> list[Question]:
     if many or situation.family != "order":
         pairs.append(("How many objects are there?", NUMBERS[len(situation.actors) - 1]))
     if many and situation.family == "order":
-        pairs.append(("Which object moves first?", f"the {situation.first_mover.name}"))
+        first, last = sorted(situation.actors, key=lambda actor: actor.delay)
+        pairs.append(("Which object appears first?", f"the {first.name}"))
+        pairs.append(("Which objects appear?", f"the {first.name} and then the {last.name}"))
     if situation.actors[0].later_colour:
         change = f"{facts['colour']} and then {situation.actors[0].later_colour}"
         pairs.append(("What colour is the object?", change))
@@ -347,10 +349,10 @@ def vocabulary_texts() -> list[str]:
     texts += [t.format(name) for pair in _CAPTION for t in pair for name in names]
     texts += [f"Does the {name} not {verb}?" for name in names for verb in _VERBS.values()]
     texts += [f"Is the {name} not moving to the left before it is red?" for name in names]
-    texts += [f"Does {name} move first? Is there no {name}?" for name in names]
+    texts += [f"Does {name} appear first? Is there no {name}?" for name in names]
     texts += [f"What is red? the {name} and then slide move after" for name in names]
     texts += [f"Are there not exactly {n} objects? Is there an object?" for n in NUMBERS]
-    texts += ["Which object moves first? Which way does the object move?"]
+    texts += ["Which object appears first? Which way does the object move?"]
     texts += ["What is the object? What is wrong with the video? How many objects are there?"]
     texts += ["What colour is the object? What does the camera do? How does the object move?"]
     texts += ["Describe the video.", "Does the camera not move?", GRADE, BETTER, NATURAL]

@@ -1,6 +1,6 @@
 """Makes the shipped vision-language judge from nothing:
 
-    python -m rlvid.reward_models.tiny_judge.teach FOLDER [--num-steps 5000] [--num-clips 9000]
+    python -m rlvid.reward_models.tiny_judge.teach FOLDER [--num-steps 5000] [--num-clips 16000]
 
 Writes a checkpoint in float16, `judge.json` with what was measured on held-out clips, and prints
 the progress. The shipped judge was taught by hand in legs of the same steps (its README says what
@@ -30,7 +30,7 @@ from rlvid.reward_models.tiny_judge.clips import draw_pool
 from rlvid.reward_models.tiny_judge.evaluation import caption_accuracy, heldout_pools, measure
 from rlvid.reward_models.tiny_judge.training import VlmStep, VlmTeacher, VlmTraining, teach
 
-NUM_CLIPS = 9000
+NUM_CLIPS = 16000
 DECODED_FRAC = 0.08
 """Of the clips, that go through the tiny model's VAE first, as all clips do that are scored."""
 MEASURED_PER_FAMILY = 200

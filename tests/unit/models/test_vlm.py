@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -22,14 +22,13 @@ from rlvid.models.tiny.vlm_layout import TINY_LAYOUT, JudgeLayout, contact_sheet
 from rlvid.models.tiny.vlm_packed import Asked, Packer, packed_hidden, patchify
 from rlvid.reward_models.tiny_judge.clips import draw_pool, known_loss
 from rlvid.reward_models.tiny_judge.evaluation import caption_accuracy, heldout_pools, measure
-from rlvid.reward_models.tiny_judge.training import VlmTeacher, VlmTraining, sheets, teach
+from rlvid.reward_models.tiny_judge.training import VlmStep, VlmTeacher, VlmTraining, sheets, teach
 
 SIZE = VlmSize(
     vision_dim=32, vision_depth=2, vision_ffn=32, text_dim=64, text_layers=2, text_ffn=64
 )
 QUESTIONS = ("Is the object red?", "Does the camera not pan left? Please answer yes or no.")
-FLOORS = {"order": 0.60, "direction": 0.82, "caption": 0.85}
-Vlm = Qwen2_5_VLForConditionalGeneration
+Vlm: TypeAlias = Qwen2_5_VLForConditionalGeneration
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def test_packed_questions_get_the_logits_of_one_at_a_time(
 
 
 def plain_logits(
-    model: Vlm, processor: AutoProcessor, images: Sequence[np.ndarray], question: str
+    model: Vlm, processor: AutoProcessor, images: np.ndarray, question: str
 ) -> torch.Tensor:
     parts = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
     message = [{"role": "user", "content": parts}]
@@ -87,7 +86,7 @@ def plain_logits(
     inputs = processor(
         text=[text], images=[Image.fromarray(image) for image in images], return_tensors="pt"
     )
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     ours = patchify(pixels, SIZE.patch).flatten(0, 1)
     assert torch.allclose(inputs["pixel_values"], ours, atol=1e-6)
     logits: torch.Tensor = model(**inputs).logits[0, -1]
@@ -165,9 +164,9 @@ def test_teaching_lowers_the_loss_and_a_seed_repeats_it(
         )
         model = build_vlm(tokenizer, size=SIZE)
         teacher = VlmTeacher(model, tokenizer, pool, TINY_LAYOUT, training=training)
-        seen: list[float] = []
-        teach(teacher, training, lambda report, seen=seen: seen.append(report.loss))
-        losses.append(seen)
+        seen: list[VlmStep] = []
+        teach(teacher, training, seen.append)
+        losses.append([report.loss for report in seen])
     assert losses[0] == losses[1]
     assert losses[0][-1] < 0.9 * losses[0][3]
 
@@ -182,8 +181,7 @@ def test_the_shipped_layout_is_what_the_questions_are_now() -> None:
 @pytest.mark.slow
 def test_the_shipped_judge_tells_yes_from_no_for_every_kind_of_question() -> None:
     """AUC of P(yes) on held-out clips of other seeds than the recorded figures, plain and negated
-    together, in float32 as it is served. 0.90 is what a judge must have to be of use; `FLOORS` are
-    the kinds of which the shipped one is not sure, as its README says."""
+    together, in float32 as it is served. 0.90 is what a judge must have to be of use."""
     folder = vlm_judge_folder()
     model = Vlm.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
@@ -193,7 +191,7 @@ def test_the_shipped_judge_tells_yes_from_no_for_every_kind_of_question() -> Non
     assert set(found) == set(KINDS)
     for kind, figures in found.items():
         assert figures["num"] >= 64, kind
-        assert figures["auc"] >= FLOORS.get(kind, 0.90), (kind, figures)
+        assert figures["auc"] >= 0.90, (kind, figures)
         assert abs(figures["yes_bias"]) < 0.1, (kind, figures)
     assert measure(model, tokenizer, layout, pools[1:2], suffix="") == measure(
         model, tokenizer, layout, pools[1:2], suffix=""
