@@ -148,8 +148,8 @@ def reward_roles(recipe: Recipe, size: ModelSize) -> tuple[RolePlan, ...]:
 
     A scorer counts with a group of clips as floats; what it loads itself only it knows.
     """
-    from rlvid.rewards.dispatch.dispatcher import DECODER
     from rlvid.rewards.dispatch.placement import plan_pool
+    from rlvid.rewards.dispatch.processes import DECODER
 
     _, hosts = plan_pool(recipe.rewards)
     frame = size.clip_numbers / recipe.model.num_frames / 3

@@ -16,8 +16,7 @@ from rlvid.config.rewards import RewardsConfig, ScorerConfig
 from rlvid.records import Prompt, RolloutGroup
 from rlvid.rewards.base import Endpoint
 from rlvid.rewards.decoding import ClipInfo, DecodeWorker, Frames, open_decode_worker
-from rlvid.rewards.dispatch.dispatcher import DECODER
-from rlvid.rewards.dispatch.processes import Decode, Host, ScoreBatch
+from rlvid.rewards.dispatch.processes import DECODER, Decode, Host, ScoreBatch
 from rlvid.rewards.scoring import (
     ItemResult,
     ScoreItem,

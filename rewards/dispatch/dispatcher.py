@@ -12,7 +12,6 @@ tells it what happened and does what `poll` returns.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,20 +24,10 @@ from rlvid.rewards.dispatch.known_scores import KnownScores
 from rlvid.rewards.dispatch.lane import Lane, LaneSettings, QueueItem, backoff_s
 from rlvid.rewards.dispatch.metrics import PoolMetrics
 from rlvid.rewards.dispatch.pool_group import PoolGroup
-from rlvid.rewards.dispatch.processes import (
-    MAX_CALLS,
-    Action,
-    Call,
-    Decode,
-    Finished,
-    Host,
-    Process,
-    ScoreBatch,
-)
-from rlvid.rewards.scoring import ItemResult, ScoreItem, ScorerInfo
+from rlvid.rewards.dispatch.processes import DECODER, Action, Call, Finished, Host, Process
+from rlvid.rewards.dispatch.sender import Sender
+from rlvid.rewards.scoring import ItemResult, ScorerInfo
 
-DECODER = ""
-"""Service name of the decoder; labels of scorers are never empty."""
 LONGEST_SLEEP_S = 1.0
 
 
@@ -64,8 +53,8 @@ class Dispatcher:
         self._deadline_s = deadline_s
         self._known = KnownScores(cache, metrics)
         self._metrics = metrics
-        self._rng = random.Random(seed)
         self._groups: dict[int, PoolGroup] = {}
+        self._sender = Sender(self._lanes, self._fleet, self._groups, seed=seed)
         self._actions: list[Action] = []
 
     # What happened
@@ -227,7 +216,7 @@ class Dispatcher:
         self._end_late(now)
         self._give_up_where_all_are_open(now)
         self._fleet.fit({service: len(lane) for service, lane in self._lanes.items()}, now)
-        self._send(now)
+        self._actions += self._sender.send(now)
         self._hand_out_done(now)
         actions, self._actions = self._fleet.take_actions() + self._actions, []
         return actions
@@ -415,66 +404,6 @@ class Dispatcher:
                     self._settle(service, item, None, reason)
                 lane.items.clear()
 
-    def _send(self, now: float) -> None:
-        """Give batches out, to whoever has fewest calls first, until nobody can take one."""
-        decoding = len(self._lanes[DECODER]) if DECODER in self._lanes else 0
-        decoding += self._fleet.num_calls(DECODER)
-        while True:
-            ready = [
-                process
-                for process in self._fleet.processes.values()
-                if process.is_usable and len(process.calls) < MAX_CALLS
-            ]
-            ready.sort(key=lambda process: (len(process.calls), process.process_id))
-            if not any(self._send_one(process, now, decoding > 0) for process in ready):
-                return
-
-    def _send_one(self, process: Process, now: float, more_coming: bool) -> bool:
-        """Give the process one batch of the service that waits longest; the decoder comes first."""
-        lanes = [self._lanes[service] for service in process.host.services]
-        lanes = [lane for lane in lanes if len(lane)]
-        lanes.sort(key=lambda lane: (lane.service != DECODER, lane.items[0].entered))
-        for lane in lanes:
-            if not process.breakers[lane.service].allows(now):
-                continue
-            others = [
-                other
-                for other in self._fleet.of(lane.service)
-                if other is not process and other.is_usable
-            ]
-            batch = lane.next_batch(
-                now,
-                process=process.process_id,
-                has_other=any(other.breakers[lane.service].allows(now) for other in others),
-                more_coming=more_coming,
-                only_full=bool(process.calls),
-            )
-            if batch:
-                self._call(process, lane.service, batch, now)
-                return True
-        return False
-
-    def _call(self, process: Process, service: str, batch: list[QueueItem], now: float) -> None:
-        call = self._fleet.begin_call(process, service, batch, self._rng.random(), now)
-        if service == DECODER:
-            payload = self._groups[batch[0].ticket].payload
-            self._actions.append(Decode(call=call, payload=payload))
-            return
-        tickets = list(dict.fromkeys(item.ticket for item in batch))
-        self._actions.append(
-            ScoreBatch(
-                call=call,
-                items=tuple(_score_item(item, tickets.index(item.ticket)) for item in batch),
-                frames=tuple(self._groups[ticket].frames for ticket in tickets),
-                fps=batch[0].kind[0],
-            )
-        )
-
     def _limit(self, service: str) -> float:
         """Return the seconds one call may take; longer than a group may take is no use."""
         return min(self._lanes[service].settings.deadline_s, self._deadline_s)
-
-
-def _score_item(item: QueueItem, source: int) -> ScoreItem:
-    assert item.prompt is not None, "a clip has a prompt"
-    return ScoreItem(item_id=item.item_id, prompt=item.prompt, source=source, row=item.row)

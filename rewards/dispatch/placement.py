@@ -7,9 +7,8 @@ from rlvid.plugins import resolve
 from rlvid.rewards.base import Serving
 from rlvid.rewards.critics import BUILTIN
 from rlvid.rewards.dispatch.autoscale import Autoscaler
-from rlvid.rewards.dispatch.dispatcher import DECODER
 from rlvid.rewards.dispatch.lane import Lane, LaneSettings
-from rlvid.rewards.dispatch.processes import Host
+from rlvid.rewards.dispatch.processes import DECODER, Host
 
 
 def declared_serving(config: ScorerConfig) -> Serving:

@@ -12,6 +12,8 @@ from rlvid.rewards.dispatch.autoscale import Autoscaler
 from rlvid.rewards.dispatch.lane import QueueItem
 from rlvid.rewards.scoring import GroupScores, ScoreItem
 
+DECODER = ""
+"""Service name of the decoder; labels of scorers are never empty."""
 MAX_CALLS = 2
 """Calls a process holds: one it works on and one that waits there, which hides the way back."""
 

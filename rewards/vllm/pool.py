@@ -122,6 +122,10 @@ class ServerPool:
                     raise RewardTimeoutError(self._late(name, deadline_s))
             time.sleep(0.2)
 
+    def all_endpoints(self) -> dict[str, tuple[Endpoint, ...]]:
+        """Return the endpoints of every server, by its name."""
+        return {name: self.endpoints(name) for name in self._servers}
+
     def endpoints(self, name: str) -> tuple[Endpoint, ...]:
         """Return the replicas of a server that have come up and were not given up.
 

@@ -125,7 +125,7 @@ def test_colocated_scorers_share_one_process(model: ModelConfig) -> None:
     with open_pool(model, ScorerConfig(use="realism"), MEAN, colocate=True) as pool:
         answers = pool.score(sampled(3))
         assert all(score.value is not None for a in answers for score in a.scores)
-        assert len(pool._actors) == 1
+        assert pool.num_processes == 1
 
 
 def test_scorers_work_side_by_side() -> None:

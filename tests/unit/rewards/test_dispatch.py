@@ -12,11 +12,11 @@ from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec, RewardError, Serving
 from rlvid.rewards.decoding import ClipInfo
 from rlvid.rewards.dispatch.cache import ScoreCache
-from rlvid.rewards.dispatch.dispatcher import DECODER, Dispatcher
+from rlvid.rewards.dispatch.dispatcher import Dispatcher
 from rlvid.rewards.dispatch.metrics import PoolMetrics
 from rlvid.rewards.dispatch.placement import plan_pool
 from rlvid.rewards.dispatch.pool_group import PoolGroup
-from rlvid.rewards.dispatch.processes import Decode, Finished, Kill, ScoreBatch, Spawn
+from rlvid.rewards.dispatch.processes import DECODER, Decode, Finished, Kill, ScoreBatch, Spawn
 from rlvid.rewards.scoring import GroupScores, ItemResult, ScorerInfo
 
 PROMPT = Prompt(prompt_id="0123456789abcdef", text="a red ball falls")
