@@ -54,6 +54,19 @@ class VlmJudge:
     it sees time at all. Gamed by: text in the picture that tells the model what to answer.
     """
 
+    CLAIMS: tuple[str, ...] = (
+        *("reversed_gravity", "teleport", "vanish", "hover", "appear", "split", "merge"),
+        *("through_wall", "sink", "still", "jitter"),
+        *("flicker", "shake", "warp", "shuffle", "freeze_and_jump"),
+        *("wrong_colour", "wrong_object", "wrong_direction", "wrong_motion", "wrong_camera"),
+    )
+    """Of the embedded judge asked all its questions; other models and prompts claim nothing."""
+    BLIND_TO: tuple[str, ...] = (
+        "gravity that is somewhat too weak or too strong",
+        "noise, blur and fine grids",
+        "over-exposure, in part",
+        "clips of more than three objects",
+    )
     serving = SERVING
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +95,9 @@ class VlmJudge:
         self._decider = None if config.decider is None else Connection(config, self._file)
         _items(config, self._file)
         self.clip_spec = ClipSpec(fps=config.fps)
+        is_whole = config.mode == "questions" and not config.only
+        if not (is_whole and config.prompts == "tiny_world" and config.layout == "tiny_judge"):
+            self.CLAIMS = self.BLIND_TO = ()
 
     @property
     def version(self) -> str:
