@@ -28,6 +28,7 @@ from rlvid.rewards.decoding import ClipInfo, Frames, as_tensor, describe_clips
 from rlvid.rewards.dispatch.answers import Answers, Ticket
 from rlvid.rewards.dispatch.cache import ScoreCache
 from rlvid.rewards.dispatch.dispatcher import Dispatcher
+from rlvid.rewards.dispatch.fleet import NO_ROOM
 from rlvid.rewards.dispatch.metrics import PoolMetrics
 from rlvid.rewards.dispatch.placement import plan_pool
 from rlvid.rewards.dispatch.pool_group import PoolGroup
@@ -266,11 +267,7 @@ class RewardPool:
             f"{missing} of {wanted} replicas of {names}"
             for names, (missing, wanted) in self._dispatcher.incomplete.items()
         ]
-        return (
-            f"rewards: {' and '.join(parts)} did not open within {deadline_s:g} s. Lower num_cpus, "
-            "num_gpus or num_replicas of the scorers if the cluster has no room, or raise "
-            "cluster.start_deadline_s when a model loads slowly."
-        )
+        return f"rewards: {' and '.join(parts)} did not open within {deadline_s:g} s. {NO_ROOM}"
 
     def _row(self, *, of_step: bool) -> dict[str, float]:
         answer: Future[dict[str, float]] = Future()

@@ -172,7 +172,10 @@ class PoolLoop:
                 )
         if not asking:
             self._dispatcher.opened(process_id, self._unconnected.pop(process_id), time.monotonic())
-        elif self._endpoints is not None:
+            return
+        waits = self._endpoints is None
+        self._dispatcher.waits_for_servers(process_id, waits, time.monotonic())
+        if not waits:
             handle = partial(self._on_connected, process_id, list(asking))
             self._tell(process_id, asking, handle)
 

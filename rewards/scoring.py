@@ -22,6 +22,7 @@ from rlvid.rewards.base import (
     GroupReward,
     Reward,
     RewardError,
+    RewardTimeoutError,
     Serving,
     UsesServer,
     serving_of,
@@ -70,6 +71,8 @@ class ItemResult:
     error: str = ""
     is_failure: bool = False
     """True when the scorer raised, so that another attempt may do better; NaN is a verdict."""
+    is_late: bool = False
+    """The failure is that the scorer's own time is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +122,7 @@ class ScorerWorker:
         """Score clips; of a group-wise scorer they are one whole group.
 
         A batch on which the scorer raises is scored once more clip by clip, so that one bad clip
-        does not blank its neighbours.
+        does not blank its neighbours; not when it was late, since each clip may be as late again.
 
         Args:
             frames: [G, T, H, W, 3] uint8 arrays that the items lie in, all of one clip size.
@@ -133,7 +136,7 @@ class ScorerWorker:
         videos = as_declared(clips, self._scorer.clip_spec).to(self._device)
         results = self._attempt(items, videos)
         is_single = len(items) == 1 or isinstance(self._scorer, GroupReward)
-        if is_single or not all(result.is_failure for result in results):
+        if is_single or not results[0].is_failure or results[0].is_late:
             return results
         return [
             result
@@ -150,8 +153,11 @@ class ScorerWorker:
                     result = self._scorer.score(videos, [item.prompt for item in items])
         except Exception as error:  # whatever a plug-in raises is a missing score, and counted
             text = f"{type(error).__name__}: {error}"
+            is_late = isinstance(error, RewardTimeoutError)
             return [
-                ItemResult(item_id=item.item_id, value=None, error=text, is_failure=True)
+                ItemResult(
+                    item_id=item.item_id, value=None, error=text, is_failure=True, is_late=is_late
+                )
                 for item in items
             ]
         check_result(result, num_videos=len(items), where=self._where)

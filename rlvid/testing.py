@@ -108,7 +108,8 @@ def check_reward(
 
     Args:
         reward: an object with `clip_spec` and exactly one of `score` and `score_group`.
-        prompts: captions of the tiny world, four at least; eight of its own when None.
+        prompts: captions of the tiny world, four at least; eight of its own when None. They draw
+            the clips; a group-wise reward is told the first for all of them.
         num_frames, height, width: a clip size that the reward takes, where its clip_spec leaves
             that open; 17, 32 and 32 when None.
         endpoints: replicas of the model server that it asks; for a reward with `connect`.
@@ -131,6 +132,8 @@ def check_reward(
         "width": _chosen("width", width, spec.width, 32),
     }
     videos = _as_declared(_clips_of(prompts, fps=spec.fps or 8, **size), spec)
+    if is_group:  # the pool gives it the clips of one prompt
+        prompts = [prompts[0]] * len(prompts)
     score = partial(_scores_of, reward)
 
     untouched = videos.clone()

@@ -85,6 +85,12 @@ class Dispatcher:
                 return
         self._fleet.opened(process, now)
 
+    def waits_for_servers(self, process_id: int, waits: bool, now: float) -> None:
+        """A process is ready but for its servers, or they answer now and it is being told."""
+        process = self._fleet.processes.get(process_id)
+        if process is not None and process.waits_for_servers != waits:
+            process.waits_for_servers, process.started = waits, now
+
     def open_failed(self, process_id: int, error: Exception, now: float) -> None:
         """Opening raised. RewardError or what it raised when no process of its kind ever opened."""
         process = self._fleet.processes.get(process_id)
@@ -192,10 +198,11 @@ class Dispatcher:
         """A process died, or is given up: replace it and give what it had to the others.
 
         Raises:
+            RewardTimeoutError: it was late to open for the first time.
             RewardError: it died while it opened for the first time, or processes of its kind die
                 faster than they work.
         """
-        process = self._fleet.replace(process_id, reason, now)
+        process = self._fleet.replace(process_id, reason, now, is_late=is_late)
         if process is not None:
             self._requeue(process, reason, now, is_late=is_late)
 
@@ -278,8 +285,14 @@ class Dispatcher:
         assert info is not None, "only a group with clips can be scored"
         kind = (info.fps, info.num_frames, info.height, info.width)
         for label in group.labels:
-            self._known.check(label, info)
             rows = group.lacking(label)
+            try:
+                self._known.check(label, info)
+            except RewardError as error:
+                if group.promised is None:
+                    raise
+                self._miss(group, label, f"{error}")  # a file somebody sent, not this run's clips
+                continue
             keys = [self._known.key(label, info, row) for row in rows]
             unknown = []
             for row, key, value in zip(rows, keys, self._known.look_up(label, keys), strict=True):
@@ -302,18 +315,32 @@ class Dispatcher:
     def _miss_all(self, group: PoolGroup, reason: str) -> None:
         assert group.info is not None, "who is missing must be known"
         for label in group.labels:
-            for row in group.lacking(label):
-                self._metrics.count(label, "errors")
-                group.settle(label, group.info.indices[row], None, reason)
+            self._miss(group, label, reason)
+
+    def _miss(self, group: PoolGroup, label: str, reason: str) -> None:
+        assert group.info is not None, "who is missing must be known"
+        for row in group.lacking(label):
+            self._metrics.count(label, "errors")
+            group.settle(label, group.info.indices[row], None, reason)
+
+    def _is_wanted(self, service: str, item: QueueItem) -> bool:
+        """Return whether to ask for it again: clips that are being decoded anew come back so."""
+        group = self._groups.get(item.ticket)
+        return group is not None and (service == DECODER or group.frames is not None)
 
     def _try_again(self, call: Call, item: QueueItem, error: str, now: float) -> None:
         """Queue the item again after a pause, or count it as missing after its last attempt."""
         service = call.service
         item.num_attempts += 1
         item.error = error
-        if item.ticket not in self._groups:
+        if not self._is_wanted(service, item):
             return
         if item.num_attempts >= self._max_attempts:
+            group = self._groups[item.ticket]
+            if service == DECODER and group.promised is not None:
+                group.clips_are(group.promised, None, now)
+                self._miss_all(group, error)
+                return
             if service == DECODER:
                 raise RewardError(
                     f"rewards: one group failed {item.num_attempts} decoders in turn; the last "
@@ -342,7 +369,7 @@ class Dispatcher:
             breaker = process.breakers[call.service]
             if place:
                 breaker.call_withdrawn()
-                wanted = [item for item in call.items if item.ticket in self._groups]
+                wanted = [item for item in call.items if self._is_wanted(call.service, item)]
                 self._lanes[call.service].items.extendleft(reversed(wanted))
                 continue
             if is_late:
@@ -379,7 +406,7 @@ class Dispatcher:
                 reason = f"{RewardTimeoutError.__name__}: one call took more than {limit:g} s"
                 self.lost(process.process_id, reason, now, is_late=True)
         for process_id, reason in self._fleet.late_to_open(now):
-            self.lost(process_id, reason, now)
+            self.lost(process_id, reason, now, is_late=True)
 
     def _hand_out_done(self, now: float) -> None:
         for group in [group for group in self._groups.values() if group.is_done]:

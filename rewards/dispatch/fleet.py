@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 
-from rlvid.rewards.base import RewardError
+from rlvid.rewards.base import RewardError, RewardTimeoutError
 from rlvid.rewards.breaker import CircuitBreaker
 from rlvid.rewards.dispatch.autoscale import Autoscaler
 from rlvid.rewards.dispatch.lane import LaneSettings, QueueItem
@@ -15,6 +15,10 @@ from rlvid.rewards.dispatch.processes import Action, Call, Host, Kill, Process, 
 
 logger = logging.getLogger(__name__)
 
+NO_ROOM = (
+    "Lower num_cpus, num_gpus or num_replicas of the scorers if the cluster has no room, or raise "
+    "cluster.start_deadline_s when a model loads slowly."
+)
 MAX_LOST_IN_A_ROW = 4
 """Processes lost without a finished call between them, per wanted replica, before giving up."""
 
@@ -102,10 +106,13 @@ class Fleet:
             self._end(other)
         return False
 
-    def replace(self, process_id: int, reason: str, now: float) -> Process | None:
+    def replace(
+        self, process_id: int, reason: str, now: float, *, is_late: bool = False
+    ) -> Process | None:
         """End a lost process, start its successor and return what was lost; None if long gone.
 
         Raises:
+            RewardTimeoutError: it was late to open for the first time.
             RewardError: it died while it opened for the first time, or processes of its kind die
                 faster than they work.
         """
@@ -115,6 +122,8 @@ class Fleet:
         host, names = process.host, describe(process.host)
         self._end(process)
         if not process.is_open and not host.has_opened:
+            if is_late:
+                raise RewardTimeoutError(f"rewards: a replica of {names} {reason}. {NO_ROOM}")
             raise RewardError(
                 f"rewards: a replica of {names} died while it opened ({reason}). See the actor's "
                 "log in the Ray session folder; memory is the usual reason."
@@ -141,7 +150,9 @@ class Fleet:
         """
         late = []
         for process in list(self.processes.values()):
-            if process.is_open or now - process.started <= self._start_deadline_s:
+            if process.is_open or process.waits_for_servers:
+                continue
+            if now - process.started <= self._start_deadline_s:
                 continue
             scaler = process.host.autoscaler
             num_others = len(self.of(process.host.services[0])) - 1

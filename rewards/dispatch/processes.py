@@ -38,8 +38,11 @@ class Process:
     process_id: int
     host: Host
     started: float
+    """When it was spawned, or when its servers answered."""
     breakers: dict[str, CircuitBreaker]
     is_open: bool = False
+    waits_for_servers: bool = False
+    """Its scorers are loaded; the servers they ask do not answer yet, and have their own time."""
     is_leaving: bool = False
     """Takes no more calls and ends when it has none."""
     calls: deque[Call] = field(default_factory=deque)

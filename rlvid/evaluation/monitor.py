@@ -33,7 +33,7 @@ from rlvid.evaluation.statistics import Interval
 
 Guards = Mapping[str, Sequence[float]]
 """Guard (over_exposure, ...) to its value of every clip; more is worse."""
-KINDS = ("judge_drift", "guard", "anti_correlation", "no_spread")
+KINDS = ("judge_drift", "judge_missing", "guard", "anti_correlation", "no_spread")
 """Kinds of alarms; `alarms/<kind>/active` counts those that are on."""
 REWARD = "reward"
 """Name of the weighted mean beside the scorers' own names."""
@@ -164,21 +164,23 @@ class Monitor:
         return Finding(metrics=metrics | self._counts(), alarms=alarms)
 
     def after_heldout(self, step: int, scores: HeldOut, guards: Guards) -> Finding:
-        """Look at a held-out evaluation; the first one is what later ones are compared with.
+        """Look at a held-out evaluation; a scorer's first one is what its later ones are
+        compared with. A judge without a score is an alarm: nobody watches meanwhile.
 
         Args:
             step: steps done.
             scores: scorer, judge or "reward" to its scores of single clips.
         """
         memory, config = self.memory, self._config
-        if not memory.first:
-            memory.first = {name: dict(values) for name, values in scores.items() if values}
+        for name, values in scores.items():
+            if values:
+                memory.first.setdefault(name, dict(values))
         changed = changes(
             memory.first, scores, confidence=config.confidence, num_bootstrap=config.num_bootstrap
         )
         fallen = fallen_judges(changed, self._judges)
         risen = risen_rewards(changed, {REWARD: 1.0, **self._signs})
-        alarms = self._drift(step, changed, fallen, risen)
+        alarms = self._missing(step, scores) + self._drift(step, changed, fallen, risen)
         alarms += self._guards(step, "heldout", guards)
         is_best = self._is_best(step, scores)
         memory.num_falls = memory.num_falls + 1 if fallen else 0
@@ -209,6 +211,16 @@ class Monitor:
         if not is_on or was_on:
             return []
         return [Alarm(step=step, kind=kind, subject=subject, message=text)]
+
+    def _missing(self, step: int, scores: HeldOut) -> list[Alarm]:
+        alarms = []
+        for judge in self._judges:
+            text = (
+                f"held-out judge {judge!r} scored no clip: nothing watches for the reward being "
+                "gamed. See its errors in rewards/<judge>/errors and in the log"
+            )
+            alarms += self._switch(not scores.get(judge), step, "judge_missing", judge, text)
+        return alarms
 
     def _drift(
         self,

@@ -66,6 +66,29 @@ class Paints(Watches):
         return result
 
 
+class ReadsItsPrompt:
+    """A good group-wise reward whose scores depend on what the group was to show."""
+
+    clip_spec = ClipSpec()
+
+    def score_group(self, videos: Tensor, prompt: Prompt) -> Tensor:
+        return videos.mean(dim=(1, 2, 3, 4)) + float(len(prompt.text))
+
+
+class Ranks(ReadsItsPrompt):
+    """Wrong: numbers its clips by their place."""
+
+    def score_group(self, videos: Tensor, prompt: Prompt) -> Tensor:
+        return torch.arange(len(videos), dtype=torch.float32)
+
+
+def test_a_group_is_of_one_prompt() -> None:
+    """As the pool gives it; the order of the clips is checked all the same."""
+    check_reward(ReadsItsPrompt())
+    with pytest.raises(AssertionError, match="Ranks: scores are not in order"):
+        check_reward(Ranks())
+
+
 def test_clips_are_as_the_reward_declares() -> None:
     """Size and length, one channel, and black and white where they should be."""
     spec = ClipSpec(

@@ -67,6 +67,22 @@ def test_alarm_that_stays_on_is_raised_once_and_again_after_it_cleared() -> None
     assert got == [[], ["judge_drift"], [], [], ["judge_drift"]]
 
 
+def test_judge_that_was_silent_at_first_is_an_alarm_and_is_watched_from_its_first_word() -> None:
+    """Its server may still be starting at step 0; early stop must not be off for the whole run."""
+    watch = monitor(early_stop={"judge_falls": True, "patience": 2})
+    silent = {**heldout(0.5, 0.5), "judge": {}}
+    assert kinds(watch.after_heldout(0, silent, {})) == ["judge_missing"]
+    falling = [(0.9, 0.9), (0.9, 0.2), (0.9, 0.1)]
+    found = [
+        watch.after_heldout(step + 1, heldout(*both, seed=step), {})
+        for step, both in enumerate(falling)
+    ]
+    assert found[0].metrics["alarms/judge_missing/active"] == 0.0
+    assert [one.should_stop for one in found] == [False, False, True]
+    assert found[0].is_best
+    check_names(found[0].metrics)
+
+
 def test_judge_within_its_noise_is_no_alarm() -> None:
     """200 honest runs in which the judge does not move: at 99 % at most a few false alarms.
 

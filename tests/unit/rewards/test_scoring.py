@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlvid.records import Prompt
-from rlvid.rewards.base import ClipSpec, GroupReward, Reward, RewardError
+from rlvid.rewards.base import ClipSpec, GroupReward, Reward, RewardError, RewardTimeoutError
 from rlvid.rewards.decoding import Frames
 from rlvid.rewards.scoring import ItemResult, ScoreItem, ScorerWorker, as_declared
 from tests.unit.rewards.scorers import (
@@ -104,6 +104,25 @@ def test_one_bad_clip_does_not_blank_its_neighbours() -> None:
     values = [result.value for result in results]
     assert values[1] is None
     assert [values[0], values[2]] == pytest.approx([0.2, 0.4], abs=1e-6)
+
+
+class Late:
+    """Asks somebody who does not answer; counts how often."""
+
+    clip_spec = ClipSpec()
+    num_calls = 0
+
+    def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        self.num_calls += 1
+        raise RewardTimeoutError("no answer in 110 s")
+
+
+def test_a_batch_that_was_late_is_not_asked_again_clip_by_clip() -> None:
+    """Each clip may be as late again, and the pool would take the replica for hung."""
+    scorer = Late()
+    results = score(scorer, grey_clips(1, 2, 3))
+    assert scorer.num_calls == 1
+    assert all(result.is_failure and "no answer" in result.error for result in results)
 
 
 def test_a_clip_the_scorer_cannot_take_is_refused_with_both_sides() -> None:
