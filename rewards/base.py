@@ -107,6 +107,15 @@ class UsesServer(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsDeadline(Protocol):
+    """A scorer that waits for somebody else, and is told for how long it may."""
+
+    def keep_deadline(self, deadline_s: float) -> None:
+        """Take the recipe's `deadline_s`; called once it is open, if the recipe gives one."""
+        ...
+
+
 class RewardError(RuntimeError):
     """A scorer broke its contract or failed; the message names it."""
 

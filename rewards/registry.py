@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from rlvid.config.errors import describe_one, suggestion
 from rlvid.config.rewards import ScorerConfig
 from rlvid.plugins import resolve
-from rlvid.rewards.base import GroupReward, Reward
+from rlvid.rewards.base import GroupReward, KeepsDeadline, Reward
 from rlvid.rewards.critics import BUILTIN
 
 
@@ -49,6 +49,8 @@ def open_scorer(config: ScorerConfig, where: str) -> Reward | GroupReward:
             f"{where}.use: {config.use!r} is no scorer: expected a clip_spec and exactly one of "
             "score() and score_group(). See rlvid.rewards.base."
         )
+    if config.deadline_s is not None and isinstance(scorer, KeepsDeadline):
+        scorer.keep_deadline(config.deadline_s)
     return scorer
 
 

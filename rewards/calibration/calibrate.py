@@ -17,7 +17,7 @@ from torch import Tensor
 from rlvid.config.rewards import ScorerConfig
 from rlvid.data.tiny_world import BREAKAGES
 from rlvid.evaluation.statistics import auc
-from rlvid.rewards.base import Endpoint, GroupReward, Reward, UsesServer
+from rlvid.rewards.base import Endpoint, GroupReward, Reward, RewardError, UsesServer
 from rlvid.rewards.calibration.clip_sets import ClipSet
 from rlvid.rewards.calibration.report import (
     CalibrationReport,
@@ -63,7 +63,7 @@ def run_calibration(
                         endpoint = _endpoint(server, server_model, opened)
                     scorer.connect([endpoint])
                 scorers[name] = scorer
-            except (ValueError, ImportError, OSError) as error:
+            except (ValueError, ImportError, OSError, RewardError) as error:
                 if not skip_unready:
                     raise
                 skipped[name] = str(error)
@@ -209,8 +209,11 @@ def _row(name: str, task: str, is_claimed: bool, scores: Sequence[Tensor]) -> Ca
 def _graded_row(name: str, task: str, strengths: Tensor, scores: Tensor) -> GradedRow:
     values = np.asarray(scores, dtype=np.float64)
     seen = np.isfinite(values)
+    if not seen.any():
+        raise ValueError(f"calibrate: {name} could judge no clip of {task}: every score is missing")
     rho = spearman(np.asarray(strengths, dtype=np.float64)[seen], values[seen])
-    return GradedRow(scorer=name, task=task, rho=rho, num_clips=int(seen.sum()))
+    num_missing = int((~seen).sum())
+    return GradedRow(scorer=name, task=task, rho=rho, num_clips=len(seen), num_missing=num_missing)
 
 
 def spearman(first: Floats, second: Floats) -> float:

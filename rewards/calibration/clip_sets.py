@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +13,10 @@ from torch import Tensor
 
 from rlvid.data.tiny_world import all_facts, breakages_for, caption, render_clip, split_of
 from rlvid.records import Prompt
-from rlvid.rewards.base import ClipSpec, GroupReward, Reward
+from rlvid.rewards.base import ClipSpec, GroupReward, Reward, RewardError
 from rlvid.seeds import derive_seed, prompt_id
+
+logger = logging.getLogger(__name__)
 
 HELDOUT_SEEDS = 100_000
 """First seed of held-out clips; scorers are tuned on smaller ones only."""
@@ -49,12 +54,15 @@ class ClipSet:
         return cls(videos=torch.stack(clips), prompts=prompts)
 
     def scores(self, scorer: Reward | GroupReward) -> Tensor:
-        """[N]; a group-wise scorer sees each clip as a group of its own."""
+        """[N]; a group-wise scorer sees each clip as a group of its own.
+
+        A clip on which the scorer raises RewardError is missing, as it would be in the pool.
+        """
         videos = self._as_declared(scorer.clip_spec)
         if isinstance(scorer, GroupReward):
             pairs = zip(videos, self.prompts, strict=True)
             return torch.cat([scorer.score_group(video[None], prompt) for video, prompt in pairs])
-        return scorer.score(videos, self.prompts)
+        return scores_of(scorer, videos, self.prompts)
 
     def _as_declared(self, spec: ClipSpec) -> Tensor:
         """Return the clips in the colour and range that the scorer asks for."""
@@ -69,3 +77,29 @@ class ClipSet:
             videos = (videos * weights).sum(dim=2, keepdim=True)
         low, high = spec.value_range
         return videos if (low, high) == (0.0, 1.0) else low + (high - low) * videos
+
+
+def scores_of(scorer: Reward, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    """[B, T, C, H, W] -> [B]; NaN for the clips on which the scorer fails alone as well.
+
+    Raises:
+        RewardError: it fails on every clip; the first reason.
+    """
+    try:
+        return scorer.score(videos, prompts)
+    except RewardError as error:
+        if len(videos) == 1:
+            raise
+        found = [_score_or_nan(scorer, v, p) for v, p in zip(videos, prompts, strict=True)]
+        scores = torch.tensor(found, dtype=torch.float32)
+        if bool(scores.isnan().all()):
+            raise error
+        return scores
+
+
+def _score_or_nan(scorer: Reward, video: Tensor, prompt: Prompt) -> float:
+    try:
+        return float(scorer.score(video[None], [prompt])[0])
+    except RewardError as error:
+        logger.warning("clip not judged: %s", error)
+        return math.nan

@@ -52,10 +52,13 @@ class GradedRow:
     rho: float
     """Spearman's rank correlation of score and strength; -1 is perfect."""
     num_clips: int
+    num_missing: int
+    """Of them, those that it could not judge; they are left out of rho."""
 
     @property
     def is_kept(self) -> bool:
-        return self.rho <= -REQUIRED_RHO
+        enough = self.num_missing <= MAX_MISSING_FRAC * self.num_clips
+        return enough and self.rho <= -REQUIRED_RHO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +118,11 @@ def render_all(report: CalibrationReport) -> Group:
     """Return every table of the report that has rows."""
     tables = [render(report)] if report.rows else []
     if report.graded:
-        graded = Table("scorer", "graded breakage", "rank correlation", "clips")
+        graded = Table("scorer", "graded breakage", "rank correlation", "clips", "missing")
         for row in report.graded:
-            cells = (row.scorer, row.task, f"{row.rho:.3f}", str(row.num_clips))
-            graded.add_row(*cells, style="" if row.is_kept else "red")
+            counts = (str(row.num_clips), str(row.num_missing))
+            style = "" if row.is_kept else "red"
+            graded.add_row(row.scorer, row.task, f"{row.rho:.3f}", *counts, style=style)
         tables.append(graded)
     if report.scorers:
         speed = Table("scorer", "clips/s", "CPU ms a clip", "blind to")

@@ -71,7 +71,8 @@ class WarpingCritic:
 
     exp(-e / `error_scale` - b / `bend_scale`). e is the error that is left when every frame is
     warped back on the one before by its optical flow, as in the warping error of Lai et al. (2018,
-    arXiv:1808.00449) but the mean absolute one, where flow there and back agree. b is how much
+    arXiv:1808.00449) but the mean absolute one, and of every pixel: what a moving thing uncovers is
+    not masked out, since flow is computed in one direction only. b is how much
     neighbouring points move differently, beyond what the one pair of frames before did.
 
     Gamed by: blur, and a still clip.

@@ -163,7 +163,8 @@ class Host:
 
         torch.set_num_threads(request.num_threads)
         self._scorer = open_scorer(
-            ScorerConfig(use=request.use, config=request.config), request.where
+            ScorerConfig(use=request.use, config=request.config, deadline_s=request.deadline_s),
+            request.where,
         )
         if "cv2" in sys.modules:  # it has threads of its own, deaf to OMP_NUM_THREADS
             sys.modules["cv2"].setNumThreads(request.num_threads)

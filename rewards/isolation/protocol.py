@@ -31,6 +31,8 @@ class Open(Message):
     where: Name
     device: str | None
     """Where clips go; None as the scorer declares."""
+    deadline_s: float | None
+    """Of one call; None as the scorer declares."""
     num_threads: int
 
 

@@ -204,6 +204,7 @@ class _Link:
             config=dict(self._config.config),
             where=self.where,
             device=self._config.device,
+            deadline_s=self._config.deadline_s,
             num_threads=torch.get_num_threads(),
         )
         deadline = time.monotonic() + OPEN_DEADLINE_S

@@ -18,6 +18,7 @@ from torch import Tensor
 from rlvid.evaluation.statistics import auc
 from rlvid.records import Prompt
 from rlvid.rewards.base import Endpoint, Reward
+from rlvid.rewards.calibration.clip_sets import scores_of
 from rlvid.rewards.judges.scorers import VlmJudge
 from rlvid.seeds import derive_seed
 
@@ -107,8 +108,8 @@ def time_report(
     scorer: Reward, videos: Tensor, prompts: Sequence[Prompt], *, seed: int
 ) -> TimeReport:
     """Score clips as they are and with their frames shuffled."""
-    true = scorer.score(videos, prompts).double().numpy()
-    broken = scorer.score(shuffled(videos, seed=seed), prompts).double().numpy()
+    true = scores_of(scorer, videos, prompts).double().numpy()
+    broken = scores_of(scorer, shuffled(videos, seed=seed), prompts).double().numpy()
     both = np.isfinite(true) & np.isfinite(broken)
     if not both.any():
         return TimeReport(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from rlvid.rewards.base import Endpoint, RewardError
+from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
 from rlvid.rewards.judges.client import JudgeClient
 from rlvid.rewards.judges.frames import Layout, View, to_frames
 from rlvid.rewards.judges.loop_thread import LoopThread
@@ -96,10 +96,16 @@ class Connection:
             )
         return self._judge
 
-    def run(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
-        """Run a coroutine in the router's loop."""
+    def run(self, work: Coroutine[Any, Any, T], deadline_s: float) -> T:
+        """Run a coroutine in the router's loop; RewardTimeoutError when a call takes too long."""
         assert self._loop is not None, "judge is asked for first, and that raises"
-        return self._loop.run(work, timeout_s)
+        try:
+            return self._loop.run(work, deadline_s)
+        except TimeoutError as error:
+            raise RewardTimeoutError(
+                f"judge: one call took more than deadline_s {deadline_s:g} of the scorer's entry. "
+                "Raise it, or lower batch_size; see the server's log when it is slower than usual."
+            ) from error
 
     def clips(self, videos: Tensor) -> list[Clip]:
         """[B, T, 3, H, W] float in [0, 1] -> clips as they will be shown."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +23,7 @@ from rlvid.rewards.judges.modes.questions import Combine, QuestionSet
 from rlvid.rewards.judges.modes.rubric import RubricJson, RubricTokens
 from rlvid.rewards.judges.prompt_files import PromptFile, load_prompt_file, parse_facts
 from rlvid.rewards.judges.sight import JudgeSightError
+from rlvid.rewards.vllm.external import api_key, base_url
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +43,18 @@ class Decider:
     """Another model that decides on descriptions, behind an OpenAI-compatible URL."""
 
     url: str
+    """With or without /v1."""
     model: str
     api_key_env: str = ""
-    """Environment variable with its key."""
+    """Environment variable with its key, of the scorer's process."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """ValueError when the variable of the key is not set."""
+        url = base_url(self.url)
+        key = api_key(self.api_key_env, where="vlm_judge.decider")
+        word = f"{self.model}@{url}"
+        return Endpoint(url=url, model=self.model, model_digest=word, api_key=key)
 
 
 class VlmJudge:
@@ -88,11 +98,15 @@ class VlmJudge:
         """Of `describe`; null lets the describing model decide."""
 
     def __init__(self, config: Config) -> None:
-        """ValueError when the prompt file is not there or lacks what the mode needs."""
+        """ValueError for a prompt file that lacks what the mode needs, or a key that is not set."""
         self._config = config
         self._file = load_prompt_file(config.prompts, where="vlm_judge.prompts")
+        self._deadline_s = SERVING.deadline_s
         self._connection = Connection(config, self._file)
         self._decider = None if config.decider is None else Connection(config, self._file)
+        self._decides = [] if config.decider is None else [config.decider.endpoint]
+        self._answered: dict[str, float] = {}
+        """Values of the last call that failed, by `_key`: each of its clips is asked for again."""
         _items(config, self._file)
         self.clip_spec = ClipSpec(fps=config.fps)
         is_whole = config.mode == "questions" and not config.only
@@ -107,36 +121,52 @@ class VlmJudge:
 
     def connect(self, endpoints: Sequence[Endpoint]) -> None:
         self._connection.connect(endpoints)
-        decider = self._config.decider
-        if decider is not None and self._decider is not None:
-            key = os.environ.get(decider.api_key_env, "") if decider.api_key_env else ""
-            word = f"{decider.model}@{decider.url}"
-            self._decider.connect(
-                [Endpoint(url=decider.url, model=decider.model, model_digest=word, api_key=key)]
-            )
+        if self._decider is not None:
+            self._decider.connect(self._decides)
+
+    def keep_deadline(self, deadline_s: float) -> None:
+        """Give up on a call after so many seconds."""
+        self._deadline_s = deadline_s
 
     def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        """[B, T, 3, H, W] and B prompts -> [B]; NaN where the judge gave no usable answer.
+        """[B, T, 3, H, W] and B prompts -> [B]; NaN where a gate excludes the clip.
+
+        A call in which a clip fails fails as a whole, as the pool wants it: it then asks clip by
+        clip, and tries only those again that fail alone. The others' values are kept for that.
 
         Raises:
-            RewardError: no clip could be judged; the first reason.
+            RewardError: a clip could not be judged; the first reason.
             JudgeSightError: the judge does not see what it is sent.
             ValueError: a prompt lacks a fact that the questions name.
         """
-        verdicts = self.explain(videos, prompts)
-        missing = [verdict.reason for verdict in verdicts if math.isnan(verdict.value)]
-        if missing:
-            logger.warning("clips not judged count=%d first=%r", len(missing), missing[0])
+        if self._answered and len(videos) == 1:
+            known = self._answered.pop(self._key(videos[0], prompts[0]), None)
+            if known is not None:
+                return torch.tensor([known], dtype=torch.float32)
+        answers = self._answers(videos, prompts)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        if failures:
+            if len(answers) > 1:
+                self._answered = {
+                    self._key(video, prompt): answer.value
+                    for video, prompt, answer in zip(videos, prompts, answers, strict=True)
+                    if isinstance(answer, Verdict)
+                }
+            raise failures[0]
+        verdicts = [answer for answer in answers if isinstance(answer, Verdict)]
+        excluded = [verdict.reason for verdict in verdicts if math.isnan(verdict.value)]
+        if excluded:
+            logger.warning("clips not judged count=%d first=%r", len(excluded), excluded[0])
         return torch.tensor([verdict.value for verdict in verdicts], dtype=torch.float32)
 
     def explain(self, videos: Tensor, prompts: Sequence[Prompt]) -> list[Verdict]:
-        """Return what `score` is made of, clip by clip."""
-        mode = self._mode()
-        clips = self._connection.clips(videos)
-        known = [parse_facts(prompt) for prompt in prompts]
-        found = self._connection.run(self._judge_all(mode, clips, known), SERVING.deadline_s)
+        """Return what `score` is made of, clip by clip; a clip that failed has value NaN.
+
+        Raises:
+            RewardError: every clip failed; the first reason.
+        """
         verdicts, failures = [], []
-        for answer in found:
+        for answer in self._answers(videos, prompts):
             if isinstance(answer, Verdict):
                 verdicts.append(answer)
                 continue
@@ -144,7 +174,7 @@ class VlmJudge:
                 raise answer
             failures.append(answer)
             verdicts.append(Verdict(value=math.nan, reason=str(answer)))
-        if failures and len(failures) == len(clips):
+        if failures and len(failures) == len(verdicts):
             raise failures[0]
         return verdicts
 
@@ -158,6 +188,20 @@ class VlmJudge:
         if self._decider is not None:
             self._decider.close()
 
+    def _answers(self, videos: Tensor, prompts: Sequence[Prompt]) -> list[Verdict | BaseException]:
+        """Return for each clip what was made of it or what it failed with."""
+        mode = self._mode()
+        clips = self._connection.clips(videos)
+        known = [parse_facts(prompt) for prompt in prompts]
+        return self._connection.run(self._judge_all(mode, clips, known), self._deadline_s)
+
+    def _key(self, video: Tensor, prompt: Prompt) -> str:
+        """Return what tells a clip, its prompt and the judge's model from others."""
+        digest = hashlib.blake2b(video.cpu().contiguous().numpy().tobytes(), digest_size=16)
+        words = (prompt.text, sorted(prompt.facts.items()), self._connection.model_digest)
+        digest.update(repr(words).encode())
+        return digest.hexdigest()
+
     async def _judge_all(
         self, mode: Mode, clips: Sequence[Clip], prompts: Sequence[Prompt]
     ) -> list[Verdict | BaseException]:
@@ -170,8 +214,11 @@ class VlmJudge:
         _ = self._connection.judge  # raises when there is none
         items = _items(config, file)
         if config.mode in ("p_yes", "questions"):
+            questions = [q for q in file.questions if q.name in items]
+            if config.mode == "p_yes":  # a gate decides what else is asked; here it is the score
+                questions = [q.model_copy(update={"gate": "none"}) for q in questions]
             return QuestionSet(
-                questions=[q for q in file.questions if q.name in items],
+                questions=questions,
                 combine=config.combine,
                 threshold=config.threshold,
                 debiases=config.debias,
@@ -210,6 +257,7 @@ class VlmPairwise:
                 f"vlm_pairwise.prompts: {config.prompts!r} has no section `pair`: expected one. "
                 "Use a prompt file that has it."
             )
+        self._deadline_s = SERVING.deadline_s
         self._connection = Connection(config, self._file)
         self.clip_spec = ClipSpec(fps=config.fps)
 
@@ -220,14 +268,22 @@ class VlmPairwise:
     def connect(self, endpoints: Sequence[Endpoint]) -> None:
         self._connection.connect(endpoints)
 
+    def keep_deadline(self, deadline_s: float) -> None:
+        """Give up on a call after so many seconds."""
+        self._deadline_s = deadline_s
+
     def score_group(self, videos: Tensor, prompt: Prompt) -> Tensor:
-        """[G, T, 3, H, W] of one prompt -> [G] win rates in [0, 1]; NaN where none was answered."""
+        """[G, T, 3, H, W] of one prompt -> [G] win rates in [0, 1].
+
+        Raises:
+            RewardError: a clip is left with no comparison, see `modes.pairwise`.
+        """
         assert self._file.pair is not None, "checked when it was opened"
         judge = self._connection.judge
         mode = Pairwise(pair=self._file.pair, opponents=self._config.opponents)
         clips = self._connection.clips(videos)
         work = mode.win_rates(judge, clips, parse_facts(prompt))
-        rates = self._connection.run(work, SERVING.deadline_s)
+        rates = self._connection.run(work, self._deadline_s)
         return torch.tensor(rates, dtype=torch.float32)
 
     @property
@@ -263,6 +319,13 @@ def _items(config: VlmJudge.Config, file: PromptFile) -> set[str]:
         raise ValueError(
             f"{where}: mode p_yes asks one question, got {len(names)}. Name it in config.only, or "
             "use mode questions."
+        )
+    gates = [item.name for item in file.questions if item.name in names and item.gate != "none"]
+    if config.mode == "questions" and len(gates) == len(names):
+        raise ValueError(
+            f"{where}: every question asked is a gate ({', '.join(gates)}): expected one at least "
+            "that counts, since a gate is in no score. Name another in config.only, or use mode "
+            "p_yes for the probability of this one."
         )
     return names
 

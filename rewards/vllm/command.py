@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from rlvid.config.rewards import ServerConfig
+from rlvid.rewards.isolation.scorer import PASSED_ON as CHILD_PASSED_ON
 
 NO_DOMAIN = "no-media-from-urls.invalid"
 """The only host media may come from. RFC 2606 reserves .invalid, so it never exists; data: URLs,
@@ -24,8 +25,19 @@ KV_CACHE_CONTEXTS = 2
 WHOLE_FILE_BYTES = 64 * 2**20
 NUM_SAMPLES = 64
 SAMPLE_BYTES = 65_536
-SECRET_PREFIXES = ("RAY_", "AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_")
-"""Variables a model server has no business with: it runs code that came with vLLM and a model."""
+OWN_PACKAGES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+"""Where this interpreter finds its packages; another one must not see them."""
+PASSED_ON = (
+    *CHILD_PASSED_ON, "LOGNAME", "LD_PRELOAD", "LIBRARY_PATH", "CC", "CXX", "SSL_CERT_DIR",
+)  # fmt: skip
+PASSED_PREFIXES = (
+    "VLLM_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "OMP_", "KMP_", "MKL_", "TORCH", "PYTORCH_",
+    "TRITON_", "HIP_", "ROCR_",
+)  # fmt: skip
+"""Variables the server gets, and beginnings of such; others it does not, since it runs code that
+came with vLLM and a model. `ServerConfig.env` adds to them."""
+SECRET_ENDINGS = ("_KEY", "_KEY_ID", "_TOKEN", "_SECRET", "_PASSWORD", "_CREDENTIALS")
+"""Not passed on whatever they begin with: VLLM_API_KEY of the shell is somebody else's."""
 
 
 def server_folder(config: ServerConfig) -> Path:
@@ -148,17 +160,14 @@ def _flags(arguments: Mapping[str, Any]) -> list[str]:
 def server_environment(
     config: ServerConfig, api_key: str, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the server's variables: ours without secrets, offline, and with its own key."""
-    env = {k: v for k, v in inherited.items() if not k.startswith(SECRET_PREFIXES)}
-    if config.python:  # an environment of its own must not see the packages of ours
-        for key in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
-            env.pop(key, None)
+    """Return the server's variables: a few of ours, offline, the entry's, and its own key."""
+    names = PASSED_ON if config.python else PASSED_ON + OWN_PACKAGES
+    env = {k: v for k, v in inherited.items() if k in names or _is_passed(k)}
     env |= {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        "VLLM_API_KEY": api_key,
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -166,7 +175,12 @@ def server_environment(
         # vLLM would bind every server to core 0; two of them, or a trainer beside it, then crawl.
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         env["OMP_NUM_THREADS"] = str(max(1, int(config.num_cpus)))
-    return env
+    # The key comes last: the pool's clients know no other.
+    return {**env, **config.env, "VLLM_API_KEY": api_key}
+
+
+def _is_passed(name: str) -> bool:
+    return name.startswith(PASSED_PREFIXES) and not name.endswith(SECRET_ENDINGS)
 
 
 def model_digest(folder: Path) -> str:

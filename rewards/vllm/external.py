@@ -18,10 +18,10 @@ class ExternalServer:
 
     def __init__(self, url: str, config: ServerConfig, *, where: str) -> None:
         """ValueError when `api_key_env` names a variable that is not set."""
-        self._url = url.rstrip("/").removesuffix("/v1")
+        self._url = base_url(url)
         self._wanted = "" if config.model == "tiny_judge" else config.model
         self._where = where
-        self._key = _key_of(config, where)
+        self._key = api_key(config.api_key_env, where=where)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="external-server")
         self._refusal = ""
@@ -78,13 +78,23 @@ class ExternalServer:
             self.check()
 
 
-def _key_of(config: ServerConfig, where: str) -> str:
-    if not config.api_key_env:
+def base_url(url: str) -> str:
+    """Return the URL without a slash or /v1 at its end; most servers are told of with it."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def api_key(variable: str, *, where: str) -> str:
+    """Return the key that an environment variable holds; "" when none is named.
+
+    Raises:
+        ValueError: the variable is not set.
+    """
+    if not variable:
         return ""
-    key = os.environ.get(config.api_key_env, "")
+    key = os.environ.get(variable, "")
     if not key:
         raise ValueError(
-            f"{where}.api_key_env: the variable {config.api_key_env!r} is not set. Set it to the "
-            "key of the server, or leave api_key_env out when it asks for none."
+            f"{where}.api_key_env: the variable {variable!r} is not set. Set it to the key of the "
+            "server, or leave api_key_env out when it asks for none."
         )
     return key

@@ -68,6 +68,9 @@ class ServerConfig(Section):
     default, which takes 2 frames a second and says nothing of it."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `vllm serve`, by name: {gpu_memory_utilization: 0.5}."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Further variables of its process; of ours it gets a few (`vllm.command.PASSED_ON`). They are
+    written down with the recipe, so no secrets here."""
     start_deadline_s: float = Field(default=600.0, gt=0.0)
     """Seconds until /health must answer; loading a large model takes minutes."""
     max_restarts: int = Field(default=5, ge=0)

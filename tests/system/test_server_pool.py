@@ -24,14 +24,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Before Ray starts, since its actors inherit the environment of then."""
+    """Holds the stand-in for vLLM; Ray runs meanwhile."""
     path = tmp_path_factory.mktemp("stand-in")
     write_stand_in(path)
-    os.environ["STAND_IN_FOLDER"] = str(path)
     ray.init(num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20)
     yield path
     ray.shutdown()
-    del os.environ["STAND_IN_FOLDER"]
 
 
 def config(folder: Path, **changes: Any) -> ServerConfig:

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 
 from rlvid.records import Prompt
 from rlvid.rewards.base import RewardError
+from rlvid.rewards.judges.client import JudgeAnswerError
 from rlvid.rewards.judges.modes.base import Clip, Judge
 from rlvid.rewards.judges.prompt_files import Pair
+from rlvid.rewards.judges.router import JudgeRequestError
 from rlvid.rewards.judges.sight import JudgeSightError
 
 logger = logging.getLogger(__name__)
+
+LASTING = (JudgeAnswerError, JudgeRequestError)
+"""Failures that asking again would not change: sampling is greedy, and a 4xx is the request's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,24 +32,39 @@ class Pairwise:
     G (G - 1) requests."""
 
     async def win_rates(self, judge: Judge, clips: Sequence[Clip], prompt: Prompt) -> list[float]:
-        """Return [G] in [0, 1]; NaN for a clip none of whose comparisons was answered."""
+        """Return [G] in [0, 1], of the comparisons that were answered.
+
+        A clip with none is NaN when its own answers were no judgement, which asking again would not
+        change and which is no reason to lose the group.
+
+        Raises:
+            RewardError: a clip has none for another reason, so that another try may do better; or
+                no clip has any.
+        """
         pairs = pairs_of(len(clips), self.opponents)
         found = await asyncio.gather(
             *(self._first_is_better(judge, clips[i], clips[j], prompt) for i, j in pairs),
             return_exceptions=True,
         )
         won: list[list[float]] = [[] for _ in clips]
+        lost: list[list[RewardError]] = [[] for _ in clips]
         failures = []
         for (i, j), answer in zip(pairs, found, strict=True):
             if isinstance(answer, BaseException):
                 if isinstance(answer, JudgeSightError) or not isinstance(answer, RewardError):
                     raise answer
                 failures.append(answer)
+                lost[i].append(answer)
+                lost[j].append(answer)
                 continue
             won[i].append(answer)
             won[j].append(1.0 - answer)
         if failures and len(failures) == len(pairs):
             raise failures[0]
+        for wins, errors in zip(won, lost, strict=True):
+            passing = [error for error in errors if not isinstance(error, LASTING)]
+            if passing and not wins:
+                raise passing[0]
         if failures:
             logger.warning("comparisons missing count=%d first=%s", len(failures), failures[0])
         return [sum(wins) / len(wins) if wins else math.nan for wins in won]

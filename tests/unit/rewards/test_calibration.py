@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from rlvid.records import Prompt
-from rlvid.rewards.base import ClipSpec
+from rlvid.rewards.base import ClipSpec, RewardError
 from rlvid.rewards.calibration.calibrate import calibrate, run_calibration, spearman
 from rlvid.rewards.calibration.clip_sets import ClipSet
 from rlvid.rewards.calibration.report import render_all
 from rlvid.rewards.calibration.tasks import GRADED_TASKS, TASKS, get_graded_task, get_task
+from tests.unit.rewards.judges.fake_vllm import FakeVllm, running
 
 
 class Luma:
@@ -62,6 +63,68 @@ def test_missing_scores_are_counted_and_too_many_keep_no_claim() -> None:
     assert row.auc == 1.0
     assert row.num_missing == 12
     assert report.failures == (row,)
+
+
+class GradedButMissing:
+    """Perfect about the few clips of a graded task that it judges."""
+
+    GRADED = ("flicker_strength",)
+    clip_spec = ClipSpec()
+
+    def __init__(self, num_judged: int) -> None:
+        self._num_judged = num_judged
+
+    def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        _, strengths = get_graded_task("flicker_strength")(len(videos), seed=1, split="heldout")
+        scores = -strengths.float()
+        scores[self._num_judged :] = float("nan")
+        return scores
+
+
+def test_a_grade_on_few_clips_is_not_kept() -> None:
+    """Two clips of twenty have a rank correlation of -1 half of the time."""
+    (row,) = calibrate({"few": GradedButMissing(2)}, num_clips=20, seed=1).graded
+    assert (row.num_clips, row.num_missing, row.is_kept) == (20, 18, False)
+    (row,) = calibrate({"most": GradedButMissing(18)}, num_clips=20, seed=1).graded
+    assert (row.num_missing, row.is_kept) == (2, True)
+    with pytest.raises(ValueError, match="could judge no clip of flicker_strength"):
+        calibrate({"none": GradedButMissing(0)}, num_clips=20, seed=1)
+
+
+class FailsOnDark:
+    """Raises on the clips of one side, as a judge does whose answer was no judgement."""
+
+    CLAIMS = ("still",)
+    clip_spec = ClipSpec()
+
+    def __init__(self, failing: Sequence[int]) -> None:
+        self._failing = failing
+
+    def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        light = videos.mean(dim=(1, 2, 3, 4))
+        if len(videos) > 1:
+            self._lights = light
+        if len(videos) > 1 or any(torch.equal(light[0], self._lights[n]) for n in self._failing):
+            raise RewardError("no judgement")
+        return light
+
+
+def test_a_clip_on_which_a_scorer_fails_is_missing_and_not_the_end() -> None:
+    """The pool would ask clip by clip; a calibration of 400 clips must not end at the first."""
+    (row,) = calibrate({"fails": FailsOnDark([0, 3])}, num_clips=6, seed=1).rows
+    assert row.num_missing == 4
+    with pytest.raises(RewardError, match="no judgement"):
+        calibrate({"fails": FailsOnDark(range(6))}, num_clips=6, seed=1)
+
+
+def test_a_server_that_refuses_is_a_reason_to_skip() -> None:
+    """`--skip-unready` promises it of scorers that have no server."""
+    with running(FakeVllm()) as (server,):  # it asks for a key
+        report = run_calibration(["grid", "vlm_judge"], 2, 0, server=server.url, skip_unready=True)
+        assert list(report.skipped) == ["vlm_judge"]
+        assert "refuses the key" in report.skipped["vlm_judge"]
+        with pytest.raises(RewardError, match="refuses the key"):
+            run_calibration(["vlm_judge"], 2, 0, server=server.url)
 
 
 def test_scorers_that_cannot_be_opened_are_named_and_not_dropped() -> None:

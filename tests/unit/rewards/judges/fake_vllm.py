@@ -36,6 +36,9 @@ class FakeVllm:
     """What it says when it is not asked for log-probabilities."""
     faults: deque[str] = field(default_factory=deque)
     """What the next chat requests meet, one each: 500, 400, garbage, list, hang, huge, none."""
+    refuses_part: str = ""
+    """A picture's URL; requests that show it meet `fault_of_part`."""
+    fault_of_part: str = "none"
     delay_s: float = 0.0
     knows_ids: bool = True
     """Whether it knows logprob_token_ids."""
@@ -92,6 +95,8 @@ class FakeVllm:
         self.bodies.append(body)
         self.keys.add(request.headers.get("authorization", ""))
         fault = self.faults.popleft() if self.faults else "none"
+        if self.refuses_part and self.refuses_part in dumps(body):
+            fault = self.fault_of_part
         if fault == "hang":
             await asyncio.sleep(30.0)
         await asyncio.sleep(self.delay_s)

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from rlvid.config.rewards import ScorerConfig
 from rlvid.records import Prompt
-from rlvid.rewards.base import Endpoint, RewardError, UsesServer
+from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError, UsesServer
 from rlvid.rewards.judges.client import JudgeAnswerError
+from rlvid.rewards.judges.frames import View, to_frames
 from rlvid.rewards.judges.scorers import VlmJudge, VlmPairwise
 from rlvid.rewards.judges.sight import JudgeSightError
 from rlvid.rewards.registry import open_scorer
+from rlvid.rewards.scoring import ScoreItem, ScorerWorker
 from tests.unit.rewards.judges.fake_vllm import FakeVllm, running
 
 FACTS = {
@@ -83,12 +85,78 @@ def test_a_missing_answer_is_missing_and_not_zero(server: FakeVllm) -> None:
 
     server.masses = second_is_empty
     judge = opened(server, mode="p_yes", only=("colour",), concurrency=1, check_sight=False)
-    scores = judge.score(clips(3), [PROMPT] * 3)
-    assert int(scores.isnan().sum()) == 1
-    assert float(scores.nansum()) == pytest.approx(1.5)
+    verdicts = judge.explain(clips(3), [PROMPT] * 3)
+    missing = [verdict.reason for verdict in verdicts if math.isnan(verdict.value)]
+    assert len(missing) == 1
+    assert "none of 'Yes', 'No'" in missing[0]
     server.masses = lambda text: {}
     with pytest.raises(JudgeAnswerError, match="none of 'Yes', 'No'"):
         judge.score(clips(1), [PROMPT])
+
+
+def test_a_clip_that_fails_beside_others_is_a_failure_with_its_reason(server: FakeVllm) -> None:
+    """NaN would be a verdict: never tried again, and its reason lost in a log of the worker."""
+    colours = ("red", "green", "blue", "yellow")
+    prompts = [Prompt(prompt_id=c, text=c, facts=FACTS | {"colour": c}) for c in colours]
+    server.masses = lambda text: {} if "green" in text else {"Yes": 0.3, "No": 0.1}
+    judge = opened(server, mode="p_yes", only=("colour",), check_sight=False)
+    worker = ScorerWorker(judge, label="judge")
+    frames = (clips(4).permute(0, 1, 3, 4, 2) * 255).to(torch.uint8).numpy()
+    items = [ScoreItem(item_id=(0, n), prompt=p, source=0, row=n) for n, p in enumerate(prompts)]
+    results = worker.score(items, [frames], fps=8.0)
+    assert [result.is_failure for result in results] == [False, True, False, False]
+    assert "none of 'Yes', 'No' was among the tokens" in results[1].error
+    assert server.num_chats == 4 + 1  # the three that were answered are not asked again
+    server.masses = lambda text: {"Yes": 0.9, "No": 0.1}
+    [again] = worker.score(items[1:2], [frames], fps=8.0)
+    assert again.value == pytest.approx(0.9)
+
+
+def test_what_was_answered_is_only_of_the_same_clip_prompt_and_model(server: FakeVllm) -> None:
+    colours = ("red", "green")
+    prompts = [Prompt(prompt_id=c, text=c, facts=FACTS | {"colour": c}) for c in colours]
+    server.masses = lambda text: {} if "green" in text else {"Yes": 0.3, "No": 0.1}
+    judge = opened(server, mode="p_yes", only=("colour",), check_sight=False)
+    videos = clips(3)
+    with pytest.raises(JudgeAnswerError):
+        judge.score(videos[:2], prompts)
+    server.masses = lambda text: {"Yes": 0.9, "No": 0.1}
+    assert float(judge.score(videos[2:], prompts[:1])) == pytest.approx(0.9)
+    assert float(judge.score(videos[:1], prompts[1:])) == pytest.approx(0.9)
+    assert float(judge.score(videos[:1], prompts[:1])) == pytest.approx(0.75)
+    assert float(judge.score(videos[:1], prompts[:1])) == pytest.approx(0.9)  # once only
+
+
+@pytest.mark.parametrize("yes", [0.9, 0.1])
+def test_the_probability_of_a_gate_question_is_its_score(server: FakeVllm, yes: float) -> None:
+    """A gate is in no score: taken as one, it left good clips unjudged and gave bad ones 0."""
+    server.masses = lambda text: {"Yes": yes, "No": 1.0 - yes}
+    judge = opened(server, prompts="physics", mode="p_yes", only=("scene",))
+    assert judge.score(clips(1), [PROMPT]).tolist() == pytest.approx([yes], abs=1e-6)
+
+
+def test_a_late_call_names_the_setting_of_the_recipe(server: FakeVllm) -> None:
+    """And the recipe's deadline is the one that counts, not the class's 600 s."""
+    config = {"layout": "images", "only": ["colour"], "check_sight": False}
+    entry = ScorerConfig(use="vlm_judge", config=config, deadline_s=0.3)
+    judge = open_scorer(entry, "x")
+    assert isinstance(judge, VlmJudge)
+    judge.connect([server.endpoint])
+    server.delay_s = 2.0
+    with pytest.raises(RewardTimeoutError, match=r"than deadline_s 0\.3 of the scorer's entry"):
+        judge.score(clips(1), [PROMPT])
+    pairs = open_scorer(
+        ScorerConfig(
+            use="vlm_pairwise",
+            config={"prompts": "adherence", "layout": "images"},
+            deadline_s=0.3,
+        ),
+        "x",
+    )
+    assert isinstance(pairs, VlmPairwise)
+    pairs.connect([server.endpoint])
+    with pytest.raises(RewardTimeoutError, match=r"deadline_s 0\.3"):
+        pairs.score_group(clips(2), PROMPT)
 
 
 def test_answers_stay_with_their_clips(server: FakeVllm) -> None:
@@ -241,6 +309,29 @@ def test_a_leaning_to_the_first_place_cancels_in_pairs(server: FakeVllm) -> None
     assert server.num_chats >= 12
 
 
+@pytest.mark.parametrize("fault", ["500", "400"])
+def test_a_clip_without_a_comparison_is_tried_again_where_that_may_help(
+    server: FakeVllm, fault: str
+) -> None:
+    """A refusal stays one; it must not cost the rest of the group its scores."""
+    config = VlmPairwise.Config(
+        prompts="adherence", layout="images", num_frames=2, check_sight=False, max_attempts=1
+    )
+    judge = VlmPairwise(config)
+    judge.connect([server.endpoint])
+    server.masses = lambda text: {"A": 0.9, "B": 0.1}
+    videos = clips(3)
+    blank = View(layout="images", num_frames=2).show(to_frames(torch.zeros(17, 3, 32, 32)), 8.0)
+    videos[0] = 0.0
+    server.refuses_part, server.fault_of_part = blank.parts[0]["image_url"]["url"], fault
+    if fault == "500":
+        with pytest.raises(RewardError, match="engine is dead"):
+            judge.score_group(videos, PROMPT)
+    else:
+        rates = judge.score_group(videos, PROMPT)
+        assert rates.isnan().tolist() == [True, False, False]
+
+
 def test_answers_that_are_no_single_token_are_an_error(server: FakeVllm) -> None:
     """Their first token would stand for them, and for other words."""
     judge = VlmPairwise(VlmPairwise.Config(layout="images", num_frames=2))  # "First", "Second"
@@ -253,6 +344,25 @@ def test_concurrency_is_kept(server: FakeVllm) -> None:
     server.delay_s = 0.02
     opened(server, concurrency=3, check_sight=False).score(clips(3), [PROMPT] * 3)
     assert server.most_at_once <= 3
+
+
+def test_a_decider_may_be_given_with_v1_and_must_have_its_key(
+    server: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its key it would be asked all the same, and every clip be refused by a 401."""
+    with running(FakeVllm(masses=lambda text: {"Yes": 0.9, "No": 0.1})) as (decider,):
+        settings = {"url": f"{decider.url}/v1/", "model": "llm", "api_key_env": "DECIDER_KEY"}
+        config = {"mode": "describe", "layout": "images", "decider": settings}
+        entry = ScorerConfig(use="vlm_judge", config=config)
+        monkeypatch.delenv("DECIDER_KEY", raising=False)
+        with pytest.raises(ValueError, match=r"decider\.api_key_env: .*'DECIDER_KEY' is not set"):
+            open_scorer(entry, "x")
+        monkeypatch.setenv("DECIDER_KEY", "mine")
+        judge = open_scorer(entry, "x")
+        assert isinstance(judge, VlmJudge)
+        judge.connect([server.endpoint])
+        assert float(judge.score(clips(1), [PROMPT])[0]) == pytest.approx(0.9)
+        assert decider.keys == {"Bearer mine"}
 
 
 def test_version_tells_prompts_model_mode_and_frames(server: FakeVllm, tmp_path: Path) -> None:
@@ -295,6 +405,7 @@ def test_a_prompt_without_the_facts_is_an_error(server: FakeVllm) -> None:
         ({"prompts": "tiny_wrld"}, "expected a path that ends in .yaml, or one of"),
         ({"mode": "p_yes"}, "asks one question, got 7"),
         ({"only": ["colr"]}, "expected some of object, colour"),
+        ({"prompts": "physics", "only": ["scene"]}, r"every question asked is a gate \(scene\)"),
         ({"prompts": "outcome", "mode": "rubric"}, "has no `rubrics`"),
     ],
 )

@@ -12,7 +12,7 @@ import http.server, os, subprocess, sys, time
 if sys.argv[1] == "-c":
     sys.exit(int(os.environ.get("NO_VLLM", "0")))
 port = int(sys.argv[sys.argv.index("--port") + 1])
-folder = os.environ["STAND_IN_FOLDER"]
+folder = {folder!r}
 if os.path.exists(folder + "/breaks"):
     sys.exit("no memory left on the device")
 
@@ -41,13 +41,13 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer).serve_forever()
 
 
 def write_stand_in(folder: Path) -> None:
-    """Write `python` and `model` into the folder, which STAND_IN_FOLDER must name.
+    """Write `python` and `model` into the folder.
 
     A file `breaks` there makes it fail at the start, `ill` makes its /health fail; it writes its
     process ids to `leader` and `engine`.
     """
     script = folder / "python"
-    script.write_text(STAND_IN.format(python=sys.executable))
+    script.write_text(STAND_IN.format(python=sys.executable, folder=str(folder)))
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")

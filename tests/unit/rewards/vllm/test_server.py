@@ -25,10 +25,9 @@ from tests.unit.rewards.vllm.stand_in import write_stand_in
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     """Holds the stand-in, a model folder and what both write."""
     write_stand_in(tmp_path)
-    monkeypatch.setenv("STAND_IN_FOLDER", str(tmp_path))
     return tmp_path
 
 
@@ -186,12 +185,29 @@ def test_command_hides_the_key_and_fetches_nothing() -> None:
     assert "--dtype float32" in joined  # no GPU
     assert "--no-enforce-eager" in joined
     assert "--seed 3" in joined
-    inherited = {"PATH": "/bin", "RAY_AUTH_TOKEN": "cluster", "HF_TOKEN": "mine"}
-    env = server_environment(config, "secret", inherited)
-    assert env["VLLM_API_KEY"] == "secret"
-    assert env["HF_HUB_OFFLINE"] == "1"
-    assert not {"RAY_AUTH_TOKEN", "HF_TOKEN"} & set(env)
     assert "secret" not in joined
+
+
+def test_a_server_gets_listed_variables_and_no_others() -> None:
+    """Its code comes from others, and nobody can list every name that a secret may have."""
+    secrets = {
+        name: "mine"
+        for name in ("HF_TOKEN", "OPENAI_API_KEY", "GITHUB_TOKEN", "DATABASE_URL", "VLLM_S3_TOKEN")
+    }
+    passed = {"PATH": "/bin", "LD_PRELOAD": "/lib/a.so", "NCCL_DEBUG": "INFO", "TORCH_HOME": "/t"}
+    inherited = {**secrets, **passed, "PYTHONPATH": "/ours", "VLLM_API_KEY": "theirs"}
+    env = server_environment(ServerConfig(), "secret", inherited)
+    assert not set(secrets) & set(env)
+    assert passed.items() <= env.items()
+    assert (env["VLLM_API_KEY"], env["HF_HUB_OFFLINE"]) == ("secret", "1")
+    assert env["PYTHONPATH"] == "/ours"
+    assert "PYTHONPATH" not in server_environment(ServerConfig(python="x"), "secret", inherited)
+
+
+def test_the_entry_adds_variables_but_not_the_key() -> None:
+    config = ServerConfig(env={"MY_FLAG": "1", "OMP_NUM_THREADS": "7", "VLLM_API_KEY": "another"})
+    env = server_environment(config, "secret", {})
+    assert (env["MY_FLAG"], env["OMP_NUM_THREADS"], env["VLLM_API_KEY"]) == ("1", "7", "secret")
 
 
 def test_a_gpu_server_takes_its_devices_together() -> None:
