@@ -21,12 +21,9 @@ def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
     Args:
         grown: with every scorer at its `max_replicas`, as a long queue makes it.
     """
-    from rlvid.launch.heldout import with_judges
-
     rollout, learner = recipe.rollout, recipe.learner
     sft = recipe.sft.learner if "sft" in recipe.phases else None
-    judges = "evaluate" in recipe.phases or recipe.grpo.evaluate_every
-    pool = (with_judges(recipe) if judges else recipe).rewards
+    pool = rewards_of(recipe)
     found = {}
     for kind, field in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
         found[kind] = max(
@@ -36,6 +33,14 @@ def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
             sft.num_ranks * getattr(sft, field) if sft else 0.0,
         )
     return found
+
+
+def rewards_of(recipe: Recipe) -> RewardsConfig:
+    """Return the pool of the phase that needs most: with the judges, where held-out clips are."""
+    from rlvid.launch.heldout import with_judges
+
+    judges = "evaluate" in recipe.phases or recipe.grpo.evaluate_every
+    return (with_judges(recipe) if judges else recipe).rewards
 
 
 def _demanded_by(rewards: RewardsConfig, field: str, *, grown: bool) -> float:

@@ -22,6 +22,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rlvid.config import LearnerConfig, Recipe
+from rlvid.config.rewards import ServerConfig
 from rlvid.launch.model_size import ModelSize, read_model_size
 
 if TYPE_CHECKING:
@@ -144,14 +145,17 @@ def actor_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
 
 
 def reward_roles(recipe: Recipe, size: ModelSize) -> tuple[RolePlan, ...]:
-    """Return the decoder and every scorer that has processes of its own.
+    """Return the decoder, every scorer with processes of its own, judges too, and the servers.
 
-    A scorer counts with a group of clips as floats; what it loads itself only it knows.
+    A scorer counts with a group of clips as floats; what it loads itself only it knows. A server
+    counts with its weights as they lie in its folder; what it keeps of requests comes on top.
     """
+    from rlvid.launch.cluster import rewards_of
     from rlvid.rewards.dispatch.placement import plan_pool
     from rlvid.rewards.dispatch.processes import DECODER
 
-    _, hosts = plan_pool(recipe.rewards)
+    rewards = rewards_of(recipe)
+    _, hosts = plan_pool(rewards)
     frame = size.clip_numbers / recipe.model.num_frames / 3
     clips = {"clips": recipe.rollout.group_size * size.clip_numbers * 4 / MIB}
     decoding = {
@@ -159,7 +163,7 @@ def reward_roles(recipe: Recipe, size: ModelSize) -> tuple[RolePlan, ...]:
         "decoding": 3 * 96 * frame * 4 / MIB,
         **clips,
     }
-    return tuple(
+    processes = tuple(
         RolePlan(
             role="rewards: " + ", ".join(service or "decoder" for service in host.services),
             num_processes=host.autoscaler.low,
@@ -169,6 +173,24 @@ def reward_roles(recipe: Recipe, size: ModelSize) -> tuple[RolePlan, ...]:
         )
         for host in hosts
     )
+    servers = tuple(
+        RolePlan(
+            role=f"vLLM server: {name}",
+            num_processes=server.num_replicas,
+            num_cpus=server.num_cpus,
+            num_gpus=server.num_gpus,
+            memory_mib={"weights": _weight_files(server) / MIB},
+        )
+        for name, server in rewards.servers.items()
+        if not server.urls
+    )
+    return processes + servers
+
+
+def _weight_files(server: ServerConfig) -> int:
+    from rlvid.rewards.vllm.command import server_folder
+
+    return sum(file.stat().st_size for file in server_folder(server).glob("*.safetensors"))
 
 
 def learner_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:

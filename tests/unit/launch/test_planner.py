@@ -11,6 +11,7 @@ from rlvid.launch.cluster import ClusterError
 from rlvid.launch.model_size import count_trainable, read_model_size
 from rlvid.launch.planner import MIB, check_machine, forwards_per_step, learner_memory, plan
 from rlvid.models import load_model
+from rlvid.models.tiny import vlm_judge_folder
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -75,6 +76,22 @@ def test_checkpointing_saves_activations() -> None:
     kept = plan(recipe()).roles[-1].memory_mib["activations"]
     saved = plan(recipe(learner={"activation_checkpointing": True}))
     assert saved.roles[-1].memory_mib["activations"] < 0.4 * kept
+
+
+def test_servers_and_judges_are_in_the_plan() -> None:
+    """They hold CPUs, GPUs and memory like any role; a server of somebody else's does not."""
+    rewards = {
+        "scorers": [{"use": "physics"}, {"use": "vlm_judge", "server": "own"}],
+        "servers": {"own": {"num_replicas": 2}, "theirs": {"urls": ["http://127.0.0.1:1"]}},
+    }
+    judged = recipe(rewards=rewards, evaluate={"judges": [{"use": "attribute_judge"}]})
+    roles = {role.role: role for role in plan(judged).roles}
+    assert "rewards: attribute_judge" in roles
+    assert not any("theirs" in name for name in roles)
+    server = roles["vLLM server: own"]
+    assert (server.num_processes, server.num_cpus, server.num_gpus) == (2, 1.0, 0.0)
+    folder = vlm_judge_folder()
+    assert server.total_mib == (folder / "model.safetensors").stat().st_size / MIB
 
 
 def test_recipe_with_more_gpus_than_the_machine_is_refused() -> None:
