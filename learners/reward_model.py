@@ -6,6 +6,7 @@ and reduces each as it comes. Letters: B pairs of a step, P parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from rlvid.learners.schedule import learning_rate
 from rlvid.records import StepReport
 from rlvid.reward_models.network import RewardModel, pair_loss
 from rlvid.reward_models.pairs import PairSet, PreferencePair
-from rlvid.reward_models.projection import project_gradient
+from rlvid.reward_models.projection import project_gradient, sum_of_products
 from rlvid.seeds import derive_seed
 
 STATE_FILE = "reward_model.safetensors"
@@ -52,7 +53,11 @@ class RewardModelLearner:
         )
 
     def train_steps(self, first: int, last: int) -> list[StepReport]:
-        """Take optimiser steps `first` to `last` - 1."""
+        """Take optimiser steps `first` to `last` - 1.
+
+        Raises:
+            FloatingPointError: a gradient is not finite; the weights are those before that step.
+        """
         self.model.train()
         return [self._train_step(step) for step in range(first, last)]
 
@@ -105,6 +110,8 @@ class RewardModelLearner:
         config = self._config
         batch = self.batch(step, self._pairs, "pairs")
         loss, hits, gradient = self.gradient(self._pairs, batch)
+        _check_finite(gradient, f"step {step}: the gradient of the new pairs")
+        old = self._old_gradient(step)
         for parameter, value in zip(self._parameters.values(), gradient, strict=True):
             parameter.grad = value
         norm = float(
@@ -116,7 +123,6 @@ class RewardModelLearner:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         before = [p.detach().clone() for p in self._parameters.values()]
-        old = self._old_gradient(step)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         is_projected = old is not None and self._project_step(before, old)
@@ -131,10 +137,14 @@ class RewardModelLearner:
         return StepReport(step=step, metrics=metrics)
 
     def _old_gradient(self, step: int) -> list[Tensor] | None:
-        """Return the gradient of the old pairs' loss at the present weights."""
+        """Return the gradient of the old pairs' loss at the present weights; checked to be finite.
+
+        Before the optimiser's step: a projection on NaN would overwrite every weight with it.
+        """
         if self._old_pairs is None:
             return None
         _, _, old = self.gradient(self._old_pairs, self.batch(step, self._old_pairs, "old pairs"))
+        _check_finite(old, f"step {step}: the gradient of the old pairs")
         return old
 
     @torch.no_grad()
@@ -170,3 +180,13 @@ class RewardModelLearner:
         found = ((first.mean - second.mean).sign() == label) & decided
         hits = float(found.sum() / decided.sum().clamp(min=1))
         return float(loss.detach()), hits, list(gradient)
+
+
+def _check_finite(gradient: Sequence[Tensor], what: str) -> None:
+    square = float(sum_of_products(gradient, gradient))
+    if not math.isfinite(square):
+        raise FloatingPointError(
+            f"reward_model: {what} has norm {math.sqrt(square)}: expected a finite one. Lower "
+            "reward_model.optimizer.learning_rate, or look at its clips. The weights are unchanged "
+            "since the last step."
+        )

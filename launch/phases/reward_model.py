@@ -118,7 +118,10 @@ def _pairs(context: PhaseContext, artifacts: Artifacts, config: PairsConfig, nam
         folder=folder,
     )
     seed = derive_seed(recipe.seed, "reward_model", name)
-    return build_weak_pairs(config.weak, shape, seed=seed, rung_clips=ladder)
+    heldout_frac = recipe.reward_model.heldout_frac
+    return build_weak_pairs(
+        config.weak, shape, seed=seed, heldout_frac=heldout_frac, rung_clips=ladder
+    )
 
 
 def open_model(

@@ -24,10 +24,17 @@ def project_gradient(new: Sequence[Tensor], old: Sequence[Tensor]) -> tuple[list
 
     Args:
         new, old: gradients of the same parameters, in the same order.
+
+    Raises:
+        FloatingPointError: one of them is not finite; a projection on it would be NaN everywhere.
     """
     if [g.shape for g in new] != [g.shape for g in old]:
         raise ValueError("project_gradient: new and old: expected gradients of the same parameters")
     product = sum_of_products(new, old)
+    if not product.isfinite():
+        raise FloatingPointError(
+            f"project_gradient: expected finite gradients, got a product of {float(product)}"
+        )
     if float(product) >= 0.0:
         return [g.clone() for g in new], False
     scale = product / sum_of_products(old, old)

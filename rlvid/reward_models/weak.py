@@ -18,7 +18,7 @@ from rlvid.data.tiny_world import caption, render_clip
 from rlvid.reward_models import PARTS
 from rlvid.reward_models.degradations import DEGRADATIONS, check_names, degrade
 from rlvid.reward_models.losses import A_WINS, TIE
-from rlvid.reward_models.pairs import ClipTensor, PairSet, PreferencePair
+from rlvid.reward_models.pairs import ClipTensor, PairSet, PreferencePair, is_heldout
 from rlvid.seeds import derive_seed
 
 RungClips = Callable[[int, Sequence[str], Sequence[int], Tensor], Tensor]
@@ -30,9 +30,18 @@ none of them is ever shown with a label."""
 
 
 def build_weak_pairs(
-    config: WeakPairsConfig, shape: ClipShape, *, seed: int, rung_clips: RungClips
+    config: WeakPairsConfig,
+    shape: ClipShape,
+    *,
+    seed: int,
+    heldout_frac: float,
+    rung_clips: RungClips,
 ) -> PairSet:
     """Return the pairs of `config`; the same arguments give the same pairs.
+
+    Args:
+        heldout_frac: share of the prompts that `PairSet.split` will hold out; no pair mixes clips
+            of both sides, so the held-out clips are in no training pair.
 
     Raises:
         ValueError: unknown degradation, or a ladder that cannot give the pairs asked for.
@@ -48,17 +57,22 @@ def build_weak_pairs(
             f"reward_model.pairs.weak.degradation_pairs: expected at most "
             f"{len(config.degradations)}, one a degradation, got {config.degradation_pairs}"
         )
-    return _Builder(config, shape, seed, rung_clips).build()
+    return _Builder(config, shape, seed, heldout_frac, rung_clips).build()
 
 
 class _Builder:
     """Collects clips and pairs."""
 
     def __init__(
-        self, config: WeakPairsConfig, shape: ClipShape, seed: int, rung_clips: RungClips
+        self,
+        config: WeakPairsConfig,
+        shape: ClipShape,
+        seed: int,
+        heldout_frac: float,
+        rung_clips: RungClips,
     ) -> None:
         self._config, self._shape, self._seed = config, shape, seed
-        self._rung_clips = rung_clips
+        self._heldout_frac, self._rung_clips = heldout_frac, rung_clips
         self._source = TinyWorldClips(shape, num_clips=config.num_prompts, clip_seed=seed)
         self._clips: list[Tensor] = []
         self._pairs: list[PreferencePair] = []
@@ -71,6 +85,7 @@ class _Builder:
         others = torch.stack(
             [_bytes(self._render(fact, index)) for index, fact in enumerate(facts)]
         )
+        heldout = [is_heldout(text, self._heldout_frac) for text in texts]
         first_true, first_other = self._add(true), self._add(others)
         rungs = [
             first_true if rung.source == "true" else self._add(self._rung(index, texts, true))
@@ -82,7 +97,7 @@ class _Builder:
             for _ in range(self._config.tie_pairs):
                 self._pair(*places, text, (), "tie")
             self._spoil(item, places, text, true[item], others[item], generator)
-            self._mismatch(item, first_true, text, facts, generator)
+            self._mismatch(item, first_true, text, facts, heldout, generator)
             for _ in range(self._config.ladder_pairs):
                 above, below = sorted(torch.randperm(len(rungs), generator=generator)[:2].tolist())
                 worse = _worse_in(self._config.ladder, above, below)
@@ -138,12 +153,15 @@ class _Builder:
         first_true: int,
         text: str,
         facts: Sequence[Mapping[str, str]],
+        heldout: Sequence[bool],
         generator: torch.Generator,
     ) -> None:
+        # Of the same side only: a split by prompt would otherwise train on held-out clips.
         wrong = [
             other
             for other, fact in enumerate(facts)
-            if sum(fact[key] != facts[item][key] for key in fact) >= MIN_MISMATCH
+            if heldout[other] == heldout[item]
+            and sum(fact[key] != facts[item][key] for key in fact) >= MIN_MISMATCH
         ]
         for pick in torch.randperm(len(wrong), generator=generator)[: self._config.mismatch_pairs]:
             place = first_true + wrong[int(pick)]

@@ -19,7 +19,7 @@ from rlvid.data.video_files import write_mp4
 from rlvid.reward_models import PARTS
 from rlvid.reward_models.degradations import DEGRADATIONS, degrade
 from rlvid.reward_models.pairs import PairSet, is_heldout
-from rlvid.reward_models.records import PREFERENCES_FILE, read_preferences
+from rlvid.reward_models.records import PREFERENCES_FILE, ClipFiles, read_preferences
 from rlvid.reward_models.weak import build_weak_pairs
 
 SHAPE = ClipShape(num_frames=13, height=16, width=16, fps=8)
@@ -75,6 +75,27 @@ def test_clip_of_another_shape_and_missing_file_are_refused(tmp_path: Path) -> N
         read_preferences(folder / "nothing", SHAPE)
 
 
+def test_clips_in_memory_are_bounded_by_bytes(tmp_path: Path) -> None:
+    """Clips of 81x480x832 are 97 MB each: a bound on their number is none on memory.
+
+    What left memory is decoded anew, which shows once the file is gone.
+    """
+    paths = tuple(tmp_path / name for name in ("a.mp4", "b.mp4", "c.mp4"))
+    for path in paths:
+        write_mp4(path, torch.full((13, 3, 16, 16), 0.5), 8)
+    size = 13 * 3 * 16 * 16
+    two, none = (ClipFiles(paths, 13, max_bytes=n) for n in (2 * size, size - 1))
+    for index in (0, 1, 0, 2):
+        two.clip(index)
+    none.clip(0)
+    for path in paths:
+        path.unlink()
+    assert two.clip(0).nbytes == two.clip(2).nbytes == size
+    with pytest.raises(ValueError, match="b.mp4: cannot be read as a video"):
+        two.clip(1)
+    assert none.clip(0).nbytes == size, "the newest clip is kept, however large"
+
+
 def test_no_degradation_is_a_breakage() -> None:
     """The breakages are the test: a reward model that saw one with a label proves nothing."""
     assert set(DEGRADATIONS).isdisjoint(BREAKAGES)
@@ -97,9 +118,11 @@ def _grey_rungs(index: int, texts: Sequence[str], seeds: Sequence[int], true: Te
     return torch.full_like(true, 10 * index)
 
 
-def _weak(**changes: Any) -> PairSet:
+def _weak(heldout_frac: float = 0.3, **changes: Any) -> PairSet:
     config = WeakPairsConfig(num_prompts=24).model_copy(update=changes)
-    return build_weak_pairs(config, SHAPE, seed=5, rung_clips=_grey_rungs)
+    return build_weak_pairs(
+        config, SHAPE, seed=5, heldout_frac=heldout_frac, rung_clips=_grey_rungs
+    )
 
 
 def test_weak_pairs_name_the_better_clip_first() -> None:
@@ -169,3 +192,13 @@ def test_prompts_stay_on_one_side_of_the_split() -> None:
     assert all(is_heldout(prompt, 0.3) for prompt in heldout.prompts())
     with pytest.raises(ValueError, match="heldout_frac: 1e-09 of"):
         _weak().split(1e-9)
+
+
+@pytest.mark.parametrize("frac", [0.15, 0.3])
+def test_no_clip_is_trained_on_and_held_out(frac: float) -> None:
+    """The wrong clips of mismatch pairs are other prompts' clips: they must be of the same side."""
+    train, heldout = _weak(heldout_frac=frac, num_prompts=48).split(frac)
+    used = [{i for p in side.pairs for i in (p.first, p.second)} for side in (train, heldout)]
+    assert used[0].isdisjoint(used[1])
+    for side in (train, heldout):
+        assert any(pair.kind == "mismatch" for pair in side.pairs)

@@ -50,6 +50,13 @@ def test_gradients_of_other_parameters_are_refused() -> None:
         project_gradient([torch.zeros(2)], [torch.zeros(3)])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_gradient_that_is_not_finite_is_refused(value: float) -> None:
+    """A product of NaN is neither below nor above 0, and would spread over every parameter."""
+    with pytest.raises(FloatingPointError, match="expected finite gradients"):
+        project_gradient([torch.ones(2)], [torch.tensor([1.0, value])])
+
+
 class _BrightAndRed(nn.Module):
     """Two features a clip: how bright, how red. Few enough that two tastes must share a weight."""
 
@@ -128,3 +135,28 @@ def test_step_of_the_learner_is_projected_whatever_its_optimiser() -> None:
         assert rise <= 1e-6, f"step {step} raises the old loss by {rise} to first order"
         num_projected += int(report.metrics["reward_model/projected/frac"])
     assert num_projected > 10
+
+
+class _OneOverBrightness(nn.Module):
+    """Two features a clip, infinite for a black one."""
+
+    def forward(self, videos: Tensor, texts: Sequence[str]) -> Tensor:
+        feature = 1.0 / videos.mean(dim=(1, 2, 3, 4))
+        return feature[:, None, None].expand(-1, len(PARTS), 2)
+
+
+@pytest.mark.parametrize("spoilt", ["new", "old"])
+def test_gradient_that_is_not_finite_stops_before_the_weights_change(spoilt: str) -> None:
+    """Black clips among either pairs: the step is not taken, the weights stay what they were."""
+    config = RewardModelConfig.model_validate({"num_steps": 4, "batch_size": 8})
+    torch.manual_seed(0)
+    model = RewardModel(_OneOverBrightness(), 2, has_spread=False)
+    pairs = {kind: _pairs(kind, 0) for kind in ("new", "old")}
+    good = pairs[spoilt]
+    black = ClipTensor(torch.zeros_like(torch.stack([good.clips.clip(0)] * len(good.clips))))
+    pairs[spoilt] = PairSet(clips=black, pairs=good.pairs)
+    learner = RewardModelLearner(model, config, pairs["new"], seed=0, old_pairs=pairs["old"])
+    before = model.head.detach().clone()
+    with pytest.raises(FloatingPointError, match=f"step 0: the gradient of the {spoilt} pairs"):
+        learner.train_steps(0, 1)
+    assert torch.equal(model.head.detach(), before)
