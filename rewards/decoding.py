@@ -21,6 +21,8 @@ from rlvid.rewards.critics.guards import clip_guards
 
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 """[G, T, H, W, 3] uint8: what a person would see, a quarter of the floats' size."""
+MAX_GROUP_PIXELS = 2**31
+"""Of the files of one group, all frames together: 28 clips of 81x720x1280, 6.4 GB as RGB."""
 Decoder = Callable[[Tensor], Tensor]
 """latents [B, C, F, H, W] -> videos [B, T, 3, H, W] float32 in [0, 1]."""
 
@@ -83,12 +85,17 @@ class DecodeWorker:
         """Decode MP4 files of one size and rate, a group.
 
         Raises:
-            ValueError: a file is no video, or not of the first one's size and rate.
+            ValueError: a file is no video, too large, or not of the first one's size and rate.
         """
-        from rlvid.data.video_files import decode_mp4
+        from rlvid.data.video_files import MAX_PIXELS, decode_mp4
 
         started = time.perf_counter()
-        clips = [decode_mp4(data) for data in files]
+        clips = []
+        left = MAX_GROUP_PIXELS
+        for data in files:
+            clip, fps = decode_mp4(data, max_pixels=min(left, MAX_PIXELS))
+            clips.append((clip, fps))
+            left -= clip.size // 3
         kinds = {(clip.shape, fps) for clip, fps in clips}
         if len(kinds) != 1:
             raise ValueError(

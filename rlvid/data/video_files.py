@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,10 +12,17 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from torch import Tensor
 
 CRF = "12"
 """x264 quality; 12 leaves the loss to yuv420p: about 3 of 255 levels in a 32 px tiny world clip."""
+CONTAINER = "mp4"
+"""Named to the reader too: left to guess, it takes text that makes it listen on the network, or
+open other files, for a video."""
+MAX_PIXELS = 2**28
+"""Of a file in memory, all frames together: 291 frames of 720x1280, 805 MB as RGB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +59,7 @@ def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
         )
     frames = video.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
     array = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(str(path), "w", format=CONTAINER, options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": CRF, "preset": "veryfast"}
@@ -63,15 +71,10 @@ def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
 def probe_mp4(path: str | Path) -> VideoInfo:
     """Return what the header says, without decoding."""
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{path}: no video stream. Expected an MP4 with one.")
-            stream = container.streams.video[0]
+        with av.open(str(path), format=CONTAINER) as container:
+            stream, fps = _video_stream(container, name=str(path))
             return VideoInfo(
-                num_frames=stream.frames,
-                height=stream.height,
-                width=stream.width,
-                fps=float(stream.average_rate),
+                num_frames=stream.frames, height=stream.height, width=stream.width, fps=fps
             )
     except (av.error.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: cannot be read as a video: {error}.") from error
@@ -84,23 +87,57 @@ def read_mp4(path: str | Path) -> tuple[Tensor, float]:
     return video.float().div_(255.0).contiguous(), fps
 
 
-def decode_mp4(data: bytes) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], float]:
-    """Return all frames of a file in memory as [T, H, W, 3] uint8, and the frame rate."""
-    return _decode(io.BytesIO(data), name=f"video of {len(data)} bytes")
+def decode_mp4(
+    data: bytes, *, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], float]:
+    """Return all frames of a file in memory as [T, H, W, 3] uint8, and the frame rate.
+
+    The file may come from anybody, so decoding stops where its frames exceed `max_pixels`: 10 KB
+    can hold a minute of black pictures.
+
+    Raises:
+        ValueError: no MP4, damaged, or more pixels than that.
+    """
+    name = f"video of {len(data)} bytes"
+    return _decode(io.BytesIO(data), name=name, max_pixels=max_pixels)
 
 
 def _decode(
-    source: str | io.BytesIO, *, name: str
+    source: str | io.BytesIO, *, name: str, max_pixels: int | None = None
 ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], float]:
+    frames: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    left = math.inf if max_pixels is None else max_pixels
     try:
-        with av.open(source) as container:
-            if not container.streams.video:
-                raise ValueError(f"{name}: no video stream. Expected an MP4 with one.")
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate)
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        with av.open(source, format=CONTAINER) as container:
+            stream, fps = _video_stream(container, name=name)
+            if stream.width * stream.height > left:  # Before a decoder takes memory for it.
+                raise _too_large(stream, 1, max_pixels, name=name)
+            for frame in container.decode(stream):
+                left -= frame.width * frame.height
+                if left < 0:
+                    raise _too_large(frame, len(frames) + 1, max_pixels, name=name)
+                frames.append(frame.to_ndarray(format="rgb24"))
     except (av.error.FFmpegError, OSError) as error:
         raise ValueError(f"{name}: cannot be read as a video: {error}.") from error
     if not frames:
         raise ValueError(f"{name}: no frames in the video stream.")
     return np.stack(frames), fps
+
+
+def _video_stream(container: InputContainer, *, name: str) -> tuple[VideoStream, float]:
+    """Return the first video stream and its frames per second."""
+    if not container.streams.video:
+        raise ValueError(f"{name}: no video stream. Expected an MP4 with one.")
+    stream = container.streams.video[0]
+    if not stream.average_rate:
+        raise ValueError(f"{name}: no frame rate in its header. Write the file anew.")
+    return stream, float(stream.average_rate)
+
+
+def _too_large(
+    picture: VideoStream | av.VideoFrame, count: int, max_pixels: int | None, *, name: str
+) -> ValueError:
+    return ValueError(
+        f"{name}: too large: expected at most {max_pixels} pixels in all frames together, got more "
+        f"in the first {count} of {picture.width}x{picture.height}. Send a smaller video."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from rlvid.data.clips import ClipShape, TinyWorldClips, open_clips
 from rlvid.data.tiny_world import caption, parse, render_clip, split_of
-from rlvid.data.video_files import probe_mp4, read_mp4, write_mp4
+from rlvid.data.video_files import MAX_PIXELS, decode_mp4, probe_mp4, read_mp4, write_mp4
 
 FACTS = {
     "object": "ball",
@@ -58,6 +59,39 @@ def test_odd_sizes_and_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"b\.mp4: cannot be read"):
         read_mp4(tmp_path / "b.mp4")
+
+
+SDP = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 45678 RTP/AVP 96\n"
+
+
+@pytest.mark.parametrize("data", [SDP, b"ffconcat version 1.0\nfile a.mp4\n"])
+def test_text_that_names_other_sources_is_no_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    """Files come from clients: they must not make us listen for 10 s, or read files of ours."""
+    write_mp4(tmp_path / "a.mp4", torch.zeros(2, 3, 16, 16), 8)
+    monkeypatch.chdir(tmp_path)
+    assert decode_mp4((tmp_path / "a.mp4").read_bytes())[0].shape == (2, 16, 16, 3)
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="cannot be read as a video"):
+        decode_mp4(data)
+    (tmp_path / "b.mp4").write_bytes(data)
+    for read in (read_mp4, probe_mp4):
+        with pytest.raises(ValueError, match=r"b\.mp4: cannot be read as a video"):
+            read(tmp_path / "b.mp4")
+    assert time.monotonic() - began < 2.0
+
+
+def test_decoding_stops_at_a_budget_of_pixels(tmp_path: Path) -> None:
+    """A file of some KB can hold GB of black pictures; the decoder's process would die of them."""
+    assert MAX_PIXELS > 3 * 81 * 720 * 1280
+    write_mp4(tmp_path / "a.mp4", torch.zeros(20, 3, 32, 64), 8)
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert len(decode_mp4(data, max_pixels=20 * 32 * 64)[0]) == 20
+    with pytest.raises(ValueError, match=r"too large: .*most 40959 pixels.* first 20 of 64x32"):
+        decode_mp4(data, max_pixels=20 * 32 * 64 - 1)
+    with pytest.raises(ValueError, match=r"too large: .*in the first 1 of 64x32"):
+        decode_mp4(data, max_pixels=32 * 64 - 1)
 
 
 def test_tiny_world_clips_are_repeatable_and_never_held_out() -> None:

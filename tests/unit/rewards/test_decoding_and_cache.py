@@ -68,6 +68,19 @@ def test_files_of_one_group_must_be_of_one_kind(tmp_path: Path) -> None:
         worker.decode_files(files, PROMPT, "g")
 
 
+def test_files_of_one_group_share_a_budget_of_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand small files may unpack to more memory than any one of them is allowed."""
+    write_mp4(tmp_path / "a.mp4", torch.full((5, 3, 16, 16), 0.5), fps=8)
+    files = [(tmp_path / "a.mp4").read_bytes()] * 3
+    monkeypatch.setattr("rlvid.rewards.decoding.MAX_GROUP_PIXELS", 2 * 5 * 16 * 16)
+    worker = DecodeWorker(None, fps=0.0)
+    assert len(worker.decode_files(files[:2], PROMPT, "g")[0]) == 2
+    with pytest.raises(ValueError, match="too large"):
+        worker.decode_files(files, PROMPT, "g")
+
+
 def test_latents_without_a_model_are_refused_with_the_way_out() -> None:
     with pytest.raises(ValueError, match="has no model to decode it"):
         DecodeWorker(None, fps=0.0).decode(group())
