@@ -31,6 +31,10 @@ class Obeys:
         if config.refuses:
             raise ValueError(config.refuses)
         self._servers = 0
+        self._deadline_s = 0.0
+
+    def keep_deadline(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
 
     def connect(self, endpoints: Sequence[Endpoint]) -> None:
         self._servers = len(endpoints)
@@ -52,6 +56,8 @@ class Obeys:
             scores[:] = float(argument in os.environ)
         if order == "servers":
             scores[:] = float(self._servers)
+        if order == "deadline":
+            scores[:] = self._deadline_s
         if order == "pid":
             scores = torch.full((len(videos),), float(os.getpid()), dtype=torch.float64)
         return scores

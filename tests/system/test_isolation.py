@@ -66,7 +66,7 @@ def wait_until_gone(pid: int, seconds: float = 20.0) -> None:
 def scorer() -> Iterator[Any]:
     """One child for the tests that leave it alive."""
     os.environ["RAY_AUTH_TOKEN"] = "secret"
-    config = entry(runtime_env={"env_vars": {"MY_FOLDER": "here"}})
+    config = entry(deadline_s=25.0, runtime_env={"env_vars": {"MY_FOLDER": "here"}})
     one = opened(config)
     del os.environ["RAY_AUTH_TOKEN"]
     yield one
@@ -110,6 +110,11 @@ def test_endpoints_of_a_model_server_reach_it(scorer: Any) -> None:
     assert isinstance(scorer, UsesServer)
     scorer.connect([Endpoint(url="http://127.0.0.1:1", model="m", model_digest="d")] * 2)
     assert ask(scorer, "servers") == [2.0] * 3
+
+
+def test_the_deadline_of_the_recipe_reaches_it(scorer: Any) -> None:
+    """A judge in an environment of its own waits as long as the recipe says, as one in ours."""
+    assert ask(scorer, "deadline") == [25.0] * 3
 
 
 def test_an_interpreter_that_is_not_there_is_one_line() -> None:
