@@ -96,13 +96,13 @@ def _run(
 
 def describe(recipe: Recipe, pool: RewardPool) -> list[ScorerDescription]:
     """Return what the service says of the pool's scorers."""
-    infos = pool.scorer_infos
+    infos, versions = pool.scorer_infos, pool.scorer_versions
     return [
         ScorerDescription(
             name=scorer.label,
             weight=scorer.weight,
             is_group_wise=infos[scorer.label].is_groupwise,
-            version=infos[scorer.label].version,
+            version=versions[scorer.label],
         )
         for scorer in recipe.rewards.scorers
     ]

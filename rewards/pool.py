@@ -115,12 +115,26 @@ class RewardPool:
 
         Raises:
             ValueError: another shape or type.
-            RewardError: a scorer needs other clips; nothing was submitted.
+            RewardError: a scorer that is asked needs other clips; nothing was submitted.
         """
         info = describe_clips(frames, prompt, fps=fps, group_id=group_id)
-        self._check_info(info)
+        shape = (info.num_frames, info.height, info.width)
+        self.check_clips(shape, fps=fps, scorers=scorers)
         reference = ray.put(np.ascontiguousarray(frames))
         return self._submit(info=info, frames=reference, scorers=scorers)
+
+    def check_clips(
+        self, shape: tuple[int, int, int], *, fps: float, scorers: Sequence[str] | None = None
+    ) -> None:
+        """Raise RewardError when a scorer needs other clips than such of (T, H, W).
+
+        Args:
+            scorers: labels of those that will be asked, all when None.
+        """
+        for label, info in dict(self._dispatcher.infos).items():
+            if scorers is None or label in scorers:
+                where = f"rewards {label!r}"
+                check_clip(info.clip_spec, shape, fps=fps, where=where, is_submitted=True)
 
     def submit_files(
         self,
@@ -202,6 +216,14 @@ class RewardPool:
         return dict(self._dispatcher.infos)
 
     @property
+    def scorer_versions(self) -> dict[str, str]:
+        """What changes when the same clip may get another score, by label.
+
+        The models behind a scorer's servers are part of it, so it is known once it is connected.
+        """
+        return {label: self._dispatcher.version(label) for label in self.scorer_infos}
+
+    @property
     def num_outstanding(self) -> int:
         """Groups submitted and not yet collected."""
         return self._answers.num_outstanding
@@ -256,11 +278,6 @@ class RewardPool:
         for label, info in self._dispatcher.infos.items():
             where = f"rewards.scorers.{self._positions[label]} {label!r}"
             check_clip(info.clip_spec, shape, fps=model.fps, where=where)
-
-    def _check_info(self, info: ClipInfo) -> None:
-        shape = (info.num_frames, info.height, info.width)
-        for label, scorer in dict(self._dispatcher.infos).items():
-            check_clip(scorer.clip_spec, shape, fps=info.fps, where=f"rewards {label!r}")
 
     def _describe_waiting(self, deadline_s: float) -> str:
         parts = [

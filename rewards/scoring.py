@@ -199,8 +199,19 @@ def as_declared(clips: Frames, spec: ClipSpec) -> Tensor:
     return videos.contiguous()
 
 
-def check_clip(spec: ClipSpec, shape: tuple[int, int, int], *, fps: float, where: str) -> None:
-    """Raise RewardError when clips of (T, H, W) are not what the scorer declared it needs."""
+def check_clip(
+    spec: ClipSpec,
+    shape: tuple[int, int, int],
+    *,
+    fps: float,
+    where: str,
+    is_submitted: bool = False,
+) -> None:
+    """Raise RewardError when clips of (T, H, W) are not what the scorer declared it needs.
+
+    Args:
+        is_submitted: somebody sent the clips; they are not the recipe's model's.
+    """
     frames, height, width = shape
     given = {"fps": fps, "num_frames": frames, "height": height, "width": width}
     wanted = {name: getattr(spec, name) for name in given}
@@ -211,9 +222,11 @@ def check_clip(spec: ClipSpec, shape: tuple[int, int, int], *, fps: float, where
         needs.append(f"min_frames {spec.min_frames}")
         has.append(f"frames {frames}")
     if needs:
+        maker = "the clips submitted have" if is_submitted else "the model makes"
+        remedy = "Submit such clips" if is_submitted else "Change the model section"
         raise RewardError(
-            f"{where}: needs clips with {', '.join(needs)}, the model makes {', '.join(has)}. "
-            "Change the model section or remove the scorer."
+            f"{where}: needs clips with {', '.join(needs)}, {maker} {', '.join(has)}. "
+            f"{remedy} or {'ask other scorers' if is_submitted else 'remove the scorer'}."
         )
 
 

@@ -262,6 +262,10 @@ class Dispatcher:
         """What is known of the scorers that opened."""
         return self._known.infos
 
+    def version(self, service: str) -> str:
+        """Return the version of a scorer that opened, the models it asks included."""
+        return self._known.version(service)
+
     def processes(self) -> dict[int, tuple[str, ...]]:
         """Return the services of every process that is open."""
         return {p.process_id: p.host.services for p in self._fleet.processes.values() if p.is_open}
@@ -287,7 +291,7 @@ class Dispatcher:
         for label in group.labels:
             rows = group.lacking(label)
             try:
-                self._known.check(label, info)
+                self._known.check(label, info, is_submitted=group.promised is not None)
             except RewardError as error:
                 if group.promised is None:
                     raise

@@ -24,19 +24,24 @@ class KnownScores:
         """The models behind the endpoints are part of the scorer's version from now on."""
         self._endpoints[label] = endpoints
 
-    def check(self, label: str, info: ClipInfo) -> None:
+    def version(self, label: str) -> str:
+        """Return what changes when the same clip may get another score, of a scorer that opened."""
+        return served_version(self.infos[label].version, self._endpoints.get(label, ()))
+
+    def check(self, label: str, info: ClipInfo, *, is_submitted: bool) -> None:
         """Raise RewardError when the scorer needs other clips."""
         known = self.infos.get(label)
         if known is not None:
             shape = (info.num_frames, info.height, info.width)
-            check_clip(known.clip_spec, shape, fps=info.fps, where=f"rewards {label!r}")
+            where = f"rewards {label!r}"
+            check_clip(known.clip_spec, shape, fps=info.fps, where=where, is_submitted=is_submitted)
 
     def key(self, label: str, info: ClipInfo, row: int) -> str:
         """Return where the score of a clip is kept; "" where it cannot be known."""
         known = self.infos.get(label)
         if known is None:
             return ""
-        version = served_version(known.version, self._endpoints.get(label, ()))
+        version = self.version(label)
         if known.is_groupwise:
             return score_key(version, info.prompt, info.digests, row)
         return score_key(version, info.prompt, info.digests[row : row + 1])
