@@ -8,7 +8,7 @@ too large, cut off, of wrong types or with a key too many is one WireError that 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgpack
@@ -30,6 +30,10 @@ MAX_MESSAGE_BYTES = 2**32 - 1
 """What msgpack can hold in one piece: 21 clips of 81 frames at 480x832 as float32, 10 as RGB."""
 MAX_TEXT = 100_000
 """Characters of a prompt or an error."""
+MAX_ITEMS = 100_000
+"""Entries of all lists and maps of a message: each takes a byte of a body and 70 of memory."""
+MAX_LENGTH = 65_536
+"""Entries of one list or map. What they announce is set aside before the first is read."""
 
 DTYPES: Mapping[str, torch.dtype] = {
     "bool": torch.bool,
@@ -93,6 +97,7 @@ class WirePrompt(Message):
 
 
 M = TypeVar("M")
+C = TypeVar("C", bound=Sized)
 
 
 def array(tensor: Tensor) -> dict[str, Any]:
@@ -126,7 +131,9 @@ def pack(message: Mapping[str, Any]) -> bytes:
         raise WireError(f"cannot be sent: {error}") from error
 
 
-def unpack(body: bytes, kind: type[M] | Any, *, where: str, max_bytes: int) -> M:
+def unpack(
+    body: bytes, kind: type[M] | Any, *, where: str, max_bytes: int, max_items: int = MAX_ITEMS
+) -> M:
     """Return `body` as a `kind`: a Message, or a union of several told apart by a key.
 
     Raises:
@@ -134,8 +141,19 @@ def unpack(body: bytes, kind: type[M] | Any, *, where: str, max_bytes: int) -> M
     """
     if len(body) > max_bytes:
         raise WireError(f"{where}: {len(body)} bytes, expected at most {max_bytes}")
+    count = _Counter(max_items)
     try:
-        value = msgpack.unpackb(body, raw=False, strict_map_key=True)
+        value = msgpack.unpackb(
+            body,
+            raw=False,
+            strict_map_key=True,
+            max_array_len=MAX_LENGTH,
+            max_map_len=MAX_LENGTH,
+            object_hook=count,
+            list_hook=count,
+        )
+    except _TooManyItemsError as error:
+        raise WireError(f"{where}: {error}") from error
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
         reason = str(error) or type(error).__name__
         raise WireError(f"{where}: no whole msgpack message ({reason})") from error
@@ -143,6 +161,26 @@ def unpack(body: bytes, kind: type[M] | Any, *, where: str, max_bytes: int) -> M
         return cast(M, TypeAdapter(kind).validate_python(value))
     except ValidationError as error:
         raise WireError(f"{where}: {_first(error)}") from error
+
+
+class _TooManyItemsError(ValueError):
+    """A message of more lists, maps and entries than any of ours has."""
+
+
+class _Counter:
+    """Called with each list and map when it is whole; ends the reading when they are too many."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen = 0
+
+    def __call__(self, container: C) -> C:
+        self._seen += 1 + len(container)
+        if self._seen > self._most:
+            raise _TooManyItemsError(
+                f"more than {self._most} entries in its lists and maps; send fewer in one message"
+            )
+        return container
 
 
 def _first(error: ValidationError) -> str:

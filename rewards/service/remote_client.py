@@ -33,6 +33,8 @@ from rlvid.rewards.service.protocol import (
 logger = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 64 * 2**20
+MAX_ANSWER_ITEMS = 1_000_000
+"""7 a score: 140000 of them."""
 LONGEST_WAIT_S = 5.0
 """Between two attempts."""
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -175,7 +177,11 @@ class ServiceClient:
         raw = self._exchange("POST", "/v1/score", body, give_up)
         try:
             answer: ScoreAnswer = wire.unpack(
-                raw, ScoreAnswer, where="answer", max_bytes=MAX_ANSWER_BYTES
+                raw,
+                ScoreAnswer,
+                where="answer",
+                max_bytes=MAX_ANSWER_BYTES,
+                max_items=MAX_ANSWER_ITEMS,
             )
         except wire.WireError as error:
             raise _AttemptError(str(error)) from error

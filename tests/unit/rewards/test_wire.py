@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -79,6 +80,34 @@ def test_a_wrong_body_is_one_line(data: bytes, complaint: str) -> None:
 def test_an_oversized_body_is_refused_unread() -> None:
     with pytest.raises(wire.WireError, match="1000001 bytes, expected at most 10000"):
         read(b"\x00" * 1_000_001)
+
+
+def test_small_things_do_not_unpack_to_a_multiple_of_the_body() -> None:
+    """A byte can be an empty map, which takes 64 in memory: 4 MiB of them would take 300 MB."""
+    lists = b"\xdc\xff\xff" + b"\x80" * 65535
+    data = b"\xdc\x00\x40" + lists * 64
+    tracemalloc.start()
+    with pytest.raises(wire.WireError, match="here: more than 100000 entries in its lists"):
+        read(data, max_bytes=2**23)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2e7
+
+
+@pytest.mark.parametrize("head", [b"\xdd\x00\x01\x00\x01", b"\xdf\x00\x01\x00\x01"])
+def test_no_list_announces_what_nobody_sends(head: bytes) -> None:
+    """Nested ones, each of which sets aside what it announces, would multiply."""
+    with pytest.raises(wire.WireError, match="65537 exceeds"):
+        read(head + b"\x00" * 200_000, max_bytes=2**20)
+
+
+def test_an_answer_to_the_largest_request_is_read() -> None:
+    """4096 clips, what a service holds by default, with the scores of three scorers."""
+    scores = [{"value": 0.5, "error": None}] * 4096 * 3
+    message: dict[str, list[Any]] = wire.unpack(
+        wire.pack({"scores": scores}), dict[str, list[Any]], where="here", max_bytes=2**20
+    )
+    assert len(message["scores"]) == 4096 * 3
 
 
 def test_a_flipped_bit_is_an_error_or_other_values_and_never_a_crash() -> None:
