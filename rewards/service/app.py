@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect
 import rlvid
 from rlvid.rewards import wire
 from rlvid.rewards.base import RewardError
-from rlvid.rewards.service.jobs import QueueFullError, ReusedIdError, ScoringJobs
+from rlvid.rewards.service.jobs import HandOverError, QueueFullError, ReusedIdError, ScoringJobs
 from rlvid.rewards.service.protocol import (
     MEDIA_TYPE,
     ScoreAnswer,
@@ -205,6 +205,8 @@ class _Handler:
             return _refusal(409 if isinstance(error, ReusedIdError) else 422, str(error))
         except QueueFullError as error:
             return _refusal(429, str(error), {"Retry-After": str(RETRY_AFTER_S)})
+        except HandOverError as error:
+            return _refusal(503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
         except RewardError as error:
             return _refusal(503 if self._jobs.error is not None else 422, str(error))
         finally:

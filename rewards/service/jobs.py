@@ -58,11 +58,19 @@ class ClipPool(Protocol):
         scorers: Sequence[str] | None = None,
     ) -> int: ...
 
+    def check_clips(
+        self, shape: tuple[int, int, int], *, fps: float, scorers: Sequence[str] | None = None
+    ) -> None: ...
+
     def collect(self, timeout_s: float) -> list[tuple[int, GroupScores]]: ...
 
 
 class QueueFullError(RuntimeError):
     """More clips wait than the service may hold."""
+
+
+class HandOverError(RewardError):
+    """The pool did not take clips that nothing is wrong with: it has ended, or has no room."""
 
 
 class ReusedIdError(ValueError):
@@ -141,14 +149,17 @@ class ScoringJobs:
             QueueFullError: too many clips wait already.
             ReusedIdError: the id belongs to another request.
             ValueError: an unknown scorer.
-            RewardError: a scorer needs other clips, or the pool has ended.
+            HandOverError: the pool does not take it; nothing is wrong with the request.
+            RewardError: a scorer needs other clips; nothing was submitted.
         """
         labels = self._chosen(request.scorers)
+        for group in request.groups:
+            self._check(group, labels)
         digests = [tuple(group.digests()) for group in request.groups]
         identity = _identity(request, digests)
         with self._lock:
             if self._error is not None:
-                raise RewardError(f"rewards: the pool has ended: {self._error}")
+                raise HandOverError(f"rewards: the pool has ended: {self._error}")
             known = self._jobs.get(request.request_id)
             if known is not None:
                 if known.digest != identity:
@@ -172,11 +183,16 @@ class ScoringJobs:
     def _hand_over(
         self, request: ScoreRequest, job: _Job, digests: Sequence[tuple[str, ...]]
     ) -> dict[int, _Part]:
-        """Give every group to the pool. What a refused group leaves behind is scored and unread."""
+        """Give every group to the pool; of a request that it takes only in part nothing is read."""
         parts = {}
         for position, group in enumerate(request.groups):
             name = f"{request.request_id}/{group.group_id}"
-            ticket = self._give(group, name, job.labels)
+            try:
+                ticket = self._give(group, name, job.labels)
+            except Exception as error:  # whatever ended the pool is raised here as well
+                raise HandOverError(
+                    f"rewards: the pool does not take clips: {type(error).__name__}: {error}"
+                ) from error
             clip_ids = tuple(group.clip_ids)
             parts[ticket] = _Part(job, position, group.group_id, clip_ids, digests[position])
         return parts
@@ -190,6 +206,17 @@ class ScoringJobs:
         frames = group.frames.tensor().numpy()
         return self._pool.submit_clips(frames, prompt, fps=group.fps, group_id=name, scorers=labels)
 
+    def _check(self, group: ClipGroup, labels: Sequence[str]) -> None:
+        """Raise RewardError when a scorer needs other clips; files show their size only later."""
+        if group.frames is None:
+            return
+        assert group.fps is not None, "the schema says so"
+        _, frames, height, width, _ = group.frames.shape
+        try:
+            self._pool.check_clips((frames, height, width), fps=group.fps, scorers=labels)
+        except RewardError as error:
+            raise RewardError(f"group {group.group_id!r}: {error}") from error
+
     def _chosen(self, wanted: Sequence[str]) -> tuple[str, ...]:
         for name in wanted:
             if name not in self._labels:
@@ -197,15 +224,20 @@ class ScoringJobs:
         return tuple(wanted) or self._labels
 
     def _collect(self) -> None:
-        """Take answers from the pool until stopped; the body of the thread."""
+        """Take answers from the pool until stopped; the body of the thread.
+
+        Also while nobody waits: the pool says only here that it has ended, and what was scored for
+        a request it took in part is to be dropped.
+        """
         try:
             while True:
                 with self._lock:
-                    while not self._parts and not self._stops:
+                    if not self._parts and not self._stops:
                         self._arrived.wait(COLLECT_S)
                     if self._stops:
                         return
-                for ticket, scores in self._pool.collect(COLLECT_S):
+                    timeout_s = COLLECT_S if self._parts else 0.0
+                for ticket, scores in self._pool.collect(timeout_s):
                     self._take(ticket, scores)
         except BaseException as error:  # carried to every request that waits, and to /healthz
             logger.exception("the reward pool has ended")
@@ -215,7 +247,7 @@ class ScoringJobs:
     def _take(self, ticket: int, answer: GroupScores) -> None:
         with self._lock:
             part = self._parts.pop(ticket, None)
-            if part is None:  # of a request whose later group was refused
+            if part is None:  # of a request that the pool took in part
                 return
             job = part.job
             job.groups[part.position] = _scored(part, answer.scores)

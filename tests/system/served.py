@@ -19,7 +19,7 @@ from torch import Tensor
 from rlvid.records import Prompt, Score
 from rlvid.rewards.base import ClipSpec, GroupReward, Reward, Serving
 from rlvid.rewards.decoding import DecodeWorker, Frames, describe_clips
-from rlvid.rewards.scoring import GroupScores, ScoreItem, ScorerWorker
+from rlvid.rewards.scoring import GroupScores, ScoreItem, ScorerWorker, check_clip
 from rlvid.rewards.service.app import ServiceSettings, make_app
 from rlvid.rewards.service.jobs import ScoringJobs
 from rlvid.rewards.service.protocol import ScorerDescription
@@ -68,6 +68,9 @@ class ThreadPool:
         self._workers = {
             label: ScorerWorker(scorer, label=label) for label, scorer in scorers.items()
         }
+        self.num_taken = 0
+        self.num_collected = 0
+        self._error: Exception | None = None
         self._tickets = itertools.count()
         self._todo: queue.Queue[tuple[int, Frames, Prompt, float, str, Any]] = queue.Queue()
         self._done: queue.Queue[tuple[int, GroupScores] | Exception] = queue.Queue()
@@ -82,7 +85,10 @@ class ThreadPool:
         group_id: str,
         scorers: Sequence[str] | None = None,
     ) -> int:
+        if self._error is not None:
+            raise self._error
         describe_clips(frames, prompt, fps=fps, group_id=group_id)
+        self.num_taken += 1
         ticket = next(self._tickets)
         self._todo.put((ticket, frames, prompt, fps, group_id, scorers or self._workers))
         return ticket
@@ -98,6 +104,19 @@ class ThreadPool:
         frames, info = DecodeWorker(None, fps=0.0).decode_files(files, prompt, group_id)
         return self.submit_clips(frames, prompt, fps=info.fps, group_id=group_id, scorers=scorers)
 
+    def check_clips(
+        self, shape: tuple[int, int, int], *, fps: float, scorers: Sequence[str] | None = None
+    ) -> None:
+        for label, worker in self._workers.items():
+            if scorers is None or label in scorers:
+                spec = worker.info().clip_spec
+                check_clip(spec, shape, fps=fps, where=f"rewards {label!r}", is_submitted=True)
+
+    def end(self, error: Exception) -> None:
+        """End as a pool does whose processes die; nothing is taken any more."""
+        self._error = error
+        self._done.put(error)
+
     def collect(self, timeout_s: float) -> list[tuple[int, GroupScores]]:
         try:
             done = self._done.get(timeout=timeout_s)
@@ -105,6 +124,7 @@ class ThreadPool:
             return []
         if isinstance(done, Exception):
             raise done
+        self.num_collected += 1
         return [done]
 
     def metrics(self) -> dict[str, float]:
@@ -155,10 +175,11 @@ def served(
     *,
     settings: ServiceSettings | None = None,
     around: Any = None,
+    pool: ThreadPool | None = None,
 ) -> Iterator[str]:
     """Serve the scorers; gives the base URL. `around` wraps the ASGI application."""
     settings = settings or ServiceSettings()
-    pool = ThreadPool(scorers)
+    pool = pool or ThreadPool(scorers)
     jobs = ScoringJobs(
         pool, list(scorers), max_clips=settings.max_clips, kept_answers=settings.kept_answers
     )

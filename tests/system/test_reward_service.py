@@ -25,6 +25,7 @@ from rlvid.testing import check_reward
 from tests.system.served import (
     TOKEN,
     ReadsId,
+    ThreadPool,
     numbered_clips,
     numbered_videos,
     score_of,
@@ -329,3 +330,63 @@ def test_a_pool_that_ended_is_told_to_health_checks_and_to_who_waits() -> None:
         health = httpx.get(base + "/healthz", trust_env=False)
         assert health.status_code == 503
         assert "returned shape (1,)" in health.json()["reason"]
+
+
+def test_a_pool_that_ends_while_nobody_waits_is_told_too() -> None:
+    """Else a load balancer would send it requests for ever, and each would be called bad."""
+    pool = ThreadPool({"mean": Mean()})
+    with served({"mean": Mean()}, pool=pool) as base:
+        pool.end(ValueError("processes die faster than they score"))
+        response = post(base, request([1], request_id="at-the-same-time"))
+        assert response.status_code == 503, "the request is good, before the service knows as well"
+        assert "processes die faster" in response.json()["error"]
+        give_up = time.monotonic() + 5.0
+        while (health := httpx.get(base + "/healthz", trust_env=False)).status_code == 200:
+            assert time.monotonic() < give_up, "healthy without a pool"
+            time.sleep(0.05)
+        assert "processes die faster" in health.json()["reason"]
+        assert post(base, request([2], request_id="afterwards")).status_code == 503
+
+
+class Large:
+    clip_spec = ClipSpec(height=8, min_frames=2)
+
+    def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        return videos.mean(dim=(1, 2, 3, 4))
+
+
+def test_a_request_with_one_bad_group_is_refused_whole() -> None:
+    """Groups before the bad one would be scored for nobody, and their scores never collected."""
+    pool = ThreadPool({"large": Large()})
+    with served({"large": Large()}, pool=pool) as base:
+        message = request([1], request_id="half-and-half")
+        small = torch.from_numpy(numbered_clips([2])[:, :1])
+        bad = {**message["groups"][0], "group_id": "bad", "frames": wire.array(small)}
+        message["groups"].append(bad)
+        response = post(base, message)
+        assert response.status_code == 422
+        assert "group 'bad': rewards 'large': needs clips with min_frames 2" in response.text
+        assert pool.num_taken == 0
+        assert post(base, request([1], request_id="good-group")).status_code == 200
+
+
+class TakesOne(ThreadPool):
+    """Ends at the second group, as a pool may in the middle of a request."""
+
+    def submit_clips(self, *args: Any, **settings: Any) -> int:
+        if self.num_taken:
+            raise RuntimeError("no room in the object store")
+        return super().submit_clips(*args, **settings)
+
+
+def test_what_was_taken_of_a_request_that_failed_is_drained() -> None:
+    """Answers that nobody takes would stay in the pool's memory for ever."""
+    pool = TakesOne({"mean": Mean()})
+    with served({"mean": Mean()}, pool=pool) as base:
+        message = request([1], request_id="taken-in-part")
+        message["groups"].append({**message["groups"][0], "group_id": "second"})
+        assert post(base, message).status_code == 503
+        give_up = time.monotonic() + 5.0
+        while not pool.num_collected:
+            assert time.monotonic() < give_up, "nobody takes the first group's scores"
+            time.sleep(0.05)
