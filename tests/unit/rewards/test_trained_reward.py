@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,21 @@ from rlvid.config.reward_model import RewardModelConfig
 from rlvid.config.rewards import ScorerConfig
 from rlvid.data.clips import ClipShape
 from rlvid.data.tiny_world import all_facts, caption, render_clip
+from rlvid.models import digest_folder
+from rlvid.models.tiny import reward_model_folder
 from rlvid.records import Prompt
 from rlvid.reward_models.folder import save_reward_model
 from rlvid.reward_models.measure import ZScore
 from rlvid.reward_models.network import build_reward_model
 from rlvid.rewards.base import version_of
+from rlvid.rewards.calibration.calibrate import calibrate
+from rlvid.rewards.calibration.report import REQUIRED_AUC
 from rlvid.rewards.critics.trained_reward import TrainedReward
 from rlvid.rewards.registry import open_scorer
 from rlvid.testing import check_reward
+from tests.bench.reward_model_auc import table
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def _folder(folder: Path, *, head: str = "ties", mean: float = 0.0, seed: int = 0) -> Path:
@@ -50,6 +58,30 @@ def _open(folder: Path, **config: Any) -> TrainedReward:
 
 def test_trained_reward_keeps_the_contract(tmp_path: Path) -> None:
     check_reward(_open(_folder(tmp_path)))
+
+
+@pytest.mark.slow
+def test_shipped_model_keeps_its_claims_in_every_part() -> None:
+    """On clips of another seed than the one that its claims were chosen with."""
+    scorers = {
+        part: open_scorer(ScorerConfig(use="trained_reward", config={"part": part}), "here")
+        for part in ("overall", "VQ", "MQ", "TA")
+    }
+    report = calibrate(scorers, num_clips=100, seed=1)
+    assert {row.scorer for row in report.rows} == {"overall", "VQ", "MQ"}, "TA claims nothing"
+    assert [(row.scorer, row.breakage, row.auc) for row in report.rows if not row.is_kept] == []
+
+
+def test_published_table_is_of_the_model_that_ships() -> None:
+    """Weights or claims changed without measuring anew would leave figures of nothing."""
+    result = json.loads((ROOT / "tests/bench/results/reward_model.json").read_text())
+    assert result["model_digest"] == digest_folder(reward_model_folder())
+    assert table(result) in (ROOT / "rlvid/reward_models/README.md").read_text()
+    for part in ("overall", "VQ", "MQ"):
+        scorer = open_scorer(ScorerConfig(use="trained_reward", config={"part": part}), "here")
+        assert isinstance(scorer, TrainedReward)
+        lows = {name: cells[part]["auc"][1] for name, cells in result["breakages"].items()}
+        assert set(scorer.CLAIMS) == {name for name, low in lows.items() if low >= REQUIRED_AUC}
 
 
 def test_clip_and_version_are_the_folder_s(tmp_path: Path) -> None:
