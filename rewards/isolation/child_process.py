@@ -46,6 +46,9 @@ class ChildProcess:
         """
         self._where = where
         self._last_lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._reaping = threading.Lock()
+        self._is_ended = False
+        self._reason = ""
         self._started = threading.Event()
         self._error: OSError | None = None
         # The thread that starts a child must outlive it: the kernel's "die with the parent" means
@@ -73,7 +76,7 @@ class ChildProcess:
 
     @property
     def is_alive(self) -> bool:
-        return self._process.returncode is None and self._exit_status() is None
+        return not self._is_ended and self._exit_status() is None
 
     def request(self, body: bytes, *, deadline: float, max_bytes: int) -> bytes:
         """Send a frame and return the answer; see `receive` for what it raises."""
@@ -97,15 +100,30 @@ class ChildProcess:
             )
         return bytes(self._read(length, deadline))
 
+    def end(self, reason: str = "") -> None:
+        """End the process and all it started, from any thread; who waits for it is told `reason`.
+
+        The pipes stay open: another thread may be reading from them, and the number of a closed one
+        may soon be that of another file. `kill` closes them.
+        """
+        with self._reaping:
+            if self._process.returncode is None:  # else its number may be another process's
+                self._is_ended, self._reason = True, reason
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def kill(self) -> None:
-        """End the process and all it started; harmless when it is gone."""
-        if self._process.returncode is not None:
-            return  # reaped: its number may be another process's by now
-        os.killpg(self._process.pid, signal.SIGKILL)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._process.wait(timeout=10.0)
+        """End the process and all it started; harmless when it is gone.
+
+        Of the thread that asks it, or when none does.
+        """
+        self.end()
+        with self._reaping:
+            if self._process.returncode is not None:
+                return
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self._process.wait(timeout=10.0)
 
     def last_lines(self) -> str:
         """Return the end of its standard error, as an error message quotes it."""
@@ -135,7 +153,8 @@ class ChildProcess:
                 self._last_lines.append(text)
                 logger.info("%s: %s", self._where, text)
         self._process.stderr.close()
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(ChildProcessError):  # `kill` was first and has reaped it
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
     def _exit_status(self) -> int | None:
         """Return how it ended, a signal as its negative, and leave it to `kill` to reap it."""
@@ -181,6 +200,8 @@ class ChildProcess:
 
     def _died(self) -> RewardError:
         """Return the error of a child that closed its pipe."""
+        if self._reason:
+            return RewardError(f"{self._where}: its process was ended: {self._reason}")
         self._drain.join(timeout=2.0)
         return RewardError(
             f"{self._where}: its process died (exit status {self._exit_status()}). "

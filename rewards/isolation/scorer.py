@@ -140,6 +140,8 @@ class _Link:
         self.where = where
         self._config = config
         self._lock = threading.Lock()
+        """Held by who asks the child."""
+        self._connecting = threading.Lock()
         self._ids = itertools.count(1)
         self._endpoints: Sequence[Endpoint] | None = None
         self._holder: list[ChildProcess] = []
@@ -168,12 +170,25 @@ class _Link:
         return answer.scores.tensor()
 
     def connect(self, endpoints: Sequence[Endpoint]) -> None:
-        with self._lock:
+        """Take new endpoints. A score that runs fails at once, for it may wait for a dead server.
+
+        The child answers one question at a time, so it cannot be told; it is ended instead, and the
+        next score starts another, which is told of these endpoints first.
+        """
+        with self._connecting:
+            is_new = self._endpoints != tuple(endpoints)
             self._endpoints = tuple(endpoints)
-            if self._is_alive():
-                self._connect()
-            else:
-                self._restart()
+            if not self._lock.acquire(blocking=False):
+                for child in list(self._holder) if is_new else ():
+                    child.end("its model servers changed while it scored")
+                return
+            try:
+                if self._is_alive():
+                    self._connect()
+                else:
+                    self._restart()
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         _kill_all(self._holder)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -47,6 +48,9 @@ class Obeys:
         if order == "print":
             print("\x00 not a frame\n" * 1000, flush=True)
             subprocess.run(["echo", "a child prints as well"], check=True, timeout=10)
+        if order == "tell":
+            Path(argument).touch()
+            time.sleep(60.0)
         if order == "hang":
             time.sleep(float(argument))
         if order == "die":

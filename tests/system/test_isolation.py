@@ -7,8 +7,10 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from rlvid.rewards.base import (
     RewardTimeoutError,
     UsesServer,
 )
+from rlvid.rewards.isolation.child_process import ChildProcess
 from rlvid.rewards.registry import open_scorer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +160,29 @@ def test_a_hung_scorer_costs_its_deadline_and_is_replaced_at_the_next_call() -> 
 
 
 @pytest.mark.slow
+def test_a_score_that_waits_for_a_dead_server_learns_of_its_successor(tmp_path: Path) -> None:
+    """`connect` comes in another thread while the score runs; it must not wait for its end."""
+    scorer = opened(entry(deadline_s=60.0))
+    scorer.connect([Endpoint(url="http://127.0.0.1:1", model="m", model_digest="d")])
+    mark = tmp_path / "running"
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, scorer, f"tell {mark}")
+        give_up = time.monotonic() + 30.0
+        while not mark.exists():
+            assert time.monotonic() < give_up, "the score does not run"
+            time.sleep(0.02)
+        began = time.monotonic()
+        successors = [Endpoint(url="http://127.0.0.1:2", model="m", model_digest="d")] * 2
+        scorer.connect(successors)
+        with pytest.raises(RewardError, match="ended: its model servers changed"):
+            waiting.result(timeout=30.0)
+        assert time.monotonic() - began < 10.0
+        scorer.connect(successors)  # told once more of what it knows, it ends nothing
+    assert ask(scorer, "servers") == [2.0] * 3
+    scorer.close()
+
+
+@pytest.mark.slow
 def test_a_dead_child_is_an_error_with_its_last_words_and_is_replaced() -> None:
     scorer = opened(entry())
     with pytest.raises(RewardError, match=r"died \(exit status 9\).*last words: segmentation"):
@@ -203,3 +229,18 @@ def test_a_group_wise_scorer_stays_group_wise_and_a_refusal_is_the_users_error()
         opened(entry(config={"refuses": "no such weights"}))
     with pytest.raises(ValueError, match=r"scorers\.0\.config\.refusez.*'refuses'"):
         opened(entry(config={"refusez": "x"}))
+
+
+def test_a_child_killed_by_its_owner_leaves_no_error_in_the_thread_that_reads_its_lines() -> None:
+    """The owner may reap it first, and then there is no process to wait for."""
+    failed: list[threading.ExceptHookArgs] = []
+    before, threading.excepthook = threading.excepthook, failed.append
+    try:
+        for _ in range(20):
+            child = ChildProcess(["sleep", "60"], {"PATH": os.environ["PATH"]}, where="here")
+            child.kill()
+            assert not child.is_alive
+            child._drain.join(timeout=5.0)
+    finally:
+        threading.excepthook = before
+    assert not failed
