@@ -236,11 +236,18 @@ def test_a_child_killed_by_its_owner_leaves_no_error_in_the_thread_that_reads_it
     failed: list[threading.ExceptHookArgs] = []
     before, threading.excepthook = threading.excepthook, failed.append
     try:
-        for _ in range(20):
-            child = ChildProcess(["sleep", "60"], {"PATH": os.environ["PATH"]}, where="here")
-            child.kill()
-            assert not child.is_alive
-            child._drain.join(timeout=5.0)
+        # What it leaves behind holds standard error open until after it is reaped.
+        command = ["sh", "-c", "setsid sleep 1 & echo started >&2; exec sleep 60"]
+        child = ChildProcess(command, {"PATH": os.environ["PATH"]}, where="here")
+        give_up = time.monotonic() + 10.0
+        while child.last_lines() != "started":
+            assert time.monotonic() < give_up, "it does not start"
+            time.sleep(0.01)
+        time.sleep(0.2)  # until setsid has left its group
+        child.kill()
+        assert not child.is_alive
+        child._drain.join(timeout=10.0)
+        assert not child._drain.is_alive()
     finally:
         threading.excepthook = before
     assert not failed
