@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlvid.records import Prompt
-from rlvid.rewards.base import ClipSpec, Endpoint, RewardError, Serving
+from rlvid.rewards.base import ClipSpec, Endpoint, RewardError, RewardTimeoutError, Serving
 from rlvid.rewards.judges.connection import AskSettings, Connection, view_version
 from rlvid.rewards.judges.modes.base import Clip, Mode, Verdict
 from rlvid.rewards.judges.modes.describe import DescribeThenJudge
@@ -152,6 +152,9 @@ class VlmJudge:
                     for video, prompt, answer in zip(videos, prompts, answers, strict=True)
                     if isinstance(answer, Verdict)
                 }
+                if self._answered and isinstance(failures[0], RewardTimeoutError):
+                    # Late as a whole is not asked clip by clip, and here the others did answer.
+                    raise RewardError(str(failures[0])) from failures[0]
             raise failures[0]
         verdicts = [answer for answer in answers if isinstance(answer, Verdict)]
         excluded = [verdict.reason for verdict in verdicts if math.isnan(verdict.value)]

@@ -112,6 +112,27 @@ def test_a_clip_that_fails_beside_others_is_a_failure_with_its_reason(server: Fa
     assert again.value == pytest.approx(0.9)
 
 
+def test_a_clip_that_is_late_beside_others_blanks_none_of_them(server: FakeVllm) -> None:
+    """The worker asks a late batch no second time: late must be the call, not one of its clips."""
+    prompts = [Prompt(prompt_id=c, text=c, facts=FACTS | {"colour": c}) for c in ("red", "green")]
+
+    def breaks_on_green(text: str) -> dict[str, float]:
+        if "green" in text:
+            raise OSError("the engine is gone")
+        return {"Yes": 0.3, "No": 0.1}
+
+    server.masses = breaks_on_green
+    settings = {"deadline_s": 0.5, "timeout_s": 0.4, "max_attempts": 99}
+    judge = opened(server, mode="p_yes", only=("colour",), check_sight=False, **settings)
+    worker = ScorerWorker(judge, label="judge")
+    frames = (clips(2).permute(0, 1, 3, 4, 2) * 255).to(torch.uint8).numpy()
+    items = [ScoreItem(item_id=(0, n), prompt=p, source=0, row=n) for n, p in enumerate(prompts)]
+    first, second = worker.score(items, [frames], fps=8.0)
+    assert first.value == pytest.approx(0.75)
+    assert second.is_failure
+    assert second.is_late
+
+
 def test_what_was_answered_is_only_of_the_same_clip_prompt_and_model(server: FakeVllm) -> None:
     colours = ("red", "green")
     prompts = [Prompt(prompt_id=c, text=c, facts=FACTS | {"colour": c}) for c in colours]
