@@ -40,7 +40,9 @@ def test_cheap_critics_keep_their_claims_on_heldout_clips() -> None:
 
 @pytest.mark.slow
 def test_flow_critics_keep_their_claims_on_heldout_clips() -> None:
-    report = kept(DEAR, 32)
+    """As many clips as the claims were measured on: of 32, a rank correlation of -0.87 is known to
+    +- 0.05 only, and the bound is -0.8."""
+    report = kept(DEAR, 200)
     assert {row.scorer for row in report.rows} == set(DEAR)
     assert not report.failures
 
