@@ -3,8 +3,9 @@
     python -m rlvid.reward_models.tiny_judge.teach FOLDER [--num-steps 5000] [--num-clips 16000]
 
 Writes a checkpoint in float16, `judge.json` with what was measured on held-out clips, and prints
-the progress. The shipped judge was taught by hand in legs of the same steps (its README says what
-was done); this command itself has not been run yet.
+the progress. Run once as it stands, in 2 h 10 min of the idle time of two busy cores, it reached an
+AUC of 0.92 to 1.00 on seven of nine kinds of questions, but 0.78 on colours and 0.57 on order. The
+shipped judge was taught by hand in longer legs (its README says how) and is above 0.96 on all.
 """
 
 from __future__ import annotations
