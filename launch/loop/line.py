@@ -1,0 +1,224 @@
+"""Groups on their way from plan to ready: leased, sampled, scored; in training and evaluation.
+
+    issue -> rollouts -> rewards -> ready -> taken by the learner or an evaluation
+               | lost, late or too old: leased again, same seeds
+               +-- its prompt cost too many actors: dropped, the prompt quarantined
+
+One thread calls it; no call waits. Every move is in the ledger first or with it, so what a crash
+leaves there is what was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from rlvid.actors.pool import LostGroup, RolloutLostError, SampledGroup
+from rlvid.launch.groups import ScoredGroup
+from rlvid.launch.ledger import QUARANTINED, Ledger
+from rlvid.launch.loop.ports import Rewards, Rollouts
+from rlvid.records import GroupTask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issue:
+    """A group that was given out, and on what terms."""
+
+    task: GroupTask
+    step: int
+    min_version: int = -1
+    """Older weights must not sample it."""
+    scorers: tuple[str, ...] | None = None
+    """Labels of those that are asked; None asks all."""
+    trains: bool = True
+    """False in an evaluation, which needs every group: there a deadly prompt ends the run."""
+
+
+@dataclass(slots=True)
+class LineCounts:
+    """What went wrong on the way, since the run began or was resumed."""
+
+    lost: int = 0
+    late_answers: int = 0
+    """Refused: their lease had been given to another actor."""
+    stale_answers: int = 0
+    """Refused: sampled with weights older than the group may have."""
+    quarantined: int = 0
+    """Groups dropped since their prompt cost too many actors."""
+    wasted_s: float = 0.0
+    """Seconds of sampling that were refused."""
+
+
+@dataclass(slots=True)
+class GroupLine:
+    """Every group between issue and consumption."""
+
+    rollouts: Rollouts
+    rewards: Rewards
+    ledger: Ledger
+    lease_s: float
+    max_deaths_per_prompt: int
+    on_ready: Callable[[ScoredGroup, Issue], None] = lambda group, issue: None
+    counts: LineCounts = field(default_factory=LineCounts)
+    _open: dict[str, Issue] = field(default_factory=dict)
+    _scoring: dict[int, tuple[str, SampledGroup]] = field(default_factory=dict)
+    _ready: dict[str, ScoredGroup] = field(default_factory=dict)
+    _deaths: Counter[str] = field(default_factory=Counter)
+    _quarantined: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._quarantined = self.ledger.quarantined()
+
+    # In and out
+
+    def issue(self, issue: Issue, *, is_planned: bool = False) -> None:
+        """Give a group out; one of a quarantined prompt is dropped instead.
+
+        Args:
+            is_planned: the ledger has it from before a crash.
+        """
+        task = issue.task
+        if not is_planned:
+            self.ledger.plan(task.group_id, issue.step, task.prompt.prompt_id, trains=issue.trains)
+        if issue.trains and task.prompt.prompt_id in self._quarantined:
+            self._drop(task)
+            return
+        self._open[task.group_id] = issue
+        self._lease(issue)
+
+    def restore(self, group: ScoredGroup) -> None:
+        """Take a group that a crash left ready."""
+        self._ready[group.task.group_id] = group
+
+    def has(self, group_id: str) -> bool:
+        """Return whether the group is ready."""
+        return group_id in self._ready
+
+    def is_on_its_way(self, group_id: str) -> bool:
+        """Return whether the group is issued and not ready yet."""
+        return group_id in self._open
+
+    def take(self, group_ids: Sequence[str]) -> list[ScoredGroup]:
+        """Hand over those of the groups that are ready, in the order given."""
+        return [self._ready.pop(group_id) for group_id in group_ids if group_id in self._ready]
+
+    def in_flight(self) -> Iterator[str]:
+        """Yield the ids of groups that actors or scorers hold."""
+        return iter(self._open)
+
+    @property
+    def num_ready(self) -> int:
+        return len(self._ready)
+
+    @property
+    def num_scoring(self) -> int:
+        return len(self._scoring)
+
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Prompt id to reason."""
+        return self._quarantined
+
+    def drop_all(self, reason: str) -> None:
+        """End every group that was not consumed; their answers will be refused."""
+        for group_id in [*self._open, *self._ready]:
+            self.ledger.drop(group_id, reason)
+        self._open.clear()
+        self._ready.clear()
+
+    # News
+
+    def poll(self) -> bool:
+        """Move every group that can be moved; return whether any was.
+
+        Raises:
+            RolloutLostError: a group of an evaluation cost too many actors.
+            RewardError: a scorer broke its contract or the pool gave up.
+        """
+        moved = False
+        for answer in self.rollouts.collect(0.0):
+            moved = True
+            if isinstance(answer, LostGroup):
+                self._lost(answer)
+            else:
+                self._sampled(answer)
+        for ticket, scores in self.rewards.collect(0.0):
+            moved = True
+            group_id, sampled = self._scoring.pop(ticket)
+            issue = self._open.pop(group_id, None)
+            if issue is None:  # the run ended it meanwhile
+                continue
+            self.ledger.ready(group_id)
+            group = ScoredGroup(
+                task=issue.task, group=sampled.group, summary=sampled.summary, scores=scores
+            )
+            self._ready[group_id] = group
+            self.on_ready(group, issue)
+        return moved
+
+    # Inside
+
+    def _sampled(self, answer: SampledGroup) -> None:
+        summary = answer.summary
+        issue = self._open.get(summary.group_id)
+        if issue is None or not self.ledger.sampled(
+            summary.group_id, summary.lease_id, summary.actor_id, summary.policy_version
+        ):
+            self.counts.late_answers += 1
+            self.counts.wasted_s += summary.sample_s
+            logger.warning("refused a late answer group=%s", summary.group_id)
+            return
+        if summary.policy_version < issue.min_version:
+            self.counts.stale_answers += 1
+            self.counts.wasted_s += summary.sample_s
+            logger.warning(
+                "refused a stale answer group=%s version=%d oldest=%d",
+                summary.group_id,
+                summary.policy_version,
+                issue.min_version,
+            )
+            self.ledger.expire(summary.group_id)
+            self._lease(issue)
+            return
+        self._deaths.pop(issue.task.prompt.prompt_id, None)  # the actors died of something else
+        ticket = self.rewards.submit(answer.group, issue.scorers)
+        self._scoring[ticket] = (summary.group_id, answer)
+        self.ledger.scoring(summary.group_id)
+
+    def _lost(self, lost: LostGroup) -> None:
+        issue = self._open.get(lost.group_id)
+        if issue is None:
+            return
+        self.counts.lost += 1
+        self.ledger.expire(lost.group_id)
+        task = issue.task
+        self._deaths[task.prompt.prompt_id] += 1
+        if self._deaths[task.prompt.prompt_id] < self.max_deaths_per_prompt:
+            logger.warning("leasing group=%s again reason=%s", lost.group_id, lost.reason)
+            self._lease(issue)
+            return
+        reason = (
+            f"group {lost.group_id} (prompt {task.prompt.text!r}) lost "
+            f"{self.max_deaths_per_prompt} actors, the last one: {lost.reason}"
+        )
+        if not issue.trains:
+            raise RolloutLostError(
+                f"rollout: {reason}. Raise rollout.deadline_s if it is only slow"
+            )
+        self._quarantined[task.prompt.prompt_id] = reason
+        self.ledger.quarantine(task.prompt.prompt_id, reason)
+        logger.error("quarantined a prompt: %s", reason)
+        del self._open[lost.group_id]
+        self._drop(task)
+
+    def _drop(self, task: GroupTask) -> None:
+        self.counts.quarantined += 1
+        self.ledger.drop(task.group_id, QUARANTINED)
+
+    def _lease(self, issue: Issue) -> None:
+        lease_id = self.ledger.lease(issue.task.group_id, self.lease_s)
+        self.rollouts.submit(replace(issue.task, lease_id=lease_id), min_version=issue.min_version)
