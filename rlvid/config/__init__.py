@@ -15,6 +15,7 @@ from rlvid.config.prompts import PromptsConfig
 from rlvid.config.recipe import Recipe
 from rlvid.config.rewards import RewardsConfig, ScorerConfig
 from rlvid.config.rollout import RolloutConfig, StepPlanConfig
+from rlvid.config.storage import StorageConfig
 
 __all__ = [
     "AdvantageConfig",
@@ -36,5 +37,6 @@ __all__ = [
     "ScorerConfig",
     "SftConfig",
     "StepPlanConfig",
+    "StorageConfig",
     "TinyBaseConfig",
 ]

@@ -15,6 +15,7 @@ from rlvid.config.prompts import PromptsConfig
 from rlvid.config.reward_model import RewardModelConfig
 from rlvid.config.rewards import RewardsConfig
 from rlvid.config.rollout import RolloutConfig
+from rlvid.config.storage import StorageConfig
 
 
 class Recipe(Section):
@@ -36,6 +37,7 @@ class Recipe(Section):
     grpo: GrpoConfig = GrpoConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     cluster: ClusterConfig = ClusterConfig()
+    storage: StorageConfig = StorageConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:

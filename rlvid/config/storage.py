@@ -1,0 +1,19 @@
+"""The `storage` section: what a run keeps on disk between checkpoints."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from rlvid.config.base import Section
+
+
+class StorageConfig(Section):
+    """Scored groups on disk, so that a restart samples none of them again."""
+
+    keep_groups: bool = True
+    """Write every scored group into the run folder; False samples them again after a restart."""
+    disk_deadline_s: float = Field(default=60.0, gt=0.0)
+    """Seconds a group's write may take. A slower one is counted and warned of; training goes on,
+    and until it is written the group would be sampled again after a restart."""
+    max_writes_in_flight: int = Field(default=2, ge=1)
+    """Groups at the writer at once; more wait in the object store."""
