@@ -46,11 +46,11 @@ def sync_tree(folder: Path) -> None:
 
 def make_folder(path: Path) -> None:
     """Create a folder and its parents; all of them are there after a power loss too."""
-    missing = []
-    while not path.is_dir():
-        missing.append(path)
-        path = path.parent
-    for folder in reversed(missing):
+    # The last one always: a process before this one may have died between the two calls below.
+    unsynced = [path]
+    while not unsynced[-1].is_dir():
+        unsynced.append(unsynced[-1].parent)
+    for folder in reversed(unsynced):
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
 

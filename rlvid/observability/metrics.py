@@ -137,6 +137,12 @@ METRICS: dict[str, Metric] = {
     "ft/lost/seconds": Metric("s", (0, 0), "wall time so far that is not in the policy"),
     "ft/ettr/frac": Metric("frac", (0.9, 1), "share of wall time so far that is in the policy"),
     "mfu/<role>/frac": Metric("frac", (0, 1), "matrix FLOPs over the devices' dense bf16 peak"),
+    "storage/groups/written": Metric("count", (0, None), "scored groups written to the disk"),
+    "storage/groups/failed": Metric("count", (0, 0), "groups whose write failed"),
+    "storage/groups/late": Metric("count", (0, 0), "writes over storage.disk_deadline_s"),
+    "storage/groups/backlog": Metric("count", (0, None), "groups not on the disk yet"),
+    "storage/write/mb": Metric("MB", (0, None), "bytes of the groups written"),
+    "storage/write/seconds": Metric("s", (0, None), "their writes' seconds, each from its start"),
     "time/step/seconds": Metric("s", (0, None), "wall time of the whole step"),
     "time/<stage>/seconds": Metric("s", (0, None), "wall time of one stage of the step"),
 }

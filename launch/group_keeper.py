@@ -1,0 +1,307 @@
+"""The process that writes scored groups, and the driver's handle on it.
+
+    begin_keep(reference) -> waits -> actor writes -> poll() -> StoredGroup | KeepFailure
+
+The driver holds references only: the actor, on the driver's node and its disk, gets the tensors
+from the object store. A lost actor is replaced and its writes begun again.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rlvid.bell import Bell
+from rlvid.config.storage import StorageConfig
+from rlvid.durable import DiskFullError
+from rlvid.launch.group_store import GroupStore, StoredGroup, open_group_store
+from rlvid.launch.keep_queue import KeepItem, KeepQueue
+from rlvid.records import GroupSummary, RolloutGroup
+from rlvid.rewards.scoring import GroupScores
+
+logger = logging.getLogger(__name__)
+
+MAX_REPLACEMENTS = 3
+"""Crash-loop budget of the writer; after it the run goes on and keeps no groups."""
+ACTOR_LOST = (RayActorError, OutOfMemoryError)
+
+
+class KeeperLostError(RuntimeError):
+    """The writer died or did not answer, and another one would not help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepFailure:
+    """A group that is not on the disk; a restart would sample it again."""
+
+    group_id: str
+    step: int
+    error: Exception
+    """DiskFullError: raise it, the run should stop; its last checkpoint is intact."""
+
+    @property
+    def is_disk_full(self) -> bool:
+        return isinstance(self.error, DiskFullError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedGroup:
+    """A group read back from the disk."""
+
+    group: Any
+    """Object reference of the RolloutGroup, owned by the caller."""
+    summary: GroupSummary
+    scores: GroupScores
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
+class KeeperActor:
+    """A GroupStore in a process of its own; calls come one at a time, in order."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._store: GroupStore | None = None
+
+    def keep(self, group: RolloutGroup, scores: GroupScores, step: int) -> StoredGroup:
+        return self._opened().write(group, scores, step=step)
+
+    @ray.method(num_returns=2)
+    def load(self, group_id: str) -> tuple[RolloutGroup, tuple[GroupSummary, GroupScores]]:
+        """The group stays in the object store; the driver fetches the rest."""
+        group, scores = self._opened().read(group_id)
+        return group, (group.summary(), scores)
+
+    def index(self) -> dict[int, list[StoredGroup]]:
+        return self._opened().index()
+
+    def drop_before(self, step: int) -> int:
+        return self._opened().drop_before(step)
+
+    def link_into(self, checkpoint: Path, first_step: int) -> int:
+        return self._opened().link_into(checkpoint, first_step)
+
+    def restore_from(self, checkpoint: Path) -> int:
+        return self._opened().restore_from(checkpoint)
+
+    def _opened(self) -> GroupStore:
+        """Not in __init__, whose errors Ray wraps beyond reading."""
+        if self._store is None:
+            self._store = open_group_store(self._folder)
+        return self._store
+
+
+class Keeper:
+    """The driver's handle; one thread calls it, and nothing here blocks without a deadline."""
+
+    def __init__(self, folder: Path, config: StorageConfig, *, bell: Bell | None = None) -> None:
+        self.folder = folder.resolve()
+        self._config = config
+        self._queue = KeepQueue(config)
+        self._bell = bell
+        # Answers come in Ray's threads and are handled in the caller's.
+        self._answers: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._news: list[StoredGroup | KeepFailure] = []
+        self._num_replaced = 0
+        self._lost: KeeperLostError | None = None
+        self._actor: Any = None
+
+    def start(self) -> None:
+        """Start the writer on this node; it takes calls at once and works on them when it is up."""
+        node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._actor = KeeperActor.options(  # type: ignore[attr-defined]
+            scheduling_strategy=node, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+        ).remote(self.folder)
+
+    def begin_keep(self, group_id: str, group: Any, scores: GroupScores, *, step: int) -> None:
+        """Have a group written; `poll` says when it is on the disk.
+
+        Args:
+            group: object reference of the RolloutGroup, owned by the caller.
+        """
+        self._queue.add(KeepItem(group_id=group_id, step=step, group=group, scores=scores))
+        self._feed()
+
+    def poll(self) -> list[StoredGroup | KeepFailure]:
+        """Return what was written or failed since the last call; never blocks."""
+        while True:
+            try:
+                self._answers.get_nowait()()
+            except queue.Empty:
+                break
+        now = time.monotonic()
+        for item in self._queue.newly_late(now):
+            logger.warning(
+                "slow disk: writing group=%s takes more than storage.disk_deadline_s of %g s "
+                "folder=%s; after a restart it would be sampled again",
+                item.group_id, self._config.disk_deadline_s, self.folder,
+            )  # fmt: skip
+        if self._actor is not None and self._queue.is_stopped(now):
+            self._replace("it does not answer")
+        self._feed()
+        news, self._news = self._news, []
+        return news
+
+    def flush(self, deadline_s: float) -> list[StoredGroup | KeepFailure]:
+        """Return the outcome of everything begun, waiting at most `deadline_s`."""
+        end = time.monotonic() + deadline_s
+        news = self.poll()
+        while self._queue.backlog and time.monotonic() < end:
+            calls = [item.call for item in self._queue.in_flight.values()]
+            ray.wait(calls, timeout=min(0.1, max(end - time.monotonic(), 0.0)), fetch_local=False)
+            news += self.poll()
+        return news
+
+    def load(self, group_id: str, deadline_s: float) -> LoadedGroup:
+        """Read a group back into the object store.
+
+        Raises:
+            StoredGroupError: there is none, or it is damaged.
+            KeeperLostError: the writer did not answer in time.
+        """
+        doing = f"reading group {group_id}"
+        group, rest = self._writer().load.remote(group_id)
+        summary, scores = self._get(rest, deadline_s, doing)
+        return LoadedGroup(group=group, summary=summary, scores=scores)
+
+    def index(self, deadline_s: float) -> dict[int, list[StoredGroup]]:
+        """Return what is on the disk and whole, by step; see `GroupStore.index`."""
+        call = self._writer().index.remote()
+        found: dict[int, list[StoredGroup]] = self._get(call, deadline_s, "reading what is there")
+        return found
+
+    def drop_before(self, step: int) -> None:
+        """Forget the groups of steps before `step`, waiting ones too; does not block."""
+        self._queue.drop_before(step)
+        call = self._writer().drop_before.remote(step)
+        call.future().add_done_callback(lambda done: self._answers.put(partial(_warn, done)))
+
+    def link_into(self, checkpoint: Path, first_step: int, deadline_s: float) -> int:
+        """Put the groups on disk of `first_step` and later into a checkpoint; return how many.
+
+        `flush` first, where those still waiting are to be in it too.
+        """
+        call = self._writer().link_into.remote(checkpoint.resolve(), first_step)
+        return int(self._get(call, deadline_s, f"linking groups into {checkpoint}"))
+
+    def restore_from(self, checkpoint: Path, deadline_s: float) -> int:
+        """Take from a checkpoint the groups that are not on the disk; return how many."""
+        call = self._writer().restore_from.remote(checkpoint.resolve())
+        return int(self._get(call, deadline_s, f"taking groups from {checkpoint}"))
+
+    def step_metrics(self) -> dict[str, float]:
+        """Return the metrics since the last call, under their names in the table."""
+        counts = self._queue.take_counts()
+        return {
+            "storage/groups/written": float(counts.written),
+            "storage/groups/failed": float(counts.failed),
+            "storage/groups/late": float(counts.late),
+            "storage/groups/backlog": float(self._queue.backlog),
+            "storage/write/mb": counts.num_bytes / 1e6,
+            "storage/write/seconds": counts.seconds,
+        }
+
+    def shutdown(self) -> None:
+        """End the writer; what it had not finished leaves no file."""
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
+
+    def _writer(self) -> Any:
+        if self._lost is not None:
+            raise self._lost
+        assert self._actor is not None, "start comes first"
+        return self._actor
+
+    def _feed(self) -> None:
+        if self._lost is not None:
+            for item in self._queue.fail_all():
+                self._fail(item, self._lost)
+        if self._actor is None:
+            return
+        for call, item in self._queue.begin(time.monotonic()):
+            item.call = self._actor.keep.remote(item.group, item.scores, item.step)
+            item.call.future().add_done_callback(partial(self._answered, call))
+
+    def _answered(self, call: int, future: Future[Any]) -> None:
+        """Runs in a thread of Ray's."""
+        self._answers.put(partial(self._take, call, future))
+        if self._bell is not None:
+            self._bell.ring()
+
+    def _take(self, call: int, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is None:
+            stored: StoredGroup = future.result()
+            if self._queue.done(call, stored.num_bytes, time.monotonic()) is not None:
+                self._news.append(stored)
+            return
+        if isinstance(error, ACTOR_LOST):
+            # The calls behind it fail too, and are unknown by then.
+            if call in self._queue.in_flight:
+                self._replace(f"it died: {str(error).splitlines()[0].rstrip('.')}")
+            return
+        item = self._queue.failed(call)
+        if item is not None:
+            self._fail(item, _cause(error))
+
+    def _replace(self, reason: str) -> None:
+        """Start another writer, which begins again what this one had."""
+        ray.kill(self._actor)
+        self._actor = None
+        self._num_replaced += 1
+        if self._num_replaced > MAX_REPLACEMENTS:
+            self._lost = KeeperLostError(
+                f"groups {str(self.folder)!r}: their writer was lost {self._num_replaced} times, "
+                f"the budget is {MAX_REPLACEMENTS}; the last time: {reason}. No group is kept any "
+                "more; look at its log and at the disk, then resume the run"
+            )
+            return
+        logger.warning("replaced the writer of groups reason=%r", reason)
+        self._queue.begin_again()
+        self.start()
+
+    def _fail(self, item: KeepItem, error: Exception) -> None:
+        logger.warning("group=%s is not on the disk: %s", item.group_id, error)
+        self._news.append(KeepFailure(group_id=item.group_id, step=item.step, error=error))
+
+    def _get(self, call: Any, deadline_s: float, doing: str) -> Any:
+        try:
+            return ray.get(call, timeout=deadline_s)
+        except GetTimeoutError as error:
+            raise KeeperLostError(
+                f"groups {str(self.folder)!r}: {doing} took more than {deadline_s:g} s; "
+                "look at the disk, then resume the run"
+            ) from error
+        except RayTaskError as error:
+            raise _cause(error) from error
+        except ACTOR_LOST as error:
+            self._replace(f"it died while {doing}")
+            raise KeeperLostError(
+                f"groups {str(self.folder)!r}: the writer died while {doing} and was replaced; "
+                "ask again"
+            ) from error
+
+
+def _warn(done: Future[Any]) -> None:
+    error = done.exception()
+    if error is not None:
+        logger.warning("old groups were not removed: %s", error)
+
+
+def _cause(error: BaseException) -> Exception:
+    """Return what the actor raised, without Ray's wrapping."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        return error.cause
+    assert isinstance(error, Exception), f"a call does not end by {error!r}"
+    return error
