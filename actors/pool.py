@@ -21,10 +21,9 @@ import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 
 from rlvid.actors.ray_actor import RolloutActor
-from rlvid.actors.rollout_worker import WeightsReceipt
 from rlvid.config import LearnerConfig, ModelConfig, RolloutConfig
 from rlvid.models.policy import Policy
-from rlvid.records import GroupSummary, GroupTask, WeightsManifest
+from rlvid.records import GroupSummary, GroupTask, WeightsManifest, WeightsReceipt
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,16 @@ from typing import Any
 import ray
 from torch import Tensor
 
-from rlvid.actors.rollout_worker import RolloutWorker, WeightsReceipt, open_rollout_worker
+from rlvid.actors.rollout_worker import RolloutWorker, open_rollout_worker
 from rlvid.config import LearnerConfig, ModelConfig
 from rlvid.models.policy import Policy
-from rlvid.records import GroupSummary, GroupTask, RolloutGroup, WeightsManifest
+from rlvid.records import (
+    GroupSummary,
+    GroupTask,
+    RolloutGroup,
+    WeightsManifest,
+    WeightsReceipt,
+)
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)

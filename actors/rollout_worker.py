@@ -5,53 +5,70 @@ It is stateless but for its weights: a GroupTask and the weights version replay 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rlvid.config import LearnerConfig, ModelConfig
+from rlvid.config import LearnerConfig, ModelConfig, WeightsConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import GroupSample, sample_group
 from rlvid.models.base import VideoModel
 from rlvid.models.policy import Policy, open_policy
-from rlvid.records import GroupTask, Rollout, RolloutGroup, WeightsManifest
-from rlvid.weights import apply_weights
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsReceipt:
-    """An actor's word that it samples with a publish from now on."""
-
-    actor_id: str
-    version: int
-    digest: str
-    """Of the manifest it took."""
-    num_bytes: int
-    swap_s: float
-    """Seconds of verifying and swapping."""
+from rlvid.records import GroupTask, Rollout, RolloutGroup, WeightsManifest, WeightsReceipt
+from rlvid.weights import Bucket, WeightsHolder, WeightsPart
 
 
 class RolloutWorker:
     """One video model and the weights version it samples with."""
 
-    def __init__(self, model: VideoModel, model_config: ModelConfig, *, actor_id: str, mode: str):
+    def __init__(
+        self,
+        model: VideoModel,
+        model_config: ModelConfig,
+        *,
+        actor_id: str,
+        mode: str,
+        weights_config: WeightsConfig | None = None,
+    ) -> None:
         self._model = model
         self._model_config = model_config
         self._actor_id = actor_id
         self._mode = mode
-        self._version = -1
-        self._digest = "base"
+        self._weights_config = weights_config or WeightsConfig()
+        self._weights = self._hold()
+        self._base_name = "base"
+        self._lock = threading.Lock()
+        """Held by whoever uses the model or changes it; staging does neither."""
 
     @property
     def actor_id(self) -> str:
         return self._actor_id
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """(incarnation, version) that the next group will be sampled with; (-1, -1) is none yet."""
+        return self._weights.newest
+
     def sample(self, task: GroupTask) -> RolloutGroup:
-        """Sample every rollout of the task under one step plan."""
+        """Sample every rollout of the task under one step plan.
+
+        New weights that were staged become the live ones first, and no later: a video has one
+        policy.
+
+        Raises:
+            WeightsError: the live parameters are not what was published; stage again.
+        """
+        with self._lock:
+            swap_s = self._weights.swap()
+            group = self._sample(task, swap_s)
+            self._weights.check_live()
+            return group
+
+    def _sample(self, task: GroupTask, swap_s: float) -> RolloutGroup:
         started = time.perf_counter()
         config = self._model_config
         shape = self._model.latent_shape(config.num_frames, config.height, config.width)
@@ -74,55 +91,74 @@ class RolloutWorker:
             prompt=task.prompt,
             plan=task.plan,
             rollouts=_rollouts(task, sample),
-            policy_version=self._version,
-            weights_digest=self._digest,
+            policy_version=self._weights.version,
+            weights_digest=self._weights.digest if self._weights.version >= 0 else self._base_name,
             actor_id=self._actor_id,
             sample_s=time.perf_counter() - started,
             num_forwards=sample.num_forwards,
+            swap_s=swap_s,
         )
 
-    def fetch_weights(
-        self,
-        manifest: WeightsManifest,
-        buckets: Sequence[np.ndarray[tuple[int], np.dtype[np.uint8]]],
+    def stage(
+        self, manifest: WeightsManifest, parts: Sequence[Bucket | WeightsPart]
     ) -> WeightsReceipt:
-        """Verify a publish, load it and sample with it from the next group on.
+        """Verify a publish into the spare buffer; the next group is sampled with it.
+
+        May run in another thread while `sample` runs. The newest (incarnation, version) wins; the
+        same one again is acknowledged and nothing done.
+
+        Args:
+            parts: the buckets, or what says where they are (`rlvid.weights.sources`).
 
         Raises:
-            ValueError: digest, base model, names, shapes or version do not fit; the weights held
-                before stay in place.
+            WeightsError: older than what is held, of another model, damaged or incomplete. What is
+                held stays; a damaged publish may be fetched again.
         """
-        started = time.perf_counter()
-        if manifest.version <= self._version:
-            raise ValueError(
-                f"{self._actor_id}: weights version {manifest.version} is not newer than "
-                f"{self._version}, which it already samples with; publish a higher version"
-            )
-        apply_weights(manifest, buckets, self._model.transformer, mode=self._mode)
-        self._version = manifest.version
-        self._digest = manifest.digest
-        return WeightsReceipt(
-            actor_id=self._actor_id,
-            version=manifest.version,
-            digest=manifest.digest,
-            num_bytes=sum(bucket.num_bytes for bucket in manifest.buckets),
-            swap_s=time.perf_counter() - started,
-        )
+        return self._weights.stage(manifest, parts)
+
+    def fetch_weights(
+        self, manifest: WeightsManifest, parts: Sequence[Bucket | WeightsPart]
+    ) -> WeightsReceipt:
+        """Stage a publish and make it the live one as soon as no group is being sampled.
+
+        Raises:
+            WeightsError: as `stage`, or the live parameters are not what was published.
+        """
+        receipt = self._weights.stage(manifest, parts)
+        with self._lock:
+            swap_s = self._weights.swap()
+            self._weights.check_live()
+        return replace(receipt, swap_s=swap_s)
 
     def use_policy(self, policy: Policy) -> None:
         """Replace the model by a policy from files; used by evaluation, not by training."""
-        self._model = open_policy(policy, self._model_config)
-        self._version = -1
-        self._digest = "files"
+        with self._lock:
+            self._model = open_policy(policy, self._model_config)
+            self._weights = self._hold()
+            self._base_name = "files"
 
     def canary(self, latents: Tensor, sigma: Tensor, text: str) -> Tensor:
-        """Return the velocity for a fixed input; the learner's must be the same."""
-        with torch.no_grad():
+        """Return the velocity for a fixed input; the learner's must be the same.
+
+        It speaks for the newest weights: what is staged becomes live first.
+        """
+        with self._lock, torch.no_grad():
+            self._weights.swap()
+            self._weights.check_live()
             return self._model.velocity(
                 latents.to(self._model.device),
                 sigma.to(self._model.device),
                 self._model.encode_prompts([text]),
             ).cpu()
+
+    def _hold(self) -> WeightsHolder:
+        return WeightsHolder(
+            self._model.transformer,
+            mode=self._mode,
+            actor_id=self._actor_id,
+            verify_live_every=self._weights_config.verify_live_every,
+            num_threads=torch.get_num_threads(),
+        )
 
 
 def open_rollout_worker(
@@ -132,6 +168,7 @@ def open_rollout_worker(
     *,
     actor_id: str,
     num_threads: int,
+    weights_config: WeightsConfig | None = None,
 ) -> RolloutWorker:
     """Load a policy and make it ready to take weights from the learner.
 
@@ -148,7 +185,9 @@ def open_rollout_worker(
         add_lora(model.transformer, learner_config.lora)
         mode = "lora"
     model.transformer.eval()
-    return RolloutWorker(model, model_config, actor_id=actor_id, mode=mode)
+    return RolloutWorker(
+        model, model_config, actor_id=actor_id, mode=mode, weights_config=weights_config
+    )
 
 
 def _rollouts(task: GroupTask, sample: GroupSample) -> tuple[Rollout, ...]:

@@ -80,7 +80,7 @@ class GroupTask:
     """One group to sample: everything but the weights, so that it replays anywhere."""
 
     group_id: str
-    """Unique in the run: "step-position", e.g. "000012-03"."""
+    """Unique in the run: "step-position", e.g. "000012-0003"."""
     lease_id: str
     prompt: Prompt
     plan: StepPlan
@@ -118,7 +118,7 @@ class RolloutGroup:
     """The rollouts of one prompt under one step plan."""
 
     group_id: str
-    """Unique in the run: "step-position", e.g. "000012-03"."""
+    """Unique in the run: "step-position", e.g. "000012-0003"."""
     lease_id: str
     """Which lease of the group this answers; a late answer of an expired lease is refused by it."""
     prompt: Prompt
@@ -132,6 +132,8 @@ class RolloutGroup:
     """Seconds the actor spent sampling the group."""
     num_forwards: int
     """Latents handed to the model; with guidance its transformer saw each of them twice."""
+    swap_s: float = 0.0
+    """Seconds by which new weights held the group up; 0 where none were waiting."""
 
     def summary(self) -> GroupSummary:
         return GroupSummary(
@@ -142,6 +144,7 @@ class RolloutGroup:
             weights_digest=self.weights_digest,
             sample_s=self.sample_s,
             num_forwards=self.num_forwards,
+            swap_s=self.swap_s,
         )
 
 
@@ -156,6 +159,7 @@ class GroupSummary:
     weights_digest: str
     sample_s: float
     num_forwards: int
+    swap_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +202,11 @@ class LearnerBatch:
     unique_rows: Tensor
     """[U] int64: rows that need a forward of their own; U = N unless initial noise is shared."""
     noise: NoiseSettings
+    is_on_policy: bool = True
+    """Sampled with the very weights that the update starts from: its importance weight is 1."""
+    proximal_log_ratio: Tensor | None = None
+    """[N] log ratio of the policy at the start of the update to the behaviour; None in the first
+    update on the rows, whose own forward is that policy's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +235,9 @@ class WeightsTensor:
 class WeightsManifest:
     """What a publish contains; an actor takes the weights only if all of it holds."""
 
+    incarnation: int
+    """Starts of the learner in the run, this one counted; one that starts again publishes its
+    versions again, and they are the newer ones."""
     version: int
     parent_version: int
     kind: str
@@ -234,8 +246,41 @@ class WeightsManifest:
     """Digest of the model folder the weights belong to; an actor with another base refuses."""
     tensors: tuple[WeightsTensor, ...]
     buckets: tuple[WeightsBucket, ...]
+    num_bound: int
+    """Modules of the transformer that the published adapter binds; 0 for "full"."""
+    canary_tolerance: float
+    """Largest difference between the learner's canary velocity and an actor's."""
     digest: str
     """xxh3-128 over versions, names, shapes, dtypes, offsets and bucket digests, hex."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What makes one publish newer than another."""
+        return (self.incarnation, self.version)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(bucket.num_bytes for bucket in self.buckets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsReceipt:
+    """An actor's word that it holds a verified publish, and samples with it from its next group."""
+
+    actor_id: str
+    version: int
+    incarnation: int
+    digest: str
+    """Of the manifest it took."""
+    num_bytes: int
+    transport_s: float
+    """Seconds until the bytes had reached the actor, where the actor itself fetches them."""
+    copy_s: float
+    """Seconds of copying them into the spare buffer."""
+    verify_s: float
+    """Seconds of hashing them."""
+    swap_s: float
+    """Seconds of making them the live ones; 0 where that is left to the next group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from rlvid.config.recipe import Recipe
 from rlvid.config.rewards import RewardsConfig, ScorerConfig
 from rlvid.config.rollout import RolloutConfig, StepPlanConfig
 from rlvid.config.storage import StorageConfig
+from rlvid.config.weights import WeightsConfig
 
 __all__ = [
     "AdvantageConfig",
@@ -39,4 +40,5 @@ __all__ = [
     "StepPlanConfig",
     "StorageConfig",
     "TinyBaseConfig",
+    "WeightsConfig",
 ]

@@ -16,6 +16,7 @@ from rlvid.config.reward_model import RewardModelConfig
 from rlvid.config.rewards import RewardsConfig
 from rlvid.config.rollout import RolloutConfig
 from rlvid.config.storage import StorageConfig
+from rlvid.config.weights import WeightsConfig
 
 
 class Recipe(Section):
@@ -31,6 +32,7 @@ class Recipe(Section):
     algorithm: AlgorithmConfig = AlgorithmConfig()
     rewards: RewardsConfig = RewardsConfig()
     learner: LearnerConfig = LearnerConfig()
+    weights: WeightsConfig = WeightsConfig()
     tiny_base: TinyBaseConfig = TinyBaseConfig()
     sft: SftConfig = SftConfig()
     reward_model: RewardModelConfig = RewardModelConfig()

@@ -6,6 +6,7 @@ write the object store may also write a manifest.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Mapping
 
@@ -16,12 +17,36 @@ from torch import Tensor, nn
 
 from rlvid.weights.names import frozen_parameters
 
+CHUNK_BYTES = 512 * 2**10
+"""Half of a usual core's second-level cache."""
+
 _lora_bases: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
 
 def digest_bytes(data: bytes | np.ndarray[tuple[int], np.dtype[np.uint8]]) -> str:
     """Return the xxh3-128 digest as 32 hex digits."""
     return str(xxhash.xxh3_128_hexdigest(data))
+
+
+def copy_and_digest(
+    source: np.ndarray[tuple[int], np.dtype[np.uint8]],
+    target: np.ndarray[tuple[int], np.dtype[np.uint8]],
+) -> tuple[str, float, float]:
+    """Copy and return the digest of what was written, with the seconds of both.
+
+    By chunks, so that each is hashed while it is still in the cache: memory is read once.
+    """
+    hasher = xxhash.xxh3_128()
+    copy_s = hash_s = 0.0
+    for start in range(0, source.nbytes, CHUNK_BYTES):
+        written = target[start : start + CHUNK_BYTES]
+        began = time.perf_counter()
+        np.copyto(written, source[start : start + CHUNK_BYTES])
+        copied = time.perf_counter()
+        hasher.update(written)
+        copy_s += copied - began
+        hash_s += time.perf_counter() - copied
+    return str(hasher.hexdigest()), copy_s, hash_s
 
 
 def tensor_bytes(tensor: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 ADAPTER = "default"
@@ -49,3 +51,22 @@ def frozen_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
         if not any(mark in name for mark in _LORA_MARKS)
     }
     return dict(sorted(found.items()))
+
+
+def count_bound(transformer: nn.Module, mode: str) -> int:
+    """Return how many modules answer with the trained adapter added; 0 for full.
+
+    A module whose adapter is there but switched off, merged or not the active one does not count:
+    its output is the base's, whatever weights are pushed into it.
+    """
+    if mode == "full":
+        return 0
+    return sum(1 for module in transformer.modules() if _is_bound(module))
+
+
+def _is_bound(module: nn.Module) -> bool:
+    matrices: Any = getattr(module, "lora_A", None)
+    if not isinstance(matrices, nn.ModuleDict) or ADAPTER not in matrices:
+        return False
+    layer: Any = module
+    return ADAPTER in layer.active_adapters and not layer.disable_adapters and not layer.merged

@@ -15,6 +15,7 @@ from tests.unit.launch.hand_made import recipe, scored_group
 
 SCORERS = {"scorers": [{"use": "adherence", "weight": 3.0}, {"use": "physics", "weight": 1.0}]}
 MANIFEST = WeightsManifest(
+    incarnation=1,
     version=4,
     parent_version=3,
     kind="lora",
@@ -24,6 +25,8 @@ MANIFEST = WeightsManifest(
         WeightsBucket(index=0, num_bytes=2**20, digest="a"),
         WeightsBucket(index=1, num_bytes=2**19, digest="b"),
     ),
+    num_bound=2,
+    canary_tolerance=1e-5,
     digest="digest",
 )
 

@@ -83,7 +83,7 @@ def test_update_changes_what_is_published(mode: str) -> None:
     manifest: WeightsManifest = published[0]
     assert report.metrics["learner/grad_norm/total"] > 0.0
     assert manifest.parent_version == 0
-    apply_weights(*published, actor.transformer, mode=mode, newer_than=0)
+    apply_weights(*published, actor.transformer, mode=mode)
     latents, sigma, velocity = learner.trainee.canary("a red ball")
     with torch.no_grad():
         answer = actor.velocity(latents, sigma, actor.encode_prompts(["a red ball"]))
@@ -234,7 +234,7 @@ def test_published_average_is_not_held_to_the_replay_check() -> None:
     learner.train(groups, tiny_rewards(groups), step=0)
     published = learner.publish(1, use_ema=True)
     assert published is not None
-    apply_weights(*published, actor.transformer, mode="full", newer_than=0)
+    apply_weights(*published, actor.transformer, mode="full")
     groups = _sample(learner, actor, recipe, version=1)
     metrics = learner.train(groups, tiny_rewards(groups), step=1).metrics
     assert metrics["learner/ratio/max_deviation"] > recipe.algorithm.clip_range

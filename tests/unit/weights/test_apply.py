@@ -80,18 +80,10 @@ def test_adapter_of_another_base_is_refused() -> None:
         apply_weights(manifest, buckets, _with_lora(base_seed=1), mode="lora")
 
 
-def test_older_version_is_refused() -> None:
-    """A late publish must not turn the policy back."""
-    learner = tiny_transformer()
-    manifest, buckets = _publish(learner, "full", version=4)
-    with pytest.raises(WeightsError, match="expected a version above 4"):
-        apply_weights(manifest, buckets, tiny_transformer(), mode="full", newer_than=4)
-
-
 def test_adapter_for_a_model_without_one_is_refused() -> None:
     """An adapter that binds to nothing is the bug nobody sees."""
     manifest, buckets = _publish(_with_lora(), "lora")
-    with pytest.raises(ValueError, match="bind the adapter first"):
+    with pytest.raises(WeightsError, match=r"expected it to bind \d+ modules .* binds 0 here"):
         apply_weights(manifest, buckets, tiny_transformer(), mode="lora")
 
 
