@@ -34,6 +34,8 @@ app = typer.Typer(
 app.add_typer(rewards_app, name="rewards")
 
 DEFAULT_RECIPE = "quickstart_cpu"
+PREEMPTED_STATUS = 75
+"""`preemption.EXIT_STATUS`, which is not imported here."""
 ROLE_ERRORS = (
     ("rlvid.rewards.base", "RewardError"),
     ("rlvid.algorithms.score_table", "MissingScoresError"),
@@ -314,11 +316,20 @@ def user_message(error: Exception) -> str | None:
     return str(error) if isinstance(error, tuple(kinds)) else None
 
 
+def is_preempted(error: Exception) -> bool:
+    """Return whether the run was asked to make room; launchers then queue it again."""
+    module = sys.modules.get("rlvid.launch.preemption")
+    return module is not None and isinstance(error, module.Preempted)
+
+
 def main() -> None:
     """Run the command line."""
     try:
         app()
     except Exception as error:
+        if is_preempted(error):
+            sys.stderr.write(f"preempted: {error}; start it again with --resume-if-exists\n")
+            sys.exit(PREEMPTED_STATUS)
         message = user_message(error)
         if message is None or os.environ.get("RLVID_TRACEBACK"):
             raise

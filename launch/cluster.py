@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rlvid.config import Recipe, RewardsConfig
+from rlvid.config import ClusterConfig, Recipe, RewardsConfig
 
 
 class ClusterError(ValueError):
@@ -70,6 +72,32 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     want = demanded(recipe, grown=True)
+    with keep_sigterm_handler():
+        _connect(config, want)
+    try:
+        check_demand(recipe, ray.cluster_resources())
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def keep_sigterm_handler() -> Iterator[None]:
+    """Give SIGTERM back to whoever had it: `ray.init` makes it a plain exit."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before not in (None, signal.SIG_DFL) and _is_main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _connect(config: ClusterConfig, want: dict[str, float]) -> None:
+    """Start Ray here, or join the cluster of the address; ClusterError when none answers."""
+    import ray
+
     if config.address is None:
         ray.init(
             address="local",  # else RAY_ADDRESS, or a cluster that `ray start` left here, is joined
@@ -88,11 +116,6 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
                 f"({str(error).splitlines()[0]}); start it with `ray start --head`, or leave "
                 "cluster.address out to run on this machine"
             ) from error
-    try:
-        check_demand(recipe, ray.cluster_resources())
-        yield
-    finally:
-        ray.shutdown()
 
 
 def check_demand(recipe: Recipe, has: dict[str, float]) -> None:

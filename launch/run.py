@@ -17,6 +17,7 @@ from rlvid.launch.phases.base import (
     open_phase,
     save_artifacts,
 )
+from rlvid.launch.preemption import open_preemption
 from rlvid.launch.preflight import check_model_folder, preflight
 from rlvid.launch.run_folder import RunFolder, open_run_folder
 from rlvid.models.policy import Policy
@@ -32,13 +33,14 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
         RunFolderError: the folder is in use, cannot be written, or holds another run.
         ClusterError: the roles ask for more than the cluster has.
         ValueError: user input that a phase refuses; the message names the recipe's path.
+        Preempted: it was asked to make room and has drained; resume it.
     """
     phases = [open_phase(name, index) for index, name in enumerate(recipe.phases)]
     preflight(recipe)
     folder = open_run_folder(run_folder.resolve(), recipe, resume=resume)
     base = Policy(model_path=recipe.model.path)
     artifacts = Artifacts(base_policy=base, policy=base)
-    with open_cluster(recipe):
+    with open_preemption(recipe.cluster.grace_s) as preemption, open_cluster(recipe):
         for index, (name, phase) in enumerate(zip(recipe.phases, phases, strict=True)):
             path = folder.phase(index, name)
             done = load_artifacts(path)
@@ -54,6 +56,7 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
                     folder=path,
                     recorder=recorder,
                     resume=resume,
+                    preemption=preemption,
                 )
                 artifacts = phase.run(context, artifacts)
             artifacts = artifacts.with_timing(path.name, time.perf_counter() - started)

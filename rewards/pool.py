@@ -10,6 +10,7 @@ decided by `dispatch.dispatcher`, and done by `ray_loop`; this file is what call
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -19,6 +20,7 @@ import numpy as np
 import ray
 from torch import Tensor
 
+from rlvid.bell import Bell
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.model import ModelConfig
 from rlvid.config.rewards import RewardsConfig
@@ -45,9 +47,19 @@ class RewardPool:
     """Scores groups of clips. Any thread may submit; one collects."""
 
     def __init__(
-        self, rewards: RewardsConfig, model: ModelConfig | None, cluster: ClusterConfig
+        self,
+        rewards: RewardsConfig,
+        model: ModelConfig | None,
+        cluster: ClusterConfig,
+        *,
+        bell: Bell | None = None,
     ) -> None:
-        """`model` None: clips and files will be submitted, never latents."""
+        """`model` None: clips and files will be submitted, never latents.
+
+        Args:
+            bell: rung from the pool's thread whenever `collect` may have something to return or
+                to raise.
+        """
         self._rewards = rewards
         self._model = model
         self._cluster = cluster
@@ -60,10 +72,11 @@ class RewardPool:
             max_attempts=rewards.max_attempts,
             deadline_s=rewards.deadline_s,
             start_deadline_s=cluster.start_deadline_s,
+            max_lost_in_a_row=rewards.max_lost_in_a_row,
             cache=ScoreCache(rewards.cache_entries),
             metrics=self._metrics,
         )
-        self._answers = Answers()
+        self._answers = Answers(bell)
         self._loop = PoolLoop(self._dispatcher, self._answers, rewards, model, cluster)
         self._servers: ServerPool | None = None
 
@@ -163,6 +176,8 @@ class RewardPool:
     def collect(self, timeout_s: float) -> list[tuple[Ticket, GroupScores]]:
         """Return (ticket, scores) of groups that are done, waiting at most `timeout_s` for one.
 
+        With 0 it never waits; see `bell`.
+
         Raises:
             RewardError: a scorer broke its contract, or replicas die faster than they score.
             Exception: what else ended the pool, e.g. a group that cannot be decoded.
@@ -189,18 +204,41 @@ class RewardPool:
         return as_tensor(ray.get(frames, timeout=self._rewards.deadline_s))
 
     def scale(self, label: str, num_replicas: int) -> None:
-        """Keep `num_replicas` of a scorer from now on.
+        """Keep `num_replicas` of a scorer from now on; those in excess finish what they have.
 
         Raises:
             ValueError: no such scorer, or less than one replica.
         """
-        if label not in self._positions:
-            raise ValueError(
-                f"rewards: no scorer {label!r} to scale; there: {', '.join(self._positions)}"
-            )
+        self._check_label(label)
         if num_replicas < 1:
             raise ValueError(f"rewards {label!r}: expected at least 1 replica, got {num_replicas}")
         self._loop.post(partial(self._dispatcher.scale, label, num_replicas))
+
+    def num_replicas(self, label: str) -> int:
+        """Return how many replicas of a scorer there are, those that are starting included.
+
+        Raises:
+            ValueError: no such scorer.
+        """
+        self._check_label(label)
+        return self._dispatcher.num_replicas(label)
+
+    def processes(self) -> list[tuple[str, int, int]]:
+        """Return (label, replica, pid on its node) of everything that is open.
+
+        The decoder's label is "decoder"; a process that scorers share is there under each label.
+        Replicas are numbered by age.
+        """
+        pids, found = self._loop.pids, list[tuple[str, int, int]]()
+        count: Counter[str] = Counter()
+        for process_id, services in sorted(self._dispatcher.processes().items()):
+            if process_id not in pids:
+                continue
+            for service in services:
+                label = service or "decoder"
+                found.append((label, count[label], pids[process_id]))
+                count[label] += 1
+        return found
 
     def metrics(self) -> dict[str, float]:
         """Return counts since the start, latencies of the last calls, and what is so now."""
@@ -246,6 +284,10 @@ class RewardPool:
             self._servers = None
 
     # Inside
+
+    def _check_label(self, label: str) -> None:
+        if label not in self._positions:
+            raise ValueError(f"rewards: no scorer {label!r}; there: {', '.join(self._positions)}")
 
     def _submit(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -46,8 +47,12 @@ class RewardActor:
         self._num_threads = num_threads
         self._scorers: dict[str, ScorerWorker] = {}
 
-    def open(self) -> dict[str, ScorerInfo]:
-        """Load scorers and decoder; not in __init__, whose errors Ray wraps beyond reading."""
+    def open(self) -> tuple[dict[str, ScorerInfo], int]:
+        """Load scorers and decoder; not in __init__, whose errors Ray wraps beyond reading.
+
+        Returns:
+            What the scorers say of themselves, and the id of this process.
+        """
         import cv2
         import torch
 
@@ -57,7 +62,7 @@ class RewardActor:
             self._scorers[config.label] = open_scorer_worker(config, position)
         if self._has_decoder:
             self._decoder: DecodeWorker = open_decode_worker(self._model)
-        return {label: scorer.info() for label, scorer in self._scorers.items()}
+        return {label: scorer.info() for label, scorer in self._scorers.items()}, os.getpid()
 
     @ray.method(num_returns=2)
     def decode(self, group: RolloutGroup) -> tuple[Frames, ClipInfo]:
@@ -113,7 +118,7 @@ class ActorSet:
         return len(self._actors)
 
     def spawn(self, process_id: int, host: Host, handle: Handler) -> None:
-        """Start an actor; `handle` gets what `open` returns."""
+        """Start an actor; `handle` gets what `open` returns, see there."""
         own = [self._configs[service] for service in host.services if service != DECODER]
         variables = host.runtime_env.get("env_vars", {})
         actor = RewardActor.options(  # type: ignore[attr-defined]

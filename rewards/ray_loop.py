@@ -56,6 +56,8 @@ class PoolLoop:
         self._servers_of = {s.label: s.server for s in rewards.scorers if s.server}
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._actors = ActorSet(rewards, model, cluster, post=self._events.put)
+        self._pids: dict[int, int] = {}
+        """By process id of ours: what the system calls the processes that opened."""
         self._unconnected: dict[int, dict[str, ScorerInfo]] = {}
         """Processes that are open and wait to be told of their servers."""
         self._endpoints: Mapping[str, Sequence[Endpoint]] | None = None
@@ -100,6 +102,11 @@ class PoolLoop:
     def num_processes(self) -> int:
         return len(self._actors)
 
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process ids of the system, each on its own node, by those of the dispatcher."""
+        return self._pids.copy()
+
     # The thread
 
     def _take(self, group: PoolGroup) -> None:
@@ -137,6 +144,7 @@ class PoolLoop:
                 self._actors.spawn(action.process_id, action.host, handle)
             case Kill():
                 self._unconnected.pop(action.process_id, None)
+                self._pids.pop(action.process_id, None)
                 self._actors.kill(action.process_id)
             case Decode():
                 self._actors.decode(action, partial(self._on_decoded, action.call))
@@ -150,7 +158,7 @@ class PoolLoop:
         if error is not None:
             self._on_open_error(process_id, error)
         elif process_id in self._actors:
-            self._unconnected[process_id] = future.result()
+            self._unconnected[process_id], self._pids[process_id] = future.result()
             self._connect(process_id)
 
     def _on_open_error(self, process_id: int, error: BaseException) -> None:

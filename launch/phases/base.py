@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rlvid.config import Recipe
+from rlvid.launch.preemption import Preemption
 from rlvid.models.policy import Policy
 from rlvid.observability.recorder import Recorder
 from rlvid.plugins import resolve
@@ -57,6 +58,8 @@ class PhaseContext:
     recorder: Recorder
     resume: bool
     """True when an earlier attempt at this phase may have left checkpoints in `folder`."""
+    preemption: Preemption | None = None
+    """Asked at every turn by a loop that can drain; None where nobody listens."""
 
 
 @runtime_checkable

@@ -33,6 +33,7 @@ BUILTIN: dict[str, str] = {
     "raft_flow": "rlvid.rewards.specialists.raft_flow:RaftFlow",
     "cotracker": "rlvid.rewards.specialists.cotracker:CoTracker",
     "object_presence": "rlvid.rewards.specialists.object_presence:ObjectPresence",
+    "sleeping": "rlvid.rewards.sleeping:Sleeping",
     "remote": "rlvid.rewards.service.remote:RemoteReward",
     "remote_group": "rlvid.rewards.service.remote:RemoteGroupReward",
 }

@@ -7,6 +7,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
+from rlvid.bell import Bell
 from rlvid.rewards.scoring import GroupScores
 
 Ticket = int
@@ -19,7 +20,9 @@ class Answers:
     An error of the pool ends every wait, now and later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bell: Bell | None = None) -> None:
+        """`bell` is rung whenever `take` may have something, an error included."""
+        self._bell = bell
         self._changed = threading.Condition()
         """Guards everything below."""
         self._error: BaseException | None = None
@@ -88,6 +91,7 @@ class Answers:
                 return
             self._done.append((ticket, scores))
             self._changed.notify_all()
+        self._ring()
 
     def fail(self, error: BaseException) -> None:
         """End all waits with the error."""
@@ -97,6 +101,11 @@ class Answers:
                 answer.set_exception(error)
             self._clips.clear()
             self._changed.notify_all()
+        self._ring()
+
+    def _ring(self) -> None:
+        if self._bell is not None:
+            self._bell.ring()
 
     def _next_ticket(self) -> Ticket:
         self._raise_error()

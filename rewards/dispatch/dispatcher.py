@@ -42,13 +42,19 @@ class Dispatcher:
         max_attempts: int,
         deadline_s: float,
         start_deadline_s: float,
+        max_lost_in_a_row: int = 4,
         cache: ScoreCache,
         metrics: PoolMetrics,
         seed: int = 0,
     ) -> None:
         """`lanes` are the scorers in the recipe's order, and DECODER."""
         self._lanes = dict(lanes)
-        self._fleet = Fleet(hosts, start_deadline_s=start_deadline_s, metrics=metrics)
+        self._fleet = Fleet(
+            hosts,
+            start_deadline_s=start_deadline_s,
+            max_lost_in_a_row=max_lost_in_a_row,
+            metrics=metrics,
+        )
         self._max_attempts = max_attempts
         self._deadline_s = deadline_s
         self._known = KnownScores(cache, metrics)
@@ -212,8 +218,11 @@ class Dispatcher:
 
     def scale(self, service: str, num_replicas: int) -> None:
         """Keep so many processes of the scorer from now on."""
-        scaler = self._fleet.host_of(service).autoscaler
-        scaler.low, scaler.high = num_replicas, num_replicas
+        self._fleet.scale(service, num_replicas)
+
+    def num_replicas(self, service: str) -> int:
+        """Return how many there are, those that are starting included, those that leave not."""
+        return sum(not process.is_leaving for process in self._fleet.of(service))
 
     # What to do
 
@@ -268,7 +277,8 @@ class Dispatcher:
 
     def processes(self) -> dict[int, tuple[str, ...]]:
         """Return the services of every process that is open."""
-        return {p.process_id: p.host.services for p in self._fleet.processes.values() if p.is_open}
+        everyone = list(self._fleet.processes.values())  # a copy: other threads ask too
+        return {p.process_id: p.host.services for p in everyone if p.is_open}
 
     def live(self) -> dict[str, dict[str, float]]:
         """Return queue and replicas of every scorer."""

@@ -19,17 +19,22 @@ NO_ROOM = (
     "Lower num_cpus, num_gpus or num_replicas of the scorers if the cluster has no room, or raise "
     "cluster.start_deadline_s when a model loads slowly."
 )
-MAX_LOST_IN_A_ROW = 4
-"""Processes lost without a finished call between them, per wanted replica, before giving up."""
 
 
 class Fleet:
     """Plain bookkeeping; times are given by the caller, processes by whoever does the actions."""
 
     def __init__(
-        self, hosts: Sequence[Host], *, start_deadline_s: float, metrics: PoolMetrics
+        self,
+        hosts: Sequence[Host],
+        *,
+        start_deadline_s: float,
+        max_lost_in_a_row: int,
+        metrics: PoolMetrics,
     ) -> None:
+        """`max_lost_in_a_row` is that of RewardsConfig."""
         self._hosts = tuple(hosts)
+        self._max_lost_in_a_row = max_lost_in_a_row
         self._start_deadline_s = start_deadline_s
         self._metrics = metrics
         self._ids = itertools.count(1)
@@ -41,7 +46,8 @@ class Fleet:
 
     def of(self, service: str) -> list[Process]:
         """Return the processes, open or not, in which a service lives."""
-        return [p for p in self.processes.values() if service in p.host.services]
+        everyone = list(self.processes.values())  # a copy: other threads ask too
+        return [process for process in everyone if service in process.host.services]
 
     def host_of(self, service: str) -> Host:
         return next(host for host in self._hosts if service in host.services)
@@ -97,9 +103,10 @@ class Fleet:
             return True
         had = (host.num_cpus, host.num_gpus)
         host.num_cpus, host.num_gpus = settings.num_cpus, settings.num_gpus
-        host.autoscaler = Autoscaler(
-            settings.num_replicas, settings.max_replicas, settings.batch_size
-        )
+        if not host.is_scaled:
+            host.autoscaler = Autoscaler(
+                settings.num_replicas, settings.max_replicas, settings.batch_size
+            )
         if had == (host.num_cpus, host.num_gpus):
             return True
         for other in [p for p in self.processes.values() if p.host is host]:
@@ -133,15 +140,22 @@ class Fleet:
         for service in host.services:
             self._metrics.count(service, "replaced")
         logger.warning("reward replica replaced services=%s reason=%r", names, reason)
-        if host.failures_in_a_row > MAX_LOST_IN_A_ROW * max(host.autoscaler.low, 1):
+        if host.failures_in_a_row > self._max_lost_in_a_row * max(host.autoscaler.low, 1):
             raise RewardError(
                 f"rewards: {host.failures_in_a_row} replicas of {names} failed with nothing scored "
                 f"between them; the last one: {reason}. See the actor's log in the Ray session "
-                "folder, and deadline_s of the scorer when it was late."
+                "folder, and deadline_s of the scorer when it was late; "
+                f"rewards.max_lost_in_a_row is {self._max_lost_in_a_row} for each replica."
             )
         if not process.is_leaving:
             self._spawn(host, process.breakers, now)
         return process
+
+    def scale(self, service: str, num_replicas: int) -> None:
+        """Keep so many from now on; those in excess finish the calls that they have."""
+        host = self.host_of(service)
+        host.is_scaled = True
+        host.autoscaler.low, host.autoscaler.high = num_replicas, num_replicas
 
     def late_to_open(self, now: float) -> list[tuple[int, str]]:
         """Return (process, reason) of those to replace since they do not open.

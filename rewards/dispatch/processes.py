@@ -66,6 +66,8 @@ class Host:
     """Over the nodes, so that clips are decoded near where they were sampled."""
     autoscaler: Autoscaler
     has_opened: bool = False
+    is_scaled: bool = False
+    """Its number was set by hand, which what the scorer declares does not undo."""
     failures_in_a_row: int = 0
     """Processes lost since the last call that came to an end."""
 

@@ -19,3 +19,8 @@ class ClusterConfig(Section):
     """torch threads of each process; two busy-waiting processes on two cores are far slower."""
     start_deadline_s: float = Field(default=240.0, gt=0.0)
     """Seconds the actors may take to load their models."""
+    grace_s: float = Field(default=110.0, gt=0.0)
+    """Seconds between a request to make room (SIGTERM, SIGUSR1, a notice) and the kill: the run
+    stops issuing groups, drains, writes a checkpoint and exits with status 75 within them. Below
+    what the scheduler grants: Slurm's --signal=...@120, Kubernetes' terminationGracePeriodSeconds.
+    """

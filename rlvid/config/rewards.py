@@ -103,6 +103,9 @@ class RewardsConfig(Section):
     max_attempts: int = Field(default=3, ge=1)
     """Calls one batch may fail, each on another replica where there is one, before its clips count
     as missing."""
+    max_lost_in_a_row: int = Field(default=4, ge=1)
+    """Crash-loop budget of each kind of process: how many may die or be killed for lateness, per
+    replica, with not one call finished between them, before the run stops and names the scorer."""
     cache_entries: int = Field(default=100_000, ge=0)
     """Scores kept by clip, prompt and scorer version; 0 turns the cache off."""
     max_missing_frac: float = Field(default=0.1, ge=0.0, le=1.0)

@@ -7,6 +7,7 @@ import pytest
 from rlvid.rewards.base import ClipSpec, RewardError, RewardTimeoutError
 from rlvid.rewards.dispatch.pool_group import PoolGroup
 from rlvid.rewards.dispatch.processes import Decode, ScoreBatch
+from rlvid.rewards.scoring import ItemResult
 from tests.unit.rewards.played_pool import Pool, clips_of, items, one
 
 
@@ -164,3 +165,38 @@ def test_a_sent_file_that_kills_every_decoder_is_missing_and_ends_nothing() -> N
     pool.submit(2, 2)
     pool.answer_all("x")
     assert pool.values(2) == [0.5, 0.5]
+
+
+def test_who_is_scaled_away_finishes_what_it_has_first() -> None:
+    """Both calls of the leaving replica are answered by it; it gets no third, and then ends."""
+    pool = Pool(one(num_replicas=2, batch_size=2))
+    for ticket in range(4):
+        pool.submit(ticket, size=2)
+    assert len(pool.batches("x")) == 4
+    pool.dispatcher.scale("x", 1)
+    pool.poll()
+    assert pool.dispatcher.num_replicas("x") == 1
+    assert len([services for services in pool.alive.values() if services == ("x",)]) == 2
+    pool.answer_all("x")
+    assert pool.values(0) == pool.values(3) == [0.5, 0.5]
+    assert len([services for services in pool.alive.values() if services == ("x",)]) == 1
+    assert pool.dispatcher.num_replaced == 0
+
+
+def test_a_late_answer_of_a_process_given_up_counts_for_nobody() -> None:
+    """It was stopped, its clips went to another, and then it goes on and answers."""
+    pool = Pool(one(deadline_s=5.0, num_replicas=2), max_attempts=3)
+    pool.submit(1, size=2)
+    [stopped] = pool.batches("x")
+    pool.wait(5.5)
+    [again] = pool.batches("x")
+    assert again.call.process_id != stopped.call.process_id
+    late = [
+        ItemResult(item_id=item.item_id, value=99.0, error="", is_failure=False)
+        for item in stopped.items
+    ]
+    pool.dispatcher.scored(stopped.call.call_id, late, 0.1, pool.now)
+    pool.poll()
+    assert not pool.done
+    pool.answer(again)
+    assert pool.values(1) == [0.5, 0.5]

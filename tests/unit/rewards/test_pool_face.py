@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlvid.bell import Bell
 from rlvid.config import Recipe
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.rewards import RewardsConfig
 from rlvid.launch.serve_rewards import describe
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec, Endpoint, RewardError, Serving
+from rlvid.rewards.dispatch.answers import Answers
 from rlvid.rewards.dispatch.processes import DECODER, Spawn
 from rlvid.rewards.pool import RewardPool
-from rlvid.rewards.scoring import ScorerInfo
+from rlvid.rewards.scoring import GroupScores, ScorerInfo
 
 PROMPT = Prompt(prompt_id="p", text="a red ball")
 REWARDS = RewardsConfig.model_validate({"scorers": [{"use": "small:X"}, {"use": "large:X"}]})
@@ -74,3 +76,29 @@ def test_the_version_published_changes_with_the_model_behind_the_server() -> Non
     old, new = published
     assert old["small:X"] != new["small:X"]
     assert old["large:X"] == new["large:X"]
+
+
+def test_the_bell_rings_for_scores_and_for_the_pool_s_end_and_not_for_clips() -> None:
+    """One loop sleeps on it; what it is not woken for it finds a deadline later."""
+    bell = Bell()
+    answers = Answers(bell)
+    ticket = answers.new_ticket()
+    answers.ready()
+    assert answers.take(0.0) == []
+    assert not bell.wait(0.0)
+    scores = GroupScores(scores=(), decode_s=0.0, score_s=0.0)
+    answers.give(ticket, scores, None)
+    assert bell.wait(0.0)
+    assert answers.take(0.0) == [(ticket, scores)]
+    answers.fail(RewardError("over"))
+    assert bell.wait(0.0)
+    with pytest.raises(RewardError, match="over"):
+        answers.take(0.0)
+
+
+def test_replicas_of_no_scorer_are_refused() -> None:
+    pool = opened_pool()
+    assert pool.num_replicas("small:X") == 1
+    for ask in (pool.num_replicas, lambda label: pool.scale(label, 2)):
+        with pytest.raises(ValueError, match=r"no scorer 'smal:X'; there: small:X, large:X"):
+            ask("smal:X")
