@@ -5,6 +5,7 @@ It is also the driver's sign of life. `rlvid top` shows it; `rlvid scale` looks 
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -16,6 +17,8 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rlvid.launch.control.private_files import read_private, write_private
+
+logger = logging.getLogger(__name__)
 
 STATUS_FILE = "status.json"
 PERIOD_S = 1.0
@@ -176,9 +179,12 @@ class StatusWriter:
         return now_s >= self._next_s
 
     def write(self, status: RunStatus, now_s: float) -> None:
-        """Replace the file."""
+        """Replace the file; a disk that refuses is a warning, since this is a view of the run."""
         self._next_s = now_s + PERIOD_S
-        write_private(self.path, status.to_json())
+        try:
+            write_private(self.path, status.to_json())
+        except OSError as error:
+            logger.warning("%s: not written: %s", self.path, error.strerror)
 
 
 def read_status(run_folder: Path) -> RunStatus:

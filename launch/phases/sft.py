@@ -44,6 +44,7 @@ class Sft:
             exported = context.folder / "policy"
             learner.export(exported)
         finally:
+            trace.close()
             learner.shutdown()
         policy, ema_policy = trained_policy(artifacts.policy, exported, config.learner.mode)
         if config.ema_is_policy and ema_policy is not None:

@@ -89,6 +89,15 @@ METRICS: dict[str, Metric] = {
     "learner/learning_rate/value": Metric("1", (0, None), "learning rate of the step"),
     "learner/rows/count": Metric("count", (1, None), "transitions in the step's loss"),
     "learner/forwards/count": Metric("count", (1, None), "transformer evaluations of the update"),
+    "learner/forwards/seconds": Metric("s", (0, None), "their forward and backward passes took"),
+    "learner/forward_rows/count": Metric(
+        "count", (1, None), "latents handed to the model; with guidance it sees each twice"
+    ),
+    "learner/chunks/count": Metric("count", (1, None), "pieces in which the batch came"),
+    "learner/importance/mean": Metric("1", (0.9, 1.1), "mean truncated importance weight"),
+    "learner/importance/truncated_frac": Metric(
+        "frac", (0, 0.05), "rows whose importance weight was cut to the cap"
+    ),
     "learner/memory/peak_mb": Metric("MB", None, "most device memory a rank held"),
     "tiny_base/vae_loss/mean": Metric("1", (0, None), "weighted L1 and KL of the tiny VAE"),
     "sft/loss/mean": Metric("1", (0, None), "flow-matching loss"),
