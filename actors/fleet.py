@@ -234,23 +234,36 @@ class Fleet:
         if actor is None or actor.staging != publish:
             return
         actor.staging, actor.held, actor.num_refusals = None, publish, 0
+        self.metrics.has_staged = True
         self._behind[actor_id] = None
         self._join(actor, now)
 
     def stage_refused(self, actor_id: str, publish: Publish, reason: str, now: float) -> None:
-        """What arrived is not what was published; the actor keeps what it had and fetches anew."""
+        """What arrived is not what was published; the actor keeps what it had and fetches anew.
+
+        Raises:
+            RolloutLostError: it came to nothing `MAX_REFUSALS` times, and no actor ever took any.
+        """
         actor = self._actors.get(actor_id)
         if actor is None or actor.staging != publish:
             return
-        self.metrics.counts["rollout/publishes/refused"] += 1
+        self.metrics.counts["weights/rejected/count"] += 1
         logger.warning("refused publish actor=%s publish=%s reason=%r", actor_id, publish, reason)
         actor.staging = None
         actor.num_refusals += 1
         if actor.num_refusals >= MAX_REFUSALS:
             times = f"refused weights {publish.version} {actor.num_refusals} times: {reason}"
+            if not self.metrics.has_staged:
+                raise RolloutLostError(f"{actor_id}: {times}")
             self._lose(actor, Cause.WEIGHTS, times, now)
             return
         self._behind[actor_id] = None
+
+    def distrusted(self, actor_id: str, reason: str, now: float) -> None:
+        """The actor found that it does not sample with what was published."""
+        if actor_id in self._actors:
+            self.metrics.counts["weights/rejected/count"] += 1
+            self._lose(self._actors[actor_id], Cause.WEIGHTS, reason, now)
 
     def set_canary(self, publish: Publish, now: float) -> None:
         """From now on actors with these weights are compared with the learner's velocity."""
@@ -428,7 +441,7 @@ class Fleet:
             "rollout/actors/draining": float(sum(a.is_leaving for a in self._actors.values())),
             "rollout/actors/busy": float(self._num_busy),
             "rollout/queue/length": float(len(self._queue)),
-            "rollout/version_lag/max": float(max((newest - v for v in versions), default=0)),
+            "weights/version_lag/max": float(max((newest - v for v in versions), default=0)),
         }
 
     # Inside: tasks

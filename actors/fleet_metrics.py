@@ -45,6 +45,8 @@ class FleetMetrics:
         self.since_scaling = Usage()
         self.num_lost = 0
         """Actors lost since the start of the run."""
+        self.has_staged = False
+        """Whether an actor ever took a publish."""
         self.has_passed = False
         """Whether an actor ever gave the right canary."""
         self._noted: float | None = None
@@ -66,7 +68,7 @@ class FleetMetrics:
         found |= {
             "rollout/groups/late": 0.0,
             "rollout/groups/withdrawn": 0.0,
-            "rollout/publishes/refused": 0.0,
+            "weights/rejected/count": 0.0,
             "rollout/canary/passed": 0.0,
             "rollout/canary/unchecked": 0.0,
         }

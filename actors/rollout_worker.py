@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class RolloutWorker:
         self._base_name = "base"
         self._lock = threading.Lock()
         """Held by whoever uses the model or changes it; staging does neither."""
+        self._num_steps = 0
 
     @property
     def actor_id(self) -> str:
@@ -52,6 +54,16 @@ class RolloutWorker:
     def held(self) -> tuple[int, int]:
         """(incarnation, version) that the next group will be sampled with; (-1, -1) is none yet."""
         return self._weights.newest
+
+    @property
+    def live(self) -> tuple[int, int]:
+        """(incarnation, version) that the last group or canary was computed with."""
+        return self._weights.order
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps done since it began; read from another thread to see that it goes on."""
+        return self._num_steps
 
     def sample(self, task: GroupTask) -> RolloutGroup:
         """Sample every rollout of the task under one step plan.
@@ -75,10 +87,16 @@ class RolloutWorker:
         with torch.no_grad():
             prompt_embeds = self._model.encode_prompts([task.prompt.model_text])
             negative = self._model.encode_prompts([""])
-            sample = sample_group(
-                lambda latents, sigma: guided_velocity(
+
+            def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+                found = guided_velocity(
                     self._model, latents, sigma, prompt_embeds, negative, task.guidance_scale
-                ),
+                )
+                self._num_steps += 1
+                return found
+
+            sample = sample_group(
+                velocity,
                 task.plan,
                 noise_seeds=task.noise_seeds,
                 step_seeds=task.step_seeds,
@@ -169,13 +187,20 @@ def open_rollout_worker(
     actor_id: str,
     num_threads: int,
     weights_config: WeightsConfig | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> RolloutWorker:
     """Load a policy and make it ready to take weights from the learner.
 
     Args:
         learner_config: None when the worker will only sample (evaluation); else what the learner
             trains, so that LoRA adapters are bound before the first publish.
+        options: `rollout.worker_options`; this worker has none.
     """
+    if options:
+        raise ValueError(
+            f"rollout.worker_options: the diffusion worker has none, got {sorted(options)}; "
+            "leave them out"
+        )
     torch.set_num_threads(num_threads)
     model = open_policy(policy, model_config)
     mode = "full"

@@ -8,9 +8,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rlvid.config import ClusterConfig, Recipe, RewardsConfig
+from rlvid.launch.cluster_guard import guarded
 
 
 class ClusterError(ValueError):
@@ -21,7 +22,8 @@ def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
     """Return the CPUs and GPUs that roles hold at the same time, in the phase that needs most.
 
     Args:
-        grown: with every scorer at its `max_replicas`, as a long queue makes it.
+        grown: with every scorer at its `max_replicas` and as many rollout actors as the autoscaler
+            may want, as long queues make it.
     """
     rollout, learner = recipe.rollout, recipe.learner
     sft = recipe.sft.learner if "sft" in recipe.phases else None
@@ -29,7 +31,7 @@ def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
     found = {}
     for kind, field in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
         found[kind] = max(
-            rollout.num_actors * getattr(rollout, field)
+            (rollout.max_actors if grown else rollout.num_actors) * getattr(rollout, field)
             + _demanded_by(pool, field, grown=grown)
             + learner.num_ranks * getattr(learner, field),
             sft.num_ranks * getattr(sft, field) if sft else 0.0,
@@ -72,13 +74,14 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     want = demanded(recipe, grown=True)
-    with keep_sigterm_handler():
-        _connect(config, want)
-    try:
-        check_demand(recipe, ray.cluster_resources())
-        yield
-    finally:
-        ray.shutdown()
+    with guarded() if config.address is None else nullcontext():
+        with keep_sigterm_handler():
+            _connect(config, want)
+        try:
+            check_demand(recipe, ray.cluster_resources())
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextmanager

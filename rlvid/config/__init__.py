@@ -2,6 +2,7 @@
 
 from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig, KlConfig
 from rlvid.config.cluster import ClusterConfig
+from rlvid.config.elasticity import AutoscaleConfig
 from rlvid.config.learner import EmaConfig, LearnerConfig, LoraConfig, OptimizerConfig
 from rlvid.config.model import ModelConfig
 from rlvid.config.phases import (
@@ -21,6 +22,7 @@ from rlvid.config.weights import WeightsConfig
 __all__ = [
     "AdvantageConfig",
     "AlgorithmConfig",
+    "AutoscaleConfig",
     "CheckpointConfig",
     "ClusterConfig",
     "EmaConfig",

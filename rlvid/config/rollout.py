@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from rlvid.config.base import Section
+from rlvid.config.elasticity import AutoscaleConfig
 
 NoiseScheduleName = Literal["flow", "dance", "flash", "truncated", "sage", "cps"]
 
@@ -60,6 +61,31 @@ class RolloutConfig(Section):
     """Ray GPUs per actor."""
     deadline_s: float = Field(default=300.0, gt=0.0)
     """Seconds a lease on one group lasts; then the group is issued again."""
+    heartbeat_s: float = Field(default=2.0, gt=0.0)
+    """Seconds between two questions to an actor how many denoising steps it has done."""
+    stall_s: float = Field(default=120.0, gt=0.0)
+    """Seconds without an answer, or without a denoising step while it samples, after which an actor
+    is stuck and replaced; longer than one denoising step of a whole group takes."""
+    crash_budget: int = Field(default=4, ge=1)
+    """Actors that may be lost within `crash_window_s`, for each wanted one; more stop the run."""
+    crash_window_s: float = Field(default=600.0, gt=0.0)
+    autoscale: AutoscaleConfig | None = None
+    """Let the number of actors follow who waits for whom; None keeps what was asked for."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Ray labels of the nodes that actors go to, e.g. {"ray.io/market-type": "spot"}."""
+    fallback: tuple[dict[str, str], ...] = ()
+    """Labels to make do with, in this order, where no node has those of `labels`."""
+    worker: str = "diffusion"
+    """What samples: "diffusion" the model, "sleeping" a stand-in with given costs and failures for
+    measurements, or `package.module:factory` called as `rollout_worker.open_rollout_worker`."""
+    worker_options: dict[str, Any] = Field(default_factory=dict)
+    """Of the worker; "sleeping" has those of `actors.sleeping.SleepingOptions`."""
+
+    @property
+    def max_actors(self) -> int:
+        """The most actors there are at once without being asked for by hand."""
+        most = self.autoscale.max_actors if self.autoscale else 0
+        return max(self.num_actors, most)
 
     @model_validator(mode="after")
     def _check(self) -> RolloutConfig:

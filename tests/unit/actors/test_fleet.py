@@ -270,7 +270,7 @@ def test_refused_publish_is_fetched_again() -> None:
     played.run(5.0)
     assert played.fleet.is_up_to_date
     assert not played.killed
-    assert played.fleet.metrics.take()["rollout/publishes/refused"] == 2
+    assert played.fleet.metrics.take()["weights/rejected/count"] == 2
 
 
 def test_actor_that_refuses_three_times_is_replaced() -> None:
