@@ -110,6 +110,8 @@ class Lane:
         if not due:
             return []
         batch, is_full = self._batch(due)
+        if only_full and batch[0].goes_alone:
+            return []  # behind another call it could take down that one's answer
         if not is_full:
             waited = now - min(item.entered for item in batch)
             if only_full or (more_coming and waited < self.settings.max_wait_s):

@@ -49,7 +49,7 @@ class Sender:
             ready = [
                 process
                 for process in self._fleet.processes.values()
-                if process.is_usable and len(process.calls) < MAX_CALLS
+                if process.is_usable and len(process.calls) < MAX_CALLS and not _is_alone(process)
             ]
             ready.sort(key=lambda process: (len(process.calls), process.process_id))
             if not any(self._send_one(process, now, decoding > 0) for process in ready):
@@ -96,6 +96,14 @@ class Sender:
                 fps=batch[0].kind[0],
             )
         )
+
+
+def _is_alone(process: Process) -> bool:
+    """Return whether it works on a clip that may end it: nothing is sent to wait behind that.
+
+    An answer that is done may die with its process before it is sent, and would be charged.
+    """
+    return any(item.goes_alone for call in process.calls for item in call.items)
 
 
 def _score_item(item: QueueItem, source: int) -> ScoreItem:
