@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from rlvid.config import Recipe
 from rlvid.learners.checkpoint import find_latest
@@ -50,6 +51,8 @@ def _recipe() -> Recipe:
 
 
 def _actor(recipe: Recipe) -> VideoModel:
+    # As actors and ranks do: a matrix product cut for two threads may round differently.
+    torch.set_num_threads(recipe.cluster.threads_per_role)
     model = tiny_model(0)
     add_lora(model.transformer, recipe.learner.lora)
     return model
