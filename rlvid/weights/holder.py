@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -296,17 +296,22 @@ class WeightsHolder:
 
 def apply_weights(
     manifest: WeightsManifest,
-    buckets: Sequence[Bucket],
+    buckets: Sequence[Bucket] | Mapping[int, Bucket],
     transformer: nn.Module,
     *,
     mode: str,
 ) -> None:
     """Make `transformer` the published policy, or raise and leave it as it was.
 
+    Args:
+        buckets: in order, or by index as a rank of the learner returns them.
+
     Raises:
         WeightsError: kind, base model, digests, names, shapes or dtypes do not fit.
     """
     holder = WeightsHolder(transformer, mode=mode, actor_id="this process")
+    if isinstance(buckets, Mapping):
+        buckets = [buckets[index] for index in sorted(buckets)]
     holder.stage(manifest, buckets)
     holder.swap()
     holder.check_live()
