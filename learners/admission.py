@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ def check_groups(
     *,
     expected_ids: Mapping[int, str],
     version: int,
-    published: Mapping[int, str],
+    published: Set[tuple[int, str]],
     max_staleness: int,
 ) -> None:
     """Refuse the batch unless every group may be trained on.
@@ -68,7 +68,8 @@ def check_groups(
     Args:
         expected_ids: row to group id, of every group that should be here.
         version: the newest one published.
-        published: version to manifest digest, of the versions that may still be consumed.
+        published: (version, manifest digest) of what may still be consumed. A learner that was
+            started again publishes its versions again, with other digests; groups of both count.
 
     Raises:
         StaleGroupError: too old, from the future, or sampled with other weights.
@@ -86,9 +87,10 @@ def check_groups(
                 f"{where} reached policy {version}, rollout.max_staleness is {max_staleness}. "
                 "Raise it, or let the ledger issue the group again"
             )
-        expected = published.get(fact.policy_version)
-        if fact.weights_digest != expected:
+        if (fact.policy_version, fact.weights_digest) not in published:
+            known = sorted(digest for number, digest in published if number == fact.policy_version)
             raise StaleGroupError(
-                f"{where} was sampled with weights {fact.weights_digest}: expected {expected}, "
-                "which was published under that version. The actor missed a publish"
+                f"{where} was sampled with weights {fact.weights_digest}: expected "
+                f"{' or '.join(known) or 'none'}, which was published under that version. "
+                "The actor missed a publish"
             )

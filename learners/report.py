@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -14,49 +16,63 @@ MEANS: Mapping[str, str] = {
     "clip_frac": "learner/clip/frac",
     "policy_loss": "learner/policy_loss/mean",
     "kl": "learner/kl/mean",
+    "importance": "learner/importance/mean",
+    "truncated_frac": "learner/importance/truncated_frac",
 }
 """Sum of an algorithm's terms to the metric of its mean over trained rows."""
 
 
 class UpdateTotals:
-    """Collects the terms of one batch."""
+    """Collects the terms of one batch over its chunks and updates."""
 
-    def __init__(self, total_rows: float) -> None:
-        """`total_rows` are the trained rows of one update over all ranks."""
-        self._total_rows = total_rows
+    def __init__(self) -> None:
         self._loss = 0.0
         self._rows = 0
         self._forwards = 0
-        self._sums = dict.fromkeys(MEANS, 0.0)
-        self._has_kl = False
+        self._forward_rows = 0
+        self._seconds = 0.0
+        self._sums: dict[str, float] = {}
         self._deviation = 0.0
         self.replay_drift = 0.0
         self.learning_rate = 0.0
         self.grad_norm = 0.0
 
-    def add(self, terms: LossTerms) -> None:
-        """Count the terms of one micro-batch; one without trained rows only as a forward."""
+    def add(self, terms: LossTerms, *, forward_rows: int, seconds: float) -> None:
+        """Count the terms of one micro-batch; one without trained rows only as a forward.
+
+        Args:
+            forward_rows: latents it handed to the model.
+            seconds: its forward and backward pass took.
+        """
         self._forwards += 1
+        self._forward_rows += forward_rows
+        self._seconds += seconds
         if not terms.num_rows:
             return
         self._loss += float(terms.loss_sum.detach())
         self._rows += terms.num_rows
-        for name in self._sums:
+        for name in MEANS:
             if name in terms.sums:
-                self._sums[name] += float(terms.sums[name])
-        self._has_kl = self._has_kl or "kl" in terms.sums
+                self._sums[name] = self._sums.get(name, 0.0) + float(terms.sums[name])
         self._deviation = max(self._deviation, float(terms.maxima["ratio_deviation_max"]))
 
-    def metrics(self, ranks: Ranks) -> dict[str, float]:
-        """Return the metrics over all ranks; a collective."""
-        names = list(self._sums)
-        loss, rows, forwards, has_kl, *sums = ranks.sum(
-            [self._loss, self._rows, self._forwards, float(self._has_kl)]
-            + [self._sums[name] for name in names]
+    def metrics(self, ranks: Ranks, *, update_rows: float) -> dict[str, float]:
+        """Return the metrics over all ranks; a collective.
+
+        Args:
+            update_rows: trained rows of one update over all ranks.
+        """
+        names = list(MEANS)
+        loss, rows, forwards, forward_rows, *sums = ranks.sum(
+            [self._loss, self._rows, self._forwards, self._forward_rows]
+            + [self._sums.get(name, 0.0) for name in names]
         )
-        means = {MEANS[name]: value / rows for name, value in zip(names, sums, strict=True)}
-        if not has_kl:
-            del means[MEANS["kl"]]
+        seconds, *has = ranks.max([self._seconds] + [float(name in self._sums) for name in names])
+        means = {
+            MEANS[name]: value / rows
+            for name, value, is_there in zip(names, sums, has, strict=True)
+            if is_there
+        }
         return {
             **means,
             "learner/loss/mean": loss / rows,
@@ -64,9 +80,45 @@ class UpdateTotals:
             "learner/replay_drift/max": self.replay_drift,
             "learner/grad_norm/total": self.grad_norm,
             "learner/learning_rate/value": self.learning_rate,
-            "learner/rows/count": self._total_rows,
+            "learner/rows/count": update_rows,
             "learner/forwards/count": forwards,
+            "learner/forward_rows/count": forward_rows,
+            "learner/forwards/seconds": seconds,
         }
+
+
+class Usage:
+    """How long a rank worked for its callers, and how long it waited for the next call."""
+
+    def __init__(self) -> None:
+        self._busy_s = 0.0
+        self._since = time.perf_counter()
+        self._depth = 0
+        self._entered = 0.0
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Count the block as work."""
+        if self._depth == 0:
+            self._entered = time.perf_counter()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._busy_s += time.perf_counter() - self._entered
+
+    def take(self) -> dict[str, float]:
+        """Return seconds of work and of waiting since the last call, and start anew.
+
+        Within a block its part so far counts to this report, the rest to the next.
+        """
+        now = time.perf_counter()
+        busy_s = self._busy_s + (now - self._entered if self._depth else 0.0)
+        idle_s = max(now - self._since - busy_s, 0.0)
+        self._busy_s, self._since, self._entered = 0.0, now, now
+        return {"time/learner_busy/seconds": busy_s, "time/learner_idle/seconds": idle_s}
 
 
 def advantage_metrics(credit: Credit, clip: float) -> dict[str, float]:

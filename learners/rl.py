@@ -1,13 +1,14 @@
 """One rank of the RL learner: credit, admission, gradient, step. A plain class.
 
 Every rank is given every reward and works out the same credit; each then trains its share of the
-groups. Letters: P groups of a batch, G rollouts in a group, S trained steps.
+groups. A batch comes in one or more chunks (`open_batch`). Letters: P groups of a batch, G rollouts
+in a group, S trained steps.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,23 +17,25 @@ import torch
 from torch import Tensor
 
 from rlvid.algorithms import ALGORITHMS
-from rlvid.algorithms.base import Algorithm, Credit, LossTerms
-from rlvid.algorithms.batch import assemble, forward_batches, select_forward
+from rlvid.algorithms.base import Algorithm, LossTerms
+from rlvid.algorithms.batch import all_forwards, assemble, forward_batches, select_forward
 from rlvid.algorithms.score_table import RewardTable
 from rlvid.config import AlgorithmConfig, GrpoConfig, Recipe, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
-from rlvid.flow.step_weights import update_step_weights
 from rlvid.learners.admission import GroupFacts, StaleGroupError, check_groups, facts_of
+from rlvid.learners.open_batch import MicroBatch, OpenBatch, joined, open_batch
+from rlvid.learners.parameter_check import ParameterMismatchError, check_same_parameters
+from rlvid.learners.ranks import Ranks
 from rlvid.learners.reference import Reference
-from rlvid.learners.report import UpdateTotals, advantage_metrics, memory_metrics
+from rlvid.learners.report import UpdateTotals, Usage, advantage_metrics, memory_metrics
 from rlvid.learners.trainee import Trainee, TraineeSettings
 from rlvid.models.base import VideoModel
 from rlvid.models.policy import Policy
 from rlvid.plugins import resolve
-from rlvid.records import LearnerBatch, RolloutGroup, StepReport, WeightsManifest
+from rlvid.records import LearnerBatch, RolloutGroup, StepPlan, StepReport, WeightsManifest
 from rlvid.weights import Bucket
 
-__all__ = ["RlLearner", "RlSettings", "StaleGroupError", "rl_settings"]
+__all__ = ["ParameterMismatchError", "RlLearner", "RlSettings", "StaleGroupError", "rl_settings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +65,16 @@ def rl_settings(recipe: Recipe, policy: Policy) -> RlSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _MicroBatch:
-    """One forward and the rows it serves."""
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """The groups of one call."""
 
-    batch: LearnerBatch
-    is_fresh: bool
-    """Sampled by the version held now: its ratio must be 1 before the first update."""
+    groups: Mapping[str, RolloutGroup]
+    ids: Mapping[int, str]
+    """Row of the batch to group id."""
+
+    def group(self, row: int) -> RolloutGroup:
+        return self.groups[self.ids[row]]
 
 
 class RlLearner:
@@ -82,9 +88,13 @@ class RlLearner:
         self._algorithm = cast(Algorithm, cast(Any, algorithm)())
         self.trainee = Trainee(settings.trainee, model, before_wrapping=self._take_reference)
         self._model = self.trainee.model
-        self._published: dict[int, str] = {}
-        self._version = -1
+        self._published: set[tuple[int, str]] = set()
+        self._version, self._digest = -1, ""
         self._is_replayable = True
+        self._open: OpenBatch | None = None
+        self._usage = Usage()
+        self.num_micro_batches = 0
+        """Forward and backward passes done; a sign of life for other threads."""
 
     def train(
         self,
@@ -93,42 +103,82 @@ class RlLearner:
         *,
         step: int,
     ) -> StepReport:
-        """Take the updates of one batch; a collective of all ranks.
+        """Train a batch in one chunk; see `train_chunk`."""
+        report = self.train_chunk(
+            groups,
+            rewards,
+            step=step,
+            num_groups=len(rewards.group_ids),
+            first_row=0,
+            is_last=True,
+        )
+        assert report is not None, "the last chunk of a batch reports"
+        return report
+
+    def train_chunk(
+        self,
+        groups: Mapping[str, RolloutGroup],
+        rewards: RewardTable,
+        *,
+        step: int,
+        num_groups: int,
+        first_row: int,
+        is_last: bool,
+        rows: Sequence[int] | None = None,
+        plans: Sequence[StepPlan] | None = None,
+    ) -> StepReport | None:
+        """Add the gradient of some groups of a batch; the last chunk takes the updates.
+
+        A collective of all ranks. The gradient is that of the whole batch, bit for bit, however it
+        is cut. The trained rows of the batch are known only at its end, so losses are divided by
+        the rows of the plan, and the sum is put right at the optimiser step (`ZeroEngine.step`).
+        A chunk that fails leaves no gradient: the batch begins anew with a chunk at row 0.
 
         Args:
             groups: group id to group, the same ids on every rank. It may fetch lazily: a rank looks
                 up only its share.
-            rewards: of the whole batch, the same on every rank.
+            rewards: of the groups of this chunk, the same on every rank. Credit must be local to
+                groups (`rlvid.algorithms.streaming`) unless the chunk is the whole batch.
+            num_groups: planned for the whole batch.
+            first_row: place in the batch where this chunk begins, a multiple of the ranks.
+            is_last: nothing of the batch follows.
+            rows: place in the batch of each group of `rewards`, ascending; default first_row,
+                first_row + 1, ... Rows left out belong to groups that will never come.
+            plans: of all groups of the batch in order of rows. Needed where more than one chunk is
+                to come, since step weights are normalised over them all.
+
+        Returns:
+            The report with the last chunk, else None.
 
         Raises:
-            ValueError: `rewards` is not of these groups.
+            ValueError: `rewards` is not of these groups, or the chunk does not follow the last one.
             StaleGroupError: a group is older than `rollout.max_staleness`, or was sampled with
                 weights that were not published under its version.
+            ParameterMismatchError: the ranks hold different parameters after the step.
             RuntimeError: before the first update a fresh group's ratio is off 1 by more than
                 `grpo.max_replay_drift_frac` of the clip range.
         """
-        started = time.perf_counter()
-        rewards.check(groups, self._settings.rollout.group_size)
-        ids = rewards.group_ids
-        credit = self._algorithm.credit(
-            rewards.values, rewards.weights, self._settings.algorithm.advantage
-        )
-        dropped = {row for row, _ in credit.dropped}
-        kept = [row for row in range(len(ids)) if row not in dropped and credit.trained[row].any()]
-        report = StepReport(
-            step=step,
-            metrics={},
-            trained_group_ids=tuple(ids[row] for row in kept),
-            dropped_group_ids=tuple(ids[row] for row in range(len(ids)) if row not in kept),
-        )
-        if not kept:
-            return replace(report, metrics={"learner/rows/count": 0.0})
-        micro_batches = self._prepare(groups, ids, kept, credit)
-        metrics = self._update(micro_batches)
-        metrics |= advantage_metrics(credit, self._settings.algorithm.advantage.clip)
-        metrics |= memory_metrics(self.trainee.engine.device)
-        metrics["time/learner_update/seconds"] = time.perf_counter() - started
-        return replace(report, metrics=metrics)
+        with self._usage.busy():
+            try:
+                rewards.check(groups, self._settings.rollout.group_size)
+                if rows is None:
+                    rows = range(first_row, first_row + len(rewards.group_ids))
+                chunk = _Chunk(groups, dict(zip(rows, rewards.group_ids, strict=True)))
+                if first_row == 0:
+                    self._begin(chunk, step, num_groups, is_last=is_last, plans=plans)
+                batch = self._opened(step, num_groups)
+                batch.check_place(first_row, tuple(chunk.ids), self._ranks.world_size)
+                self._add(batch, chunk, rewards, is_last=is_last)
+                batch.next_row = max(first_row + 1, *(row + 1 for row in chunk.ids))
+                return self._finish(batch) if is_last else None
+            except Exception:
+                self.abandon()
+                raise
+
+    def abandon(self) -> None:
+        """Forget a batch that is not trained to its end, gradient and all; no collective."""
+        self._open = None
+        self.trainee.engine.discard()
 
     def publish(
         self, version: int, *, use_ema: bool = False
@@ -137,137 +187,284 @@ class RlLearner:
 
         From here on `version` is the newest: groups are admitted by their distance to it.
         """
-        published = self.trainee.publish(version, use_ema=use_ema)
-        digests = self.trainee.engine.ranks.gather_json(published[0].digest if published else None)
-        self._published[version] = digests[0]
-        self._version = version
+        self._check_closed(f"publishing version {version}")
+        with self._usage.busy():
+            published = self.trainee.publish(version, use_ema=use_ema)
+            digests = self._ranks.gather_json(published[0].digest if published else None)
+        self._version, self._digest = version, digests[0]
+        self._published.add((version, digests[0]))
         self._is_replayable = not use_ema
-        oldest = version - self._settings.rollout.max_staleness
-        self._published = {v: d for v, d in self._published.items() if v >= oldest}
+        self._forget_old()
         return published
 
     def published_digest(self, version: int) -> str:
         """Return the manifest digest of a version that may still be consumed."""
-        return self._published[version]
+        if version == self._version:
+            return self._digest
+        return next(digest for number, digest in sorted(self._published) if number == version)
+
+    def restore_published(self, pairs: Iterable[tuple[int, str]]) -> None:
+        """Admit groups of these publishes too, each a version and the digest of its manifest.
+
+        For what an earlier start of the learner published: its groups are as good as they were,
+        although this one may give another digest to the same version.
+        """
+        self._published |= set(pairs)
+        self._forget_old()
 
     def save(self, folder: Path) -> None:
         """Write weights, optimiser, average, anchor, RNG and what was published; a collective."""
-        self._reference.save(folder, is_root=self.trainee.rank == 0)
-        state = {
-            "version": self._version,
-            "published": [[version, digest] for version, digest in self._published.items()],
-        }
-        self.trainee.save(folder, state)
+        self._check_closed("writing a checkpoint")
+        with self._usage.busy():
+            self.check_parameters()
+            self._reference.save(folder, is_root=self.trainee.rank == 0)
+            state = {
+                "version": self._version,
+                "digest": self._digest,
+                "published": [list(pair) for pair in sorted(self._published)],
+            }
+            self.trainee.save(folder, state)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote; right after opening."""
-        state = self.trainee.load(folder)
-        self._reference.load(folder)
-        self._version = int(state["version"])
-        self._published = {int(version): str(digest) for version, digest in state["published"]}
+        with self._usage.busy():
+            state = self.trainee.load(folder)
+            self._reference.load(folder)
+        self._version, self._digest = int(state["version"]), str(state["digest"])
+        self._published = {(int(version), str(digest)) for version, digest in state["published"]}
+
+    def check_parameters(self) -> None:
+        """Raise ParameterMismatchError unless all ranks hold the same parameters; a collective."""
+        check_same_parameters(self.trainee.engine, self.trainee.base_digest)
 
     def _take_reference(self, model: VideoModel) -> None:
         self._reference = Reference(
             model, self._settings.algorithm.kl, mode=self._settings.trainee.learner.mode
         )
 
-    def _prepare(
+    @property
+    def _ranks(self) -> Ranks:
+        return self.trainee.engine.ranks
+
+    def _check_closed(self, doing: str) -> None:
+        if self._open is not None:
+            raise ValueError(
+                f"learner: {doing}: step {self._open.step} has chunks and no optimiser step yet; "
+                "hand in its last chunk, or abandon it"
+            )
+
+    def _forget_old(self) -> None:
+        oldest = self._version - self._settings.rollout.max_staleness
+        self._published = {pair for pair in self._published if pair[0] >= oldest}
+
+    def _begin(
         self,
-        groups: Mapping[str, RolloutGroup],
-        ids: Sequence[str],
-        kept: Sequence[int],
-        credit: Credit,
-    ) -> list[_MicroBatch]:
-        """Fetch this rank's share, admit the whole batch, and cut the share into forwards."""
-        ranks = self.trainee.engine.ranks
-        share = {row: groups[ids[row]] for row in kept[ranks.rank :: ranks.world_size]}
-        if not share:
-            share = {kept[0]: groups[ids[kept[0]]]}
-            is_spare = True
-        else:
-            is_spare = False
-        facts = [] if is_spare else [facts_of(row, group) for row, group in share.items()]
-        everybody = sorted(
-            (GroupFacts.from_json(tree) for part in ranks.gather_json([f.to_json() for f in facts])
-             for tree in part),
+        chunk: _Chunk,
+        step: int,
+        num_groups: int,
+        *,
+        is_last: bool,
+        plans: Sequence[StepPlan] | None,
+    ) -> None:
+        """Open the batch that a chunk at row 0 starts."""
+        self._check_closed(f"step {step}")
+        if plans is None:
+            if not is_last or len(chunk.ids) != num_groups:
+                raise ValueError(
+                    f"learner: step {step}: a batch in several chunks needs the plans of all its "
+                    f"{num_groups} groups from the first chunk on, got none"
+                )
+            mine = [facts_of(row, chunk.group(row)) for row in self._mine(chunk.ids)]
+            plans = [fact.plan for fact in self._everybody(mine)]
+        if len(plans) != num_groups:
+            raise ValueError(
+                f"learner: step {step}: expected the plans of {num_groups} groups, got {len(plans)}"
+            )
+        self._open = open_batch(
+            self._settings.algorithm, plans, step=step, group_size=self._settings.rollout.group_size
+        )
+
+    def _opened(self, step: int, num_groups: int) -> OpenBatch:
+        if self._open is None or (self._open.step, self._open.num_groups) != (step, num_groups):
+            held = "none" if self._open is None else f"step {self._open.step}"
+            raise ValueError(
+                f"learner: chunk of step {step} with {num_groups} groups: expected it to belong to "
+                f"the batch that is open, which is {held}; a batch begins with a chunk at row 0, "
+                "and begins again after a chunk that failed"
+            )
+        return self._open
+
+    def _add(self, batch: OpenBatch, chunk: _Chunk, rewards: RewardTable, *, is_last: bool) -> None:
+        """Credit the groups of a chunk, admit them, and add their gradient."""
+        batch.num_chunks += 1
+        rows = list(chunk.ids)
+        kept: dict[int, tuple[Tensor, Tensor]] = {}
+        if rows:
+            credit = self._algorithm.credit(
+                rewards.values, rewards.weights, self._settings.algorithm.advantage
+            )
+            dropped = {index for index, _ in credit.dropped}
+            for index, row in enumerate(rows):
+                if index in dropped or not credit.trained[index].any():
+                    batch.dropped_ids.append(chunk.ids[row])
+                else:
+                    batch.trained_ids.append(chunk.ids[row])
+                    kept[row] = (credit.advantage[index], credit.trained[index])
+            batch.credits.append(credit)
+        micro_batches = self._turns(batch, chunk, kept)
+        if is_last and not micro_batches and batch.spare is not None:
+            micro_batches = [batch.spare]
+        self._first_update(batch, micro_batches, is_last=is_last)
+
+    def _turns(
+        self, batch: OpenBatch, chunk: _Chunk, kept: Mapping[int, tuple[Tensor, Tensor]]
+    ) -> list[MicroBatch]:
+        """Fetch this rank's share of a chunk, admit the whole chunk, cut the share into forwards.
+
+        ZeRO 2 and 3 reduce in every backward pass, so all ranks need equally many of them, and the
+        same ones side by side whatever the chunks are: each turn of the ranks is filled up by
+        itself, with forwards that train nothing, which go first.
+        """
+        if not kept:
+            return []
+        share = {row: chunk.group(row) for row in self._mine(kept)}
+        facts = self._everybody([facts_of(row, group) for row, group in share.items()])
+        self._admit(batch, facts, {row: chunk.ids[row] for row in kept})
+        cut = {row: self._cut(batch, row, group, *kept[row]) for row, group in share.items()}
+        for micro_batches in cut.values():
+            batch.spare = micro_batches[0].emptied()
+        if batch.spare is None:
+            row = next(iter(kept))
+            batch.spare = self._cut(batch, row, chunk.group(row), *kept[row])[0].emptied()
+        num_ranks = self._ranks.world_size
+        turns = sorted({row // num_ranks for row in kept})
+        mine = [cut.get(turn * num_ranks + self._ranks.rank, []) for turn in turns]
+        longest = self._ranks.max([float(len(part)) for part in mine])
+        result: list[MicroBatch] = []
+        for part, length in zip(mine, longest, strict=True):
+            filling = part[0].emptied() if part else batch.spare
+            result += [filling] * (int(length) - len(part)) + part
+        return result
+
+    def _mine(self, rows: Iterable[int]) -> list[int]:
+        """Return the rows that this rank trains."""
+        return [row for row in rows if row % self._ranks.world_size == self._ranks.rank]
+
+    def _everybody(self, facts: Sequence[GroupFacts]) -> list[GroupFacts]:
+        """Return the facts of all ranks in order of rows; a collective."""
+        parts = self._ranks.gather_json([fact.to_json() for fact in facts])
+        return sorted(
+            (GroupFacts.from_json(tree) for part in parts for tree in part),
             key=lambda fact: fact.row,
-        )  # fmt: skip
+        )
+
+    def _admit(
+        self, batch: OpenBatch, facts: Sequence[GroupFacts], expected: Mapping[int, str]
+    ) -> None:
         check_groups(
-            everybody,
-            expected_ids={row: ids[row] for row in kept},
+            facts,
+            expected_ids=expected,
             version=self._version,
             published=self._published,
             max_staleness=self._settings.rollout.max_staleness,
         )
-        weights = dict(
-            zip(
-                (fact.row for fact in everybody),
-                update_step_weights(
-                    self._settings.algorithm.step_weight, [fact.plan for fact in everybody]
-                ),
-                strict=True,
-            )
-        )
-        micro_batches = []
-        for row, group in share.items():
-            trained = torch.zeros_like(credit.trained[row]) if is_spare else credit.trained[row]
-            batch = assemble(
-                group,
-                credit.advantage[row],
-                trained,
-                step_weights=weights[row],
-                device=self.trainee.engine.device,
-            )
-            is_fresh = (
-                self._is_replayable and group.policy_version == self._version and not is_spare
-            )
-            micro_batches += [
-                _MicroBatch(batch=part, is_fresh=is_fresh) for part in self._forwards(batch)
-            ]
-        return self._pad(micro_batches)
+        for fact in facts:
+            if fact.plan != batch.plans[fact.row]:
+                raise ValueError(
+                    f"learner: group {fact.group_id} has another step plan than the batch was "
+                    f"opened with: expected {batch.plans[fact.row]}, got {fact.plan}"
+                )
 
-    def _forwards(self, batch: LearnerBatch) -> list[LearnerBatch]:
-        """Cut a group into the rollout's own forwards, smaller only where memory asks for it."""
-        limit = self._settings.trainee.learner.micro_batch_rows
+    def _cut(
+        self, batch: OpenBatch, row: int, group: RolloutGroup, advantage: Tensor, trained: Tensor
+    ) -> list[MicroBatch]:
+        """Cut a group into forwards: the rollout's own, or all its steps in one.
+
+        Smaller ones only where memory asks for them.
+        """
+        learner = self._settings.trainee.learner
+        is_current = (group.policy_version, group.weights_digest) == (self._version, self._digest)
+        is_fresh = is_current and self._is_replayable
+        assembled = assemble(
+            group,
+            advantage,
+            trained,
+            step_weights=batch.step_weights[row],
+            device=self.trainee.engine.device,
+            is_on_policy=is_fresh,
+        )
+        together = forward_batches if learner.replay == "as_sampled" else all_forwards
         return [
-            select_forward(batch, rows)
-            for together in forward_batches(batch)
-            for rows in torch.split(together, limit)
+            MicroBatch(batch=select_forward(assembled, part), is_fresh=is_fresh)
+            for rows in together(assembled)
+            for part in torch.split(rows, learner.micro_batch_rows)
         ]
 
-    def _pad(self, micro_batches: list[_MicroBatch]) -> list[_MicroBatch]:
-        """Repeat a forward with no trained row until all ranks have equally many.
+    def _first_update(
+        self, batch: OpenBatch, micro_batches: Sequence[MicroBatch], *, is_last: bool
+    ) -> None:
+        """Add the gradient of a chunk; refuse one whose replay is off."""
+        for index, micro_batch in enumerate(micro_batches):
+            ends = is_last and index == len(micro_batches) - 1
+            terms = self._backward(batch, micro_batch, is_last=ends)
+            batch.num_rows += terms.num_rows
+            if micro_batch.is_fresh and terms.num_rows:
+                batch.drift = max(batch.drift, float(terms.maxima["ratio_deviation_max"]))
+            if batch.keeps:
+                log_ratio = terms.log_ratio
+                kept = replace(micro_batch.batch, proximal_log_ratio=log_ratio)
+                batch.micro_batches.append(MicroBatch(batch=kept, is_fresh=False))
+        self._check_drift(self._ranks.max([batch.drift])[0], batch.totals)
 
-        ZeRO 2 and 3 reduce in every backward; a rank with fewer of them would leave the others
-        waiting. The padding goes first, so that every step ends with a forward that counts.
-        """
-        longest = int(self.trainee.engine.ranks.max([float(len(micro_batches))])[0])
-        first = micro_batches[0].batch
-        empty = replace(first, trained=torch.zeros_like(first.trained))
-        padding = _MicroBatch(batch=empty, is_fresh=False)
-        return [padding] * (longest - len(micro_batches)) + micro_batches
+    def _backward(self, batch: OpenBatch, micro_batch: MicroBatch, *, is_last: bool) -> LossTerms:
+        """Add the gradient of one forward, as a share of the batch's planned rows."""
+        started = time.perf_counter()
+        terms = self._terms(micro_batch.batch)
+        self.trainee.engine.backward(terms.loss_sum / batch.nominal_rows, is_last=is_last)
+        batch.totals.add(
+            terms,
+            forward_rows=int(micro_batch.batch.unique_rows.numel()),
+            seconds=time.perf_counter() - started,
+        )
+        self.num_micro_batches += 1
+        return terms
 
-    def _update(self, micro_batches: Sequence[_MicroBatch]) -> dict[str, float]:
-        """Take `updates_per_batch` optimiser steps and return their metrics."""
-        trainee, ranks = self.trainee, self.trainee.engine.ranks
-        rows = sum(int(micro_batch.batch.trained.sum()) for micro_batch in micro_batches)
-        total_rows = ranks.sum([float(rows)])[0]
-        totals = UpdateTotals(total_rows)
-        for update in range(self._settings.algorithm.updates_per_batch):
-            drift = 0.0
-            for index, micro_batch in enumerate(micro_batches):
-                terms = self._terms(micro_batch.batch)
-                is_last = index == len(micro_batches) - 1
-                trainee.engine.backward(terms.loss_sum / total_rows, is_last=is_last)
-                totals.add(terms)
-                if micro_batch.is_fresh and terms.num_rows:
-                    drift = max(drift, float(terms.maxima["ratio_deviation_max"]))
-            if update == 0:
-                self._check_drift(ranks.max([drift])[0], totals)
-            totals.learning_rate = trainee.next_learning_rate()
-            totals.grad_norm = trainee.step()
-            self._reference.after_step(trainee.engine, trainee.optimizer_steps - 1)
-        return totals.metrics(ranks)
+    def _finish(self, batch: OpenBatch) -> StepReport:
+        """Take the updates of a batch whose gradient is complete."""
+        self._open = None
+        report = StepReport(
+            step=batch.step,
+            metrics={},
+            trained_group_ids=tuple(batch.trained_ids),
+            dropped_group_ids=tuple(batch.dropped_ids),
+        )
+        if not batch.trained_ids:
+            return replace(report, metrics={"learner/rows/count": 0.0, **self._usage.take()})
+        update_rows = self._ranks.sum([float(batch.num_rows)])[0]
+        divisor = update_rows / batch.nominal_rows
+        self._step(batch, divisor)
+        for _ in range(1, self._settings.algorithm.updates_per_batch):
+            for index, micro_batch in enumerate(batch.micro_batches):
+                is_last = index == len(batch.micro_batches) - 1
+                self._backward(batch, micro_batch, is_last=is_last)
+            self._step(batch, divisor)
+        metrics = batch.totals.metrics(self._ranks, update_rows=update_rows)
+        credit, clip = joined(batch.credits), self._settings.algorithm.advantage.clip
+        metrics |= advantage_metrics(credit, clip) | memory_metrics(self.trainee.engine.device)
+        metrics["learner/chunks/count"] = float(batch.num_chunks)
+        usage = self._usage.take()
+        metrics["time/learner_update/seconds"] = usage["time/learner_busy/seconds"]
+        return replace(report, metrics=metrics | usage)
+
+    def _step(self, batch: OpenBatch, divisor: float) -> None:
+        """Take one optimiser step on the gradient that is there."""
+        trainee = self.trainee
+        batch.totals.learning_rate = trainee.next_learning_rate()
+        batch.totals.grad_norm = trainee.step(divisor=divisor)
+        self._reference.after_step(trainee.engine, trainee.optimizer_steps - 1)
+        every = self._settings.trainee.learner.check_parameters_every
+        if every and trainee.optimizer_steps % every == 0:
+            self.check_parameters()
 
     def _terms(self, batch: LearnerBatch) -> LossTerms:
         """Forward one micro-batch under the policy, and under the reference where the KL pulls.

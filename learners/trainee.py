@@ -89,9 +89,13 @@ class Trainee:
         settings = self.settings
         return learning_rate(settings.learner.optimizer, self.optimizer_steps, settings.total_steps)
 
-    def step(self) -> float:
-        """Take the optimiser step on the accumulated gradient; return its norm before clipping."""
-        norm = self.engine.step(self.next_learning_rate())
+    def step(self, *, divisor: float = 1.0) -> float:
+        """Take the optimiser step on the accumulated gradient; return its norm before clipping.
+
+        Args:
+            divisor: what the gradient is still divided by (`ZeroEngine.step`).
+        """
+        norm = self.engine.step(self.next_learning_rate(), divisor=divisor)
         if self.ema is not None:
             self.ema.after_step(self.optimizer_steps)
         self.optimizer_steps += 1

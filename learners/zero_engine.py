@@ -88,16 +88,29 @@ class ZeroEngine:
         self._engine.set_gradient_accumulation_boundary(is_last)
         self._engine.backward(loss * self.ranks.world_size, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float, *, divisor: float = 1.0) -> float:
         """Clip, take the optimiser step and return the gradient norm before clipping.
+
+        Args:
+            divisor: what the gradient is still divided by, before it is measured and clipped; for a
+                number of rows that was not known when the losses were handed in. ZeRO takes it as
+                its loss scale, which is 1 while gradients are summed; 1.0 changes no bit.
 
         Raises:
             FloatingPointError: the gradient is not finite; nothing trained on it may go on.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = self._plain_grad_norm() if self._config.zero_stage == 0 else None
-        self._engine.step()
+        if self._config.zero_stage == 0:
+            norm: float | None = self._plain_grad_norm(divisor)
+            self._engine.step()
+        else:
+            norm = None
+            self._optimizer.loss_scale = divisor
+            try:
+                self._engine.step()
+            finally:
+                self._optimizer.loss_scale = 1.0
         if norm is None:
             norm = float(self._engine.get_global_grad_norm())
         if not math.isfinite(norm):
@@ -106,6 +119,27 @@ class ZeroEngine:
                 "Lower learner.optimizer.learning_rate, or look for inf in the rollouts"
             )
         return norm
+
+    def discard(self) -> None:
+        """Drop the gradient summed so far; no collective.
+
+        What DeepSpeed does with an overflow: there is no call for it, and `zero_grad` leaves what
+        stages 1 to 3 have reduced already.
+        """
+        self._engine.zero_grad()
+        optimizer = self._optimizer
+        if self._config.zero_stage == 0:
+            return
+        optimizer.zero_grad(set_to_none=True)
+        if self._config.zero_stage == 3:
+            optimizer.averaged_gradients = {}
+            return
+        optimizer._release_preflattened_grad_buffers()
+        optimizer.micro_step_id = -1
+        for group in optimizer.averaged_gradients:
+            optimizer.averaged_gradients[group] = None
+        for group in optimizer.all_grad_tensors:
+            optimizer.all_grad_tensors[group] = None
 
     def full_parameters(self, *, master: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Yield (canonical name, full tensor) of everything trained, in sorted order.
@@ -121,6 +155,19 @@ class ZeroEngine:
             with torch.no_grad(), self._whole(parameters):
                 copies = [(n, self._read(self._parameters[n], master)) for n in names]
             yield from copies
+
+    def replicated_parameters(self) -> dict[str, Tensor]:
+        """Return what this rank holds whole of what is trained, by canonical name; no collective.
+
+        Stages 0 to 2: everything. Stage 3: the small parameters that it keeps between uses.
+        """
+        if self._config.zero_stage < 3:
+            return {name: value.detach() for name, value in self._parameters.items()}
+        return {
+            name: value.detach()
+            for name, value in self._parameters.items()
+            if getattr(value, "ds_persist", False) and value.numel() == int(value.ds_numel)  # type: ignore[attr-defined]
+        }
 
     def save(self, folder: Path) -> None:
         """Write this rank's share of parameters and optimiser into `folder`; a collective."""
@@ -142,13 +189,16 @@ class ZeroEngine:
         if path is None:
             raise ValueError(f"checkpoint {folder}: DeepSpeed found nothing to load in {_TAG!r}")
 
-    def _plain_grad_norm(self) -> float:
-        """Stage 0 has plain gradients, already summed over ranks; DeepSpeed keeps no norm then."""
-        squares = [
-            parameter.grad.float().square().sum()
-            for parameter in self._parameters.values()
-            if parameter.grad is not None
-        ]
+    def _plain_grad_norm(self, divisor: float) -> float:
+        """Divide the gradient and return its norm.
+
+        Stage 0 has plain gradients, already summed over ranks; DeepSpeed keeps no norm then.
+        """
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        if divisor != 1.0:
+            for gradient in gradients:
+                gradient.div_(divisor)
+        squares = [gradient.float().square().sum() for gradient in gradients]
         return float(torch.stack(squares).sum().sqrt())
 
     def _read(self, parameter: nn.Parameter, master: bool) -> Tensor:

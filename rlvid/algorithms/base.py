@@ -45,11 +45,19 @@ class LossTerms:
     """Metric to its largest value over trained rows; -inf without any."""
     minima: Mapping[str, Tensor] = field(default_factory=dict)
     """Metric to its smallest value over trained rows; inf without any."""
+    log_ratio: Tensor | None = None
+    """[N] of policy to behaviour, detached: the `proximal_log_ratio` of later updates on the same
+    rows. None from an algorithm without importance weights."""
 
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """Credit and loss of one algorithm; holds no state."""
+    """Credit and loss of one algorithm; holds no state.
+
+    It may say `is_group_local = True`: then the credit of a group depends on that group's scores
+    alone, and the learner takes a batch in chunks as its groups become ready. One that does not say
+    is given whole batches.
+    """
 
     def credit(
         self,

@@ -24,13 +24,15 @@ def assemble(
     *,
     step_weights: Tensor,
     device: torch.device | str = "cpu",
+    is_on_policy: bool = True,
 ) -> LearnerBatch:
     """Return the N = S * G rows of a group.
 
     Args:
         advantage: [G].
         trained: [G] bool, from `Credit.trained`.
-        step_weights: [S], normalised over the update (`rlvid.flow.step_weights`).
+        step_weights: [S], normalised over the batch (`rlvid.flow.step_weights`).
+        is_on_policy: sampled with the very weights that the update starts from.
     """
     plan, rollouts = group.plan, sorted(group.rollouts, key=lambda rollout: rollout.index)
     size, num_trained = len(rollouts), len(plan.trained_steps)
@@ -59,6 +61,7 @@ def assemble(
         forward_row=forward_row.to(device),
         unique_rows=unique_rows.to(device),
         noise=plan.noise,
+        is_on_policy=is_on_policy,
     )
 
 
@@ -107,6 +110,11 @@ def _shared_forwards(plan: StepPlan, size: int) -> tuple[Tensor, Tensor]:
     )
 
 
+def all_forwards(batch: LearnerBatch) -> list[Tensor]:
+    """Return the rows [int64] of all trained steps as one batch: fewer, larger forwards."""
+    return [batch.unique_rows] if batch.unique_rows.numel() else []
+
+
 def forward_batches(batch: LearnerBatch) -> list[Tensor]:
     """Return, for each trained step, the rows [int64] to forward together, as the rollout did.
 
@@ -122,7 +130,8 @@ def forward_batches(batch: LearnerBatch) -> list[Tensor]:
 def select_forward(batch: LearnerBatch, rows: Tensor) -> LearnerBatch:
     """Return the part of `batch` that the forwards of `rows` serve, for a loss of their own.
 
-    `rows` is one of `forward_batches`, or a slice of one where memory asks for smaller batches.
+    `rows` is one of `forward_batches` or `all_forwards`, or a slice of one where memory asks for
+    smaller batches.
     Velocities of `rows`, in order, are then the [U, ...] of the part.
     """
     place = torch.full((batch.sigma.shape[0],), -1, dtype=torch.int64, device=rows.device)

@@ -18,6 +18,7 @@ from rlvid.algorithms.base import Credit, LossTerms
 from rlvid.algorithms.kl import velocity_kl
 from rlvid.algorithms.ratio import (
     clipped_policy_loss,
+    decoupled,
     guard_log_ratio,
     masked_policy_loss,
     mean_divergence,
@@ -31,6 +32,8 @@ from rlvid.records import LearnerBatch
 
 class Grpo:
     """Group-relative policy optimisation on stochastic denoising steps."""
+
+    is_group_local = True
 
     def credit(
         self,
@@ -57,6 +60,18 @@ class Grpo:
         `KL_WEIGHT_POWER`. The sum, not the mean: dividing by the trained rows of all ranks is the
         learner's, so that any layout gives the same gradient.
 
+        With `config.importance_cap` c, a group that other weights sampled is weighted and clipped
+        as decoupled PPO does (Hilton, Cobbe, Schulman, arXiv:2110.00641; AReaL, arXiv:2505.24298):
+
+            w W max(-A q, -A clip(q)),   w = min(rho, c),   rho = proximal / behaviour,
+            q = policy / proximal
+
+        The proximal policy is the one at the start of the update; w and the proximal part of q
+        carry no gradient. All three are tempered ratios, so without clip and cap w q is the r of
+        above, and so is its gradient. In the first update on the rows the proximal policy is the
+        policy: q = 1 in value, nothing is clipped, and its forward is this one. A divergence mask
+        stays around the behaviour policy, whose mean is recorded.
+
         Args:
             velocity: of the policy, with gradient: [N, C, F, H, W], or [U, ...] for `unique_rows`.
             reference_velocity: of the frozen policy, same rows; needed when `config.kl` pulls, and
@@ -74,22 +89,26 @@ class Grpo:
         guard = config.ratio == "guard"
         log_ratio = guard_log_ratio(step, batch) if guard else tempered_log_ratio(step, batch)
         ratio = log_ratio.exp()
+        near, weight, rho = decoupled(log_ratio, batch, config.importance_cap)
         if config.trust_region == "clip":
-            policy, cut = clipped_policy_loss(ratio, batch.advantage, config.clip_range)
+            policy, cut = clipped_policy_loss(near, batch.advantage, config.clip_range)
         else:
+            divergence = mean_divergence(step, batch)
             policy, cut = masked_policy_loss(
-                ratio,
-                batch.advantage,
-                mean_divergence(step, batch),
-                config.divergence_threshold,
+                near, batch.advantage, divergence, config.divergence_threshold, judged=ratio
             )
         loss = batch.step_weight * policy
+        if weight is not None:
+            loss = weight * loss
         sums = {
             "ratio": ratio,
             "clip_frac": cut.float(),
             "approx_kl": torch.expm1(log_ratio) - log_ratio,
             "policy_loss": loss,
         }
+        if config.importance_cap is not None:
+            sums["importance"] = torch.ones_like(ratio) if weight is None else weight
+            sums["truncated_frac"] = (rho > config.importance_cap).float()
         if reference_velocity is not None:
             kl = _kl_per_element(velocity, _expand(reference_velocity, batch), batch)
             sums["kl"] = kl
@@ -102,7 +121,7 @@ class Grpo:
                 "expected reference_velocity, got None"
             )
         drift = (step.log_prob - batch.behaviour_log_prob).abs()
-        return _terms(batch, loss, sums, ratio=ratio, drift=drift)
+        return _terms(batch, loss, sums, log_ratio=log_ratio, drift=drift)
 
 
 def _expand(velocity: Tensor, batch: LearnerBatch) -> Tensor:
@@ -135,12 +154,13 @@ def _terms(
     loss: Tensor,
     sums: Mapping[str, Tensor],
     *,
-    ratio: Tensor,
+    log_ratio: Tensor,
     drift: Tensor,
 ) -> LossTerms:
     """Reduce rows [N] to sums and extremes over trained rows."""
     trained = batch.trained
-    ratio, drift = ratio.detach(), drift.detach()
+    log_ratio, drift = log_ratio.detach(), drift.detach()
+    ratio = log_ratio.exp()
 
     def largest(values: Tensor) -> Tensor:
         return torch.where(trained, values, -torch.inf).amax()
@@ -157,4 +177,5 @@ def _terms(
             "log_prob_drift_max": largest(drift),
         },
         minima={"ratio_min": -largest(-ratio)},
+        log_ratio=log_ratio,
     )

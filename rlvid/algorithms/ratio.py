@@ -43,6 +43,28 @@ def guard_log_ratio(step: SdeStep, batch: LearnerBatch) -> Tensor:
     return centred * spread.to(centred.dtype)
 
 
+def decoupled(
+    log_ratio: Tensor, batch: LearnerBatch, cap: float | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Split the ratio of policy to behaviour at the proximal policy.
+
+    Args:
+        log_ratio: [N] of policy to behaviour, with gradient.
+        cap: `algorithm.importance_cap`; None does not split.
+
+    Returns:
+        The ratio to clip [N], with gradient; its weight min(rho, cap) [N], None where it is exactly
+        1 for all rows; and rho [N], proximal to behaviour, 1 where nothing is split.
+    """
+    if cap is None or batch.is_on_policy:
+        return log_ratio.exp(), None, torch.ones_like(log_ratio.detach())
+    proximal = batch.proximal_log_ratio
+    if proximal is None:
+        proximal = log_ratio.detach()
+    rho = proximal.exp()
+    return (log_ratio - proximal).exp(), rho.clamp(max=cap), rho
+
+
 def clipped_policy_loss(
     ratio: Tensor, advantage: Tensor, clip_range: float
 ) -> tuple[Tensor, Tensor]:
@@ -56,13 +78,22 @@ def clipped_policy_loss(
 
 
 def masked_policy_loss(
-    ratio: Tensor, advantage: Tensor, divergence: Tensor, threshold: float
+    ratio: Tensor,
+    advantage: Tensor,
+    divergence: Tensor,
+    threshold: float,
+    *,
+    judged: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return Flow-DPPO's loss [N] and which rows are masked [N] bool (arXiv:2606.11025).
 
     A row is dropped only if its divergence exceeds `threshold` and its gradient would still move it
     away: a good sample already more likely, or a bad one already less likely.
+
+    Args:
+        judged: [N] the ratio that says so, where it is not the one of the loss.
     """
-    moves_away = ((advantage > 0.0) & (ratio > 1.0)) | ((advantage < 0.0) & (ratio < 1.0))
+    seen = ratio if judged is None else judged
+    moves_away = ((advantage > 0.0) & (seen > 1.0)) | ((advantage < 0.0) & (seen < 1.0))
     is_masked = (divergence.detach() > threshold) & moves_away
     return torch.where(is_masked, 0.0, -advantage * ratio), is_masked

@@ -53,3 +53,8 @@ class AlgorithmConfig(Section):
     kl: KlConfig = KlConfig()
     updates_per_batch: int = Field(default=1, ge=1)
     """Optimiser steps taken on one batch of groups."""
+    importance_cap: float | None = Field(default=None, ge=1.0)
+    """Groups that older weights sampled are weighted by min(tempered ratio of the policy at the
+    start of the update to the behaviour, this), and clipped around that policy (decoupled PPO);
+    None clips them around the behaviour policy, unweighted. verl's 2.0 is of untempered ratios of
+    tokens; tempered ones lie within some 1e-3 of 1."""

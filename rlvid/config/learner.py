@@ -39,8 +39,22 @@ class EmaConfig(Section):
     every: int = Field(default=8, ge=1)
 
 
+class SleepingConfig(Section):
+    """What the learner's sleeping twin costs; for simulations and tests of the loop."""
+
+    train_s: float = Field(default=1.0, ge=0.0)
+    """Seconds of a whole batch; a chunk sleeps its share."""
+    publish_s: float = Field(default=0.1, ge=0.0)
+    """Seconds of a publish."""
+
+
 class LearnerConfig(Section):
     """A group of DeepSpeed ranks."""
+
+    worker: str = "deepspeed"
+    """deepspeed, sleeping (a twin that only takes its time), or `package.module:factory` of a rank
+    of your own (`rlvid.learners.sleeping` shows its methods)."""
+    sleeping: SleepingConfig = SleepingConfig()
 
     num_ranks: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, gt=0.0)
@@ -55,5 +69,14 @@ class LearnerConfig(Section):
     ema: EmaConfig | None = None
     micro_batch_rows: int = Field(default=64, ge=1)
     """Rows of one forward; a group with more is split (its gradient does not change)."""
+    replay: Literal["as_sampled", "batched"] = "as_sampled"
+    """How the trained steps of a group are forwarded: in the rollout's own batches, so that the
+    ratio of fresh groups is exactly 1, or all at once, which is faster and rounds differently."""
+    check_parameters_every: int = Field(default=50, ge=0)
+    """Optimiser steps between comparisons of the ranks' parameters, digest by digest; 0: never."""
     deadline_s: float = Field(default=600.0, gt=0.0)
-    """Seconds one optimiser step, publish or checkpoint may take."""
+    """Seconds one chunk of a step, publish or checkpoint may take."""
+    stall_s: float = Field(default=120.0, gt=0.0)
+    """Seconds a rank may stay silent to the driver, or a chunk without a finished micro-batch;
+    then the gang is given up, sooner than `deadline_s` would. More than the slowest forward and
+    backward pass of `micro_batch_rows` takes."""

@@ -62,18 +62,21 @@ def step_weight(kind: str, noise: NoiseSettings, sigma: Tensor, sigma_next: Tens
 
 
 def normalise_weights(kind: str, weights: Tensor) -> Tensor:
-    """Divide weights [any shape] of a whole update by their mean, where the source of `kind` does.
+    """Divide weights [any shape] of a whole batch by their mean, where the source of `kind` does.
 
-    The mean is over all groups of the update, not of one rank: else the gradient would depend on
+    The mean is over all groups of the batch, not of one rank: else the gradient would depend on
     which rank got which group.
     """
     return weights / weights.mean() if MEAN_NORMALISED[kind] else weights
 
 
 def update_step_weights(kind: str, plans: Sequence[StepPlan]) -> list[Tensor]:
-    """Return for each group of one update its normalised weights [S] float32, in order of `plans`.
+    """Return for each group of one batch its normalised weights [S] float32, in order of `plans`.
 
-    The mean is over groups and their trained steps; every group counts alike.
+    The mean is over groups and their trained steps; every group counts alike, also one that turns
+    out to teach nothing. So the weights are known when the groups are planned, before a score is:
+    a batch can be trained in chunks, and no scalar could mend it afterwards, since policy loss and
+    KL carry different powers of the weight (`KL_WEIGHT_POWER`).
     """
     raw = []
     for plan in plans:

@@ -31,8 +31,8 @@ def capture(trainee: Trainee) -> dict[str, Tensor]:
     """Make the trainee note its gradient instead of stepping on it."""
     noted: dict[str, Tensor] = {}
 
-    def note() -> float:
-        noted.update(gradients(trainee))
+    def note(*, divisor: float = 1.0) -> float:
+        noted.update({name: value / divisor for name, value in gradients(trainee).items()})
         return 0.0
 
     trainee.step = note  # type: ignore[method-assign]
