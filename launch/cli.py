@@ -1,4 +1,4 @@
-"""The command line: `rlvid run | plan | evaluate | sample | rewards | serve-rewards | doctor`.
+"""The command line: `rlvid run | plan | scale | drain | top | evaluate | sample | rewards | ...`.
 
 Nothing heavy is imported before a command needs it, so `rlvid --help` answers at once. What the
 user got wrong is one line on standard error and exit status 2; RLVID_TRACEBACK=1 shows where.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlvid.launch.cli_rewards import rewards_app
+from rlvid.launch.cli_run import add_commands
 
 if TYPE_CHECKING:
     from rlvid.config import Recipe
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(rewards_app, name="rewards")
+add_commands(app)
 
 DEFAULT_RECIPE = "quickstart_cpu"
 PREEMPTED_STATUS = 75
@@ -62,7 +64,8 @@ RunFolderOption = Annotated[
 
 @app.command(
     epilog="Examples: rlvid run quickstart_cpu seed=1 | "
-    "rlvid run my.yaml --run-folder runs/first | rlvid run my.yaml --run-folder runs/first --resume"
+    "rlvid run my.yaml --run-folder runs/first | rlvid run my.yaml --run-folder runs/first --resume "
+    "| rlvid run my.yaml --run-folder runs/first --resume-if-exists --restarts 5"
 )
 def run(
     recipe: RecipeArgument,
@@ -71,16 +74,46 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the folder where it stopped.")
     ] = False,
+    resume_if_exists: Annotated[
+        bool,
+        typer.Option(
+            "--resume-if-exists",
+            help="Continue the run in --run-folder, or start it there: for launchers, which "
+            "give the same command every time.",
+        ),
+    ] = False,
+    restarts: Annotated[
+        int,
+        typer.Option(
+            "--restarts", min=0, help="Start the driver so often again, with --resume, if it dies."
+        ),
+    ] = 0,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything, write recipe and versions, then stop."),
     ] = False,
 ) -> None:
-    """Run the phases of a recipe and write a report."""
+    """Run the phases of a recipe and write a report.
+
+    Exit status: 0 done; 2 an error of the user's; 75 asked to make room, run it again to go on.
+    """
     from rlvid.config.loader import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
+    if resume_if_exists and (run_folder is None or resume):
+        raise ValueError(
+            "run: --resume-if-exists looks into the --run-folder that is given with it: expected "
+            "one, and no --resume. Name the folder, the same for every attempt."
+        )
     folder = run_folder or default_folder(loaded.name, resume=resume)
+    if restarts:
+        from rlvid.launch.restarts import driver_command, run_with_restarts
+
+        started = resume or (resume_if_exists and holds_run(folder))
+        again = driver_command(recipe, overrides or (), folder, "--resume-if-exists")
+        first = driver_command(recipe, overrides or (), folder, *["--resume"] * started)
+        raise typer.Exit(run_with_restarts(first, again, restarts=restarts))
+    resume = resume or (resume_if_exists and holds_run(folder))
     show_logs()
     from rlvid.launch.planner import check_machine
 
@@ -293,6 +326,11 @@ def default_folder(name: str, *, resume: bool) -> Path:
         latest, number = folder, number + 1
         folder = Path("runs") / f"{name}-{number}"
     return latest if resume else folder
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether there is a run in the folder that can be resumed."""
+    return (folder / "recipe.yaml").is_file()
 
 
 def show_logs() -> None:
