@@ -14,6 +14,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ _NEXT = {
     "claimed": ("ready",),
     "consumed": ("claimed",),
     "dropped": ("planned", "leased", "sampled", "scoring", "ready", "claimed"),
-    "planned": ("leased", "sampled", "scoring"),
+    "planned": ("leased", "sampled", "scoring", "ready"),
 }
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS groups (
@@ -260,6 +261,11 @@ class Ledger:
                     "WHERE group_id = ? AND reason IS NOT ?",
                     ("ready" if group_id in kept else "planned", group_id, QUARANTINED),
                 )
+
+    def snapshot(self, path: Path) -> None:
+        """Write a copy of the whole ledger, as it is now, to a new file."""
+        with closing(sqlite3.connect(path)) as copy:
+            self._db.backup(copy)
 
     def close(self) -> None:
         self._db.close()

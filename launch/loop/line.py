@@ -23,6 +23,9 @@ from rlvid.records import GroupTask
 
 logger = logging.getLogger(__name__)
 
+DEATHS = ("died", "stuck", "failed")
+"""Causes of a loss that may be the prompt's doing; stale weights are not."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issue:
@@ -32,6 +35,9 @@ class Issue:
     step: int
     min_version: int = -1
     """Older weights must not sample it."""
+    max_version: int | None = None
+    """Nor newer ones, which actors hold for a moment after the learner went back to a checkpoint:
+    a step cannot learn from what was sampled after it."""
     scorers: tuple[str, ...] | None = None
     """Labels of those that are asked; None asks all."""
     trains: bool = True
@@ -110,6 +116,10 @@ class GroupLine:
         """Yield the ids of groups that actors or scorers hold."""
         return iter(self._open)
 
+    def ready_ids(self) -> Iterator[str]:
+        """Yield the ids of groups that wait to be taken."""
+        return iter(self._ready)
+
     @property
     def num_ready(self) -> int:
         return len(self._ready)
@@ -122,6 +132,12 @@ class GroupLine:
     def quarantined(self) -> Mapping[str, str]:
         """Prompt id to reason."""
         return self._quarantined
+
+    def forget_evaluations(self) -> None:
+        """Let go of evaluation groups, which a rewound ledger does not know any more."""
+        for group_id, issue in list(self._open.items()):
+            if not issue.trains:
+                del self._open[group_id]
 
     def drop_all(self, reason: str) -> None:
         """End every group that was not consumed; their answers will be refused."""
@@ -172,14 +188,17 @@ class GroupLine:
             self.counts.wasted_s += summary.sample_s
             logger.warning("refused a late answer group=%s", summary.group_id)
             return
-        if summary.policy_version < issue.min_version:
+        newest = issue.max_version
+        is_from_later = newest is not None and summary.policy_version > newest
+        if summary.policy_version < issue.min_version or is_from_later:
             self.counts.stale_answers += 1
             self.counts.wasted_s += summary.sample_s
             logger.warning(
-                "refused a stale answer group=%s version=%d oldest=%d",
+                "refused a stale answer group=%s version=%d expected=%d..%s",
                 summary.group_id,
                 summary.policy_version,
                 issue.min_version,
+                newest,
             )
             self.ledger.expire(summary.group_id)
             self._lease(issue)
@@ -196,6 +215,9 @@ class GroupLine:
         self.counts.lost += 1
         self.ledger.expire(lost.group_id)
         task = issue.task
+        if lost.cause not in DEATHS:
+            self._lease(issue)
+            return
         self._deaths[task.prompt.prompt_id] += 1
         if self._deaths[task.prompt.prompt_id] < self.max_deaths_per_prompt:
             logger.warning("leasing group=%s again reason=%s", lost.group_id, lost.reason)

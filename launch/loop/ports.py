@@ -38,8 +38,10 @@ class Clock(Protocol):
 class Rollouts(Protocol):
     """Samples groups with the newest weights it was given."""
 
-    def submit(self, task: GroupTask, *, min_version: int = -1) -> None:
-        """Have a group sampled by an actor that holds `min_version` or newer."""
+    def submit(
+        self, task: GroupTask, *, min_version: int = -1, max_version: int | None = None
+    ) -> None:
+        """Have a group sampled by an actor that holds weights of these versions."""
         ...
 
     def collect(self, timeout_s: float) -> Sequence[SampledGroup | LostGroup]: ...

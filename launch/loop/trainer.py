@@ -67,6 +67,10 @@ class Steps(Protocol):
         """Return the step's groups in order of position."""
         ...
 
+    def restore(self, issue: Issue) -> ScoredGroup | None:
+        """Return a group that was ready before a restart; None when it is no longer at hand."""
+        ...
+
     def reward(self, chunk: Chunk, groups: Sequence[ScoredGroup]) -> RewardTable:
         """Return what to credit a chunk's groups with."""
         ...
@@ -94,9 +98,7 @@ class Trainer:
         learner: Learner,
         ledger: Ledger,
         clock: Clock,
-        on_tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_tick` is called once in every turn of `pump`, whatever it waits for."""
         self._settings = settings
         self._steps = steps
         self._line = line
@@ -104,16 +106,17 @@ class Trainer:
         self._learner = learner
         self._ledger = ledger
         self._clock = clock
-        self._on_tick = on_tick
+        self.on_tick: Callable[[], None] = lambda: None
+        """Called once in every turn of `pump`, whatever it waits for."""
         self.version = first_step
         """The newest published."""
         self._next_open = first_step
         self._next_feed = first_step
         self._batches: deque[Batch] = deque()
         """Fed or being fed, not finished; the learner has them in this order."""
-        self._admits = True
         self._rests = False
         """True between a barrier's step and the next call for a batch."""
+        self._stops_at: float | None = None
 
     # What the phase calls
 
@@ -125,13 +128,32 @@ class Trainer:
         self._hand_on(manifest, payload)
         return manifest
 
-    def next_batch(self) -> Batch:
-        """Run the loop until the lowest unfinished step is trained and published."""
+    def next_batch(self) -> Batch | None:
+        """Run the loop until the lowest unfinished step is trained and published.
+
+        Returns:
+            The step's batch; None when the run was told to stop and nothing more will finish.
+        """
         self._rests = False
-        self.pump(lambda: bool(self._batches) and self._batches[0].manifest is not None)
+        self.pump(self._has_news)
+        if not self._batches or self._batches[0].manifest is None:
+            return None
         batch = self._batches.popleft()
         self._rests = self._steps.is_barrier(batch.step)
         return batch
+
+    def stop(self, seconds: float) -> None:
+        """Begin no further step, and give the one that is being fed `seconds` to finish."""
+        self._stops_at = self._clock.now() + seconds
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stops_at is not None
+
+    @property
+    def has_half_fed(self) -> bool:
+        """Return whether the learner holds part of a batch that will not be completed."""
+        return any(batch.chunks and batch.calls for batch in self._batches)
 
     def rewind(self, step: int, learner: Learner, *, incarnation: int) -> None:
         """Go on with another learner that stands before `step`; rollouts go on meanwhile.
@@ -154,7 +176,7 @@ class Trainer:
 
     def drain(self, seconds: float) -> None:
         """Issue nothing more, and give what is on its way `seconds` to become ready."""
-        self._admits = False
+        self._stops_at = self._clock.now()
         end = self._clock.now() + seconds
         self.pump(lambda: not any(self._line.in_flight()) or self._clock.now() >= end)
 
@@ -165,7 +187,7 @@ class Trainer:
             moved = self._open_steps() or moved
             moved = self._feed() or moved
             moved = self._harvest() or moved
-            self._on_tick()
+            self.on_tick()
             if not moved and not until():
                 self._clock.wait(IDLE_S)
 
@@ -179,7 +201,7 @@ class Trainer:
     # The turns of the loop
 
     def _open_steps(self) -> bool:
-        if not self._admits:
+        if self._stops_at is not None:
             return False
         steps = steps_to_open(
             self._next_open,
@@ -190,11 +212,31 @@ class Trainer:
         for step in steps:
             known = self._ledger.states_of_step(step)
             for issue in self._steps.issues(step):
-                state = known.get(issue.task.group_id)
-                if state in (None, "planned"):
-                    self._line.issue(issue, is_planned=state is not None)
+                self._open(issue, known.get(issue.task.group_id))
             self._next_open = step + 1
         return bool(steps)
+
+    def _open(self, issue: Issue, state: str | None) -> None:
+        """Issue a group, unless a restart finds it on its way, ready or dropped."""
+        group_id = issue.task.group_id
+        if state == "ready" and not self._line.has(group_id):
+            restored = self._steps.restore(issue)
+            if restored is not None:
+                self._line.restore(restored)
+                return
+            self._ledger.expire(group_id)
+            state = "planned"
+        if state in (None, "planned"):
+            self._line.issue(issue, is_planned=state is not None)
+
+    def _has_news(self) -> bool:
+        """A step is done, or the run stops and the one in hand will not be."""
+        if self._batches and self._batches[0].manifest is not None:
+            return True
+        if self._stops_at is None:
+            return False
+        is_fed = bool(self._batches) and not self._batches[0].chunks
+        return not is_fed and (not self._batches or self._clock.now() >= self._stops_at)
 
     def _feed(self) -> bool:
         moved = False
@@ -207,7 +249,7 @@ class Trainer:
         """Return the batch whose next chunk is awaited; begins the next step where it may."""
         if self._batches and self._batches[-1].chunks:
             return self._batches[-1]
-        if self._next_feed >= self._next_open:
+        if self._next_feed >= self._next_open or self._stops_at is not None:
             return None
         if self._rests or (self._batches and self._steps.is_barrier(self._batches[-1].step)):
             return None

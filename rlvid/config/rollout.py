@@ -53,8 +53,10 @@ class RolloutConfig(Section):
     initial_noise: Literal["shared", "independent"] = "shared"
     """Whether a group's rollouts start from one noise; `branch` plans set their own."""
     step_plan: StepPlanConfig = StepPlanConfig()
-    max_staleness: int = Field(default=0, ge=0)
-    """Versions a group may be behind when it is consumed; 0 is the synchronous loop."""
+    max_staleness: int = Field(default=0, ge=0, le=16)
+    """Versions a group may be behind when it is consumed. 0 is synchronous training: nothing of a
+    step is sampled before the step ahead of it is published. From 1 on sampling, scoring, training
+    and publishing overlap, and at most (max_staleness + 1) steps of groups are on their way."""
     num_cpus: float = Field(default=1.0, gt=0.0)
     """Ray CPUs per actor."""
     num_gpus: float = Field(default=0.0, ge=0.0)
@@ -69,6 +71,9 @@ class RolloutConfig(Section):
     crash_budget: int = Field(default=4, ge=1)
     """Actors that may be lost within `crash_window_s`, for each wanted one; more stop the run."""
     crash_window_s: float = Field(default=600.0, gt=0.0)
+    max_deaths_per_prompt: int = Field(default=3, ge=1)
+    """A prompt whose groups cost so many actors in a row is quarantined: its groups are dropped,
+    counted and named in the report."""
     autoscale: AutoscaleConfig | None = None
     """Let the number of actors follow who waits for whom; None keeps what was asked for."""
     labels: dict[str, str] = Field(default_factory=dict)
@@ -99,11 +104,6 @@ class RolloutConfig(Section):
             raise ValueError(
                 f"group_size must be a multiple of step_plan.num_branches, "
                 f"got {self.group_size} and {branches}"
-            )
-        if self.max_staleness:
-            raise ValueError(
-                f"max_staleness must be 0, got {self.max_staleness}: "
-                "this release runs the synchronous loop only"
             )
         low, high = self.step_plan.range_frac
         if not 0.0 <= low < high <= 1.0:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvid.launch.ledger import Ledger, LedgerError, open_ledger
+from rlvid.launch.ledger import NO_SPREAD, QUARANTINED, Ledger, LedgerError, open_ledger
 
 
 @pytest.fixture
@@ -14,6 +14,10 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def _until_ready(ledger: Ledger, group_id: str) -> None:
     ledger.plan(group_id, 0, "p")
+    _bring_to_ready(ledger, group_id)
+
+
+def _bring_to_ready(ledger: Ledger, group_id: str) -> None:
     lease = ledger.lease(group_id, 10.0)
     assert ledger.sampled(group_id, lease, "actor-0", 0)
     ledger.scoring(group_id)
@@ -76,3 +80,60 @@ def test_group_id_is_planned_once(ledger: Ledger) -> None:
     ledger.plan("a", 0, "p")
     with pytest.raises(LedgerError, match="already planned"):
         ledger.plan("a", 0, "p")
+
+
+def test_rewind_makes_later_groups_ready_again_where_their_data_is_kept(ledger: Ledger) -> None:
+    """A lost learner costs optimiser steps; a rollout only where its data is gone too."""
+    for group_id, step in (("done", 0), ("kept", 1), ("gone", 1), ("uniform", 1), ("flying", 2)):
+        ledger.plan(group_id, step, "p")
+        if group_id == "flying":
+            ledger.lease(group_id, 60.0)
+            continue
+        _bring_to_ready(ledger, group_id)
+        ledger.claim([group_id])
+        if group_id == "uniform":
+            ledger.drop(group_id, NO_SPREAD)
+        else:
+            ledger.consume([group_id])
+    ledger.rewind(1, kept={"kept", "uniform"}, in_flight={"flying"})
+    assert ledger.states_from(0) == {
+        "done": "consumed",
+        "flying": "leased",
+        "gone": "planned",
+        "kept": "ready",
+        "uniform": "ready",
+    }
+    ledger.rewind(1, kept=set())
+    assert ledger.state("flying") == "planned"
+
+
+def test_rewind_forgets_evaluations_and_keeps_quarantine(ledger: Ledger) -> None:
+    """An evaluation is made again under its old names; a deadly prompt stays out."""
+    ledger.plan("heldout-000002-000", 1, "h", trains=False)
+    ledger.plan("bad", 1, "b")
+    ledger.quarantine("b", "killed three actors")
+    ledger.drop("bad", QUARANTINED)
+    ledger.rewind(1, kept=set())
+    assert ledger.states_from(0) == {"bad": "dropped"}
+    assert ledger.quarantined() == {"b": "killed three actors"}
+
+
+def test_publishes_of_every_incarnation_are_remembered(ledger: Ledger) -> None:
+    """A group sampled before the learner was lost is still what was published then."""
+    assert ledger.count("learner_starts") == 1
+    ledger.published(1, 3, "a")
+    assert ledger.count("learner_starts") == 2
+    ledger.published(2, 3, "b")
+    ledger.published(2, 4, "c")
+    assert ledger.publishes(3) == {(3, "a"), (3, "b"), (4, "c")}
+    assert ledger.publishes(4) == {(4, "c")}
+
+
+def test_snapshot_is_a_ledger_of_its_own(ledger: Ledger, tmp_path: Path) -> None:
+    _until_ready(ledger, "a")
+    ledger.snapshot(tmp_path / "copy.sqlite")
+    ledger.claim(["a"])
+    copy = open_ledger(tmp_path / "copy.sqlite")
+    assert copy.state("a") == "ready"
+    assert copy.account() == [("a", 0, "p", "ready", 0, None)]
+    copy.close()
