@@ -28,6 +28,8 @@ from rlvid.weights.names import count_bound, trainable_parameters
 from rlvid.weights.sources import BucketSource, WeightsPart, open_source
 from rlvid.weights.spare import FillTimes, WeightsBuffer, verify_source
 
+HEADROOM_FRAC = 0.05
+"""Of a GPU's memory that stays free when the spare buffer is there too."""
 NO_ORDER = (-1, -1)
 """Before the first publish."""
 
@@ -55,8 +57,9 @@ class WeightsHolder:
 
         Args:
             verify_live_every: the live parameters are hashed at versions divisible by it; 0 never.
-            spare_device: None is where the parameters are; else the host, for a model that does not
-                fit its device twice: a swap then copies instead of exchanging pointers.
+            spare_device: None is where the parameters are, or the host where a GPU has no room for
+                them twice. One that is given is kept to, and a swap then copies instead of
+                exchanging pointers.
         """
         self._transformer = transformer
         self._mode = mode
@@ -248,11 +251,27 @@ class WeightsHolder:
 
     def _take_spare(self, manifest: WeightsManifest) -> WeightsBuffer:
         spare, self._spare = self._spare, None
-        if spare is not None and spare.has_layout_of(manifest):
+        place = self._place(manifest, spare)
+        if spare is not None and spare.device == place and spare.has_layout_of(manifest):
             return spare
         del spare  # before the new one is allocated
-        device = self._spare_device or next(iter(self._live_parameters().values())).device
-        return WeightsBuffer(manifest, device)
+        return WeightsBuffer(manifest, place, is_pinned=self._device.type == "cuda")
+
+    def _place(self, manifest: WeightsManifest, spare: WeightsBuffer | None) -> torch.device:
+        """Return where the next buffer shall be: with the parameters, where it fits beside them."""
+        if self._spare_device is not None:
+            return self._spare_device
+        if self._device.type != "cuda" or (spare is not None and spare.device == self._device):
+            return self._device
+        host = torch.device("cpu")
+        if self._live is None:  # nothing was sampled yet, so nobody knows what sampling takes
+            return host
+        free, total = torch.cuda.mem_get_info(self._device)
+        return self._device if free - manifest.num_bytes >= HEADROOM_FRAC * total else host
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._live_parameters().values())).device
 
     @torch.no_grad()
     def _exchange(self, staged: _Staged) -> None:
@@ -262,13 +281,15 @@ class WeightsHolder:
             self._spare, self._live, self._is_trusted = staged.buffer, None, False
             raise
         parameters = self._live_parameters()
-        if any(p.device != staged.buffer.device for p in parameters.values()):
+        if staged.buffer.device != self._device or self._spare_device is not None:
             for name, parameter in parameters.items():
                 parameter.copy_(staged.buffer.views[name])
             self._spare = staged.buffer
         else:
             for name, parameter in parameters.items():
                 parameter.data = staged.buffer.views[name]
+            if self._live_buffer is None and self._device.type == "cuda":
+                torch.cuda.empty_cache()  # the first parameters leave holes too small for a bucket
             self._spare, self._live_buffer = self._live_buffer, staged.buffer
         self._live = staged.manifest
         self._is_trusted = True

@@ -29,11 +29,15 @@ class FillTimes:
 class WeightsBuffer:
     """Flat buffers on one device in the layout of a manifest."""
 
-    def __init__(self, manifest: WeightsManifest, device: torch.device) -> None:
+    def __init__(
+        self, manifest: WeightsManifest, device: torch.device, *, is_pinned: bool = False
+    ) -> None:
+        """Allocate; `is_pinned` makes host memory such that a GPU can read it by itself."""
+        is_pinned = is_pinned and device.type == "cpu"
         self.device = device
         self._tensors = manifest.tensors
         self.buckets = [
-            torch.empty(bucket.num_bytes, dtype=torch.uint8, device=device)
+            torch.empty(bucket.num_bytes, dtype=torch.uint8, device=device, pin_memory=is_pinned)
             for bucket in manifest.buckets
         ]
         self.views: dict[str, Tensor] = {
