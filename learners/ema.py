@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rlvid.config import EmaConfig
+from rlvid.learners.ranks import Ranks
 from rlvid.learners.zero_engine import ZeroEngine
+from rlvid.weights import TensorSpec
 
 
 class Ema:
@@ -26,8 +29,10 @@ class Ema:
         self._average: dict[str, Tensor] = {}
         self._shapes: dict[str, torch.Size] = {}
         self._dtypes: dict[str, torch.dtype] = {}
+        self._index: dict[str, int] = {}
         for index, (name, value) in enumerate(engine.full_parameters()):
             self._shapes[name], self._dtypes[name] = value.shape, value.dtype
+            self._index[name] = index
             if self._is_mine(index):
                 self._average[name] = value.float().clone()
 
@@ -39,15 +44,38 @@ class Ema:
             if self._is_mine(index):
                 self._average[name].lerp_(value, 1.0 - self._config.decay)
 
+    @property
+    def ranks(self) -> Ranks:
+        return self._engine.ranks
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """`whole` is a collective: each average lives on one rank."""
+        return True
+
+    def specs(self) -> list[TensorSpec]:
+        """Return name, shape and live dtype of every average, in sorted order."""
+        return [
+            TensorSpec(name=name, shape=tuple(shape), dtype=self._dtypes[name])
+            for name, shape in self._shapes.items()
+        ]
+
+    @contextmanager
+    def whole(self, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Within the block these averages are here, in the live dtype; a collective."""
+        yield {name: self._broadcast(name) for name in names}
+
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, average in the live dtype), sorted; a collective like the engine's."""
-        ranks = self._engine.ranks
-        for index, (name, shape) in enumerate(self._shapes.items()):
-            value = self._average.get(name)
-            if value is None:
-                value = torch.empty(shape, device=self._engine.device)
-            whole = ranks.broadcast(value, index % ranks.world_size)
-            yield name, whole.to(self._dtypes[name])
+        for name in self._shapes:
+            yield name, self._broadcast(name)
+
+    def _broadcast(self, name: str) -> Tensor:
+        value = self._average.get(name)
+        if value is None:
+            value = torch.empty(self._shapes[name], device=self._engine.device)
+        owner = self._index[name] % self.ranks.world_size
+        return self.ranks.broadcast(value, owner).to(self._dtypes[name])
 
     def save(self, path: Path) -> None:
         """Write this rank's averages."""

@@ -25,6 +25,7 @@ from rlvid.learners.sft import SftSettings, sft_settings
 from rlvid.learners.trainee import learner_device
 from rlvid.models.policy import Policy
 from rlvid.records import StepReport, WeightsManifest
+from rlvid.weights import owner_of
 
 GRACE_S = 2.0
 """Between the first rank's failure and the report of it."""
@@ -117,15 +118,24 @@ class LearnerGroup:
         )
         return reports[0]
 
-    def publish(self, version: int, *, use_ema: bool = False) -> tuple[WeightsManifest, list[Any]]:
-        """Return the manifest and one object reference per bucket, owned by the caller."""
-        calls = [rank.publish.remote(version, use_ema) for rank in self._ranks]
+    def publish(
+        self, version: int, *, incarnation: int = 0, use_ema: bool = False
+    ) -> tuple[WeightsManifest, list[Any]]:
+        """Return the manifest and one object reference per bucket, owned by the caller.
+
+        Args:
+            incarnation: starts of the learner in the run; it orders publishes at the actors.
+        """
+        calls = [rank.publish.remote(version, incarnation, use_ema) for rank in self._ranks]
         manifest: WeightsManifest = self._wait(
             calls, self._learner.deadline_s, f"publishing version {version}"
         )[0]
-        root = self._ranks[0]
-        buckets = [root.bucket.remote(bucket.index) for bucket in manifest.buckets]
-        root.release_buckets.remote()
+        buckets = [
+            self._ranks[owner_of(bucket.index, len(self._ranks))].bucket.remote(bucket.index)
+            for bucket in manifest.buckets
+        ]
+        for rank in self._ranks:
+            rank.release_buckets.remote()
         return manifest, buckets
 
     def canary(self, text: str) -> tuple[Any, Any, Any]:

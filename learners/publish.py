@@ -1,47 +1,206 @@
-"""From the learner's parameters to a publish, and to a policy on disk."""
+"""From the learner's parameters to a publish, and to a policy on disk.
+
+    snapshot()  a collective between two steps: bucket by bucket, its owner copies it to the host
+    part()      the digests of this rank's buckets, hashed in a thread beside the next step
+
+Rank r owns bucket i where i mod world size is r. Of a model sharded by ZeRO 3 one bucket at a time
+is whole; the host buffers of a rank are its share of the model, and are used again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rlvid.config import LearnerConfig, ModelConfig
-from rlvid.learners.ema import Ema
-from rlvid.learners.zero_engine import ZeroEngine
+from rlvid.learners.ranks import Ranks
 from rlvid.models.lora import save_lora
 from rlvid.models.policy import Policy, open_policy
-from rlvid.records import WeightsManifest
-from rlvid.weights import Bucket, pack, trainable_parameters
+from rlvid.records import WeightsManifest, WeightsTensor
+from rlvid.weights import (
+    Bucket,
+    PublishHead,
+    PublishPart,
+    TensorSpec,
+    check_changed,
+    digest_bytes,
+    owner_of,
+    plan_layout,
+    trainable_parameters,
+)
 
-BUCKET_BYTES = 64 * 2**20
-"""One object of the object store each."""
+
+class WeightsSource(Protocol):
+    """What can be published: the live parameters (ZeroEngine) or their average (Ema)."""
+
+    @property
+    def ranks(self) -> Ranks: ...
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """Whether `whole` is a collective."""
+
+    def specs(self) -> list[TensorSpec]:
+        """Name, whole shape and dtype of everything trained, in sorted order."""
+
+    def whole(self, names: Sequence[str]) -> AbstractContextManager[dict[str, Tensor]]:
+        """Within the block these parameters are whole on this rank; not to be written to."""
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every (name, full tensor); a collective."""
 
 
-def publish(
-    source: ZeroEngine | Ema, *, is_root: bool, version: int, kind: str, base_digest: str
-) -> tuple[WeightsManifest, list[Bucket]] | None:
-    """Gather what is trained and pack it on the root rank; None elsewhere. A collective.
+@dataclass(slots=True)
+class _Snapshot:
+    head: PublishHead
+    buffers: dict[int, Tensor]
+    """Bucket to its bytes on the host, [num_bytes] uint8; of the buckets this rank owns."""
+    digests: dict[int, Future[tuple[str, float]]] = field(default_factory=dict)
+    """Bucket to its digest and the seconds of hashing it."""
+    gather_s: float = 0.0
+    copy_s: float = 0.0
 
-    LoRA publishes the adapter only. The values of an Ema are published in the live dtype.
+
+class Publisher:
+    """One rank's part in every publish."""
+
+    def __init__(
+        self, *, kind: str, base_digest: str, num_bound: int, canary_limit: float, bucket_mb: int
+    ) -> None:
+        self._kind = kind
+        self._base_digest = base_digest
+        self._num_bound = num_bound
+        self._canary_limit = canary_limit
+        self._bucket_bytes = bucket_mb * 2**20
+        self._snapshot: _Snapshot | None = None
+        self._free: dict[int, Tensor] = {}
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="weights-hash")
+
+    def snapshot(self, source: WeightsSource, *, incarnation: int, version: int) -> None:
+        """Copy what is trained as it is now; a collective of all ranks.
+
+        Training may go on at once: hashing and fetching work on the copy. Buffers of an earlier
+        publish that was not released are left to whoever still reads them.
+        """
+        layout = plan_layout(source.specs(), self._bucket_bytes)
+        head = PublishHead(
+            incarnation=incarnation,
+            version=version,
+            kind=self._kind,
+            base_digest=self._base_digest,
+            num_bound=self._num_bound,
+            canary_tolerance=self._canary_limit,
+            layout=layout,
+        )
+        ranks = source.ranks
+        taken = _Snapshot(head=head, buffers={})
+        for index, num_bytes in enumerate(layout.bucket_bytes):
+            is_mine = owner_of(index, ranks.world_size) == ranks.rank
+            if not is_mine and not source.needs_all_ranks:
+                continue
+            entries = layout.in_bucket(index)
+            began = time.perf_counter()
+            with source.whole([entry.name for entry in entries]) as tensors:
+                taken.gather_s += time.perf_counter() - began
+                if is_mine:
+                    began = time.perf_counter()
+                    target = self._buffer(index, num_bytes, next(iter(tensors.values())).device)
+                    copied = _copy(entries, tensors, target)
+                    taken.copy_s += time.perf_counter() - began
+                    taken.buffers[index] = target
+                    taken.digests[index] = self._hasher.submit(_digest, target, copied)
+        self._snapshot = taken
+
+    def part(self, rank: int) -> PublishPart:
+        """Return this rank's part of the last snapshot; waits for its hashes."""
+        taken = self._taken()
+        hashed = {index: future.result() for index, future in taken.digests.items()}
+        return PublishPart(
+            head=taken.head,
+            rank=rank,
+            digests={index: digest for index, (digest, _) in hashed.items()},
+            gather_s=taken.gather_s,
+            copy_s=taken.copy_s,
+            hash_s=sum(seconds for _, seconds in hashed.values()),
+        )
+
+    def bucket(self, index: int) -> Bucket:
+        """Return the bytes of one of this rank's buckets; valid until the release."""
+        buffer: Bucket = self._taken().buffers[index].numpy()
+        return buffer
+
+    def buckets(self) -> dict[int, Bucket]:
+        """Return all of this rank's buckets by index; valid until the release."""
+        return {index: buffer.numpy() for index, buffer in self._taken().buffers.items()}
+
+    def release(self) -> None:
+        """Let the next snapshot use the buffers of the last one again."""
+        if self._snapshot is not None:
+            self._free, self._snapshot = self._snapshot.buffers, None
+
+    def _taken(self) -> _Snapshot:
+        if self._snapshot is None:
+            raise ValueError("weights: no snapshot is held: take one first, fetch before releasing")
+        return self._snapshot
+
+    def _buffer(self, index: int, num_bytes: int, device: torch.device) -> Tensor:
+        free = self._free.pop(index, None)
+        if free is not None and free.numel() == num_bytes:
+            return free
+        return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+
+class Moved:
+    """How far the optimiser has moved since the last publish of the live parameters.
+
+    A learner whose steps never reach what is published trains for weeks without a trace in the
+    rewards; one whose weights change without a step has another writer.
     """
-    if not is_root:
-        _take_part(source.full_parameters())
-        return None
-    return pack(
-        source.full_parameters(),
-        version=version,
-        parent_version=version - 1,
-        kind=kind,
-        base_digest=base_digest,
-        bucket_bytes=BUCKET_BYTES,
-    )
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Know of no earlier publish; after loading a checkpoint."""
+        self._before: WeightsManifest | None = None
+        self._num_steps, self._size = 0, 0.0
+        self._pending: tuple[int, float] | None = None
+
+    def after_step(self, learning_rate: float, norm: float) -> None:
+        self._num_steps += 1
+        self._size += learning_rate if norm > 0.0 else 0.0
+
+    def after_snapshot(self, *, is_live: bool) -> None:
+        """Count from here on; an average follows the parameters in its own time, so it is left."""
+        self._pending = None
+        if is_live:
+            self._pending = (self._num_steps, self._size)
+            self._num_steps, self._size = 0, 0.0
+
+    def check(self, manifest: WeightsManifest) -> None:
+        """Compare the last snapshot with the one before.
+
+        Raises:
+            WeightsError: steps that changed nothing, or a change without a step.
+        """
+        if self._pending is None:
+            return
+        (num_steps, size), self._pending = self._pending, None
+        if self._before is not None:
+            check_changed(self._before, manifest, num_steps=num_steps, update_size=size)
+        self._before = manifest
 
 
 def export(
-    source: ZeroEngine | Ema,
+    source: WeightsSource,
     folder: Path,
     *,
     is_root: bool,
@@ -65,6 +224,32 @@ def export(
     model = open_policy(policy, model_config, "cpu")
     _fill(trainable_parameters(model.transformer, "full"), tensors)
     model.save(str(folder))
+
+
+def _copy(
+    entries: Sequence[WeightsTensor], tensors: dict[str, Tensor], target: Tensor
+) -> torch.cuda.Event | None:
+    """Copy a bucket's tensors to their places; return what to wait for, on an accelerator.
+
+    The copies are in order with the kernels that come after, so the next step cannot overtake them.
+    """
+    for entry in entries:
+        data = tensors[entry.name].detach().contiguous().reshape(-1).view(torch.uint8)
+        target[entry.offset : entry.offset + data.numel()].copy_(data, non_blocking=True)
+    device = tensors[entries[0].name].device
+    if device.type != "cuda":
+        return None
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(device))
+    return copied
+
+
+def _digest(target: Tensor, copied: torch.cuda.Event | None) -> tuple[str, float]:
+    if copied is not None:
+        copied.synchronize()
+    began = time.perf_counter()
+    digest = digest_bytes(target.numpy())
+    return digest, time.perf_counter() - began
 
 
 def _take_part(tensors: Iterator[tuple[str, Tensor]]) -> None:

@@ -44,7 +44,6 @@ class LearnerActor:
 
     def __init__(self, settings: RlSettings | SftSettings) -> None:
         self._settings = settings
-        self._buckets: list[Any] = []
 
     def endpoint(self) -> tuple[str, int]:
         """Return an address of this node and a free port, for the ranks to meet at."""
@@ -73,21 +72,19 @@ class LearnerActor:
         reports: list[StepReport] = self._learner.train_steps(first, last)
         return reports
 
-    def publish(self, version: int, use_ema: bool) -> WeightsManifest | None:
-        """Pack the weights; the root rank holds the buckets until they are fetched one by one."""
-        published = self._learner.publish(version, use_ema=use_ema)
-        if published is None:
-            return None
-        manifest: WeightsManifest = published[0]
-        self._buckets = published[1]
+    def publish(self, version: int, incarnation: int, use_ema: bool) -> WeightsManifest:
+        """Snapshot the weights; each rank holds its buckets until they are fetched one by one."""
+        manifest: WeightsManifest = self._learner.publish(
+            version, incarnation=incarnation, use_ema=use_ema
+        )[0]
         return manifest
 
     def bucket(self, index: int) -> Any:
         """Return one bucket; as a return value it belongs to the driver and outlives this rank."""
-        return self._buckets[index]
+        return self._learner.trainee.publisher.bucket(index)
 
     def release_buckets(self) -> None:
-        self._buckets = []
+        self._learner.trainee.publisher.release()
 
     def save(self, folder: Path) -> None:
         self._learner.save(folder)

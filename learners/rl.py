@@ -55,6 +55,7 @@ def rl_settings(recipe: Recipe, policy: Policy) -> RlSettings:
             policy=policy,
             model=recipe.model,
             learner=recipe.learner,
+            weights=recipe.weights,
             seed=recipe.seed,
             total_steps=recipe.grpo.num_steps * recipe.algorithm.updates_per_batch,
             num_threads=recipe.cluster.threads_per_role,
@@ -181,21 +182,25 @@ class RlLearner:
         self.trainee.engine.discard()
 
     def publish(
-        self, version: int, *, use_ema: bool = False
-    ) -> tuple[WeightsManifest, list[Bucket]] | None:
-        """Return manifest and buckets on rank 0, None elsewhere; a collective.
+        self, version: int, *, incarnation: int = 0, use_ema: bool = False
+    ) -> tuple[WeightsManifest, dict[int, Bucket]]:
+        """Return the manifest of a whole publish and this rank's buckets by index; a collective.
 
         From here on `version` is the newest: groups are admitted by their distance to it.
+
+        Args:
+            incarnation: starts of the learner in the run, for the actors' order of publishes.
         """
         self._check_closed(f"publishing version {version}")
         with self._usage.busy():
-            published = self.trainee.publish(version, use_ema=use_ema)
-            digests = self._ranks.gather_json(published[0].digest if published else None)
-        self._version, self._digest = version, digests[0]
-        self._published.add((version, digests[0]))
+            manifest, buckets = self.trainee.publish(
+                version, incarnation=incarnation, use_ema=use_ema
+            )
+        self._version, self._digest = version, manifest.digest
+        self._published.add((version, manifest.digest))
         self._is_replayable = not use_ema
         self._forget_old()
-        return published
+        return manifest, buckets
 
     def published_digest(self, version: int) -> str:
         """Return the manifest digest of a version that may still be consumed."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlvid.config import LearnerConfig, ModelConfig
+from rlvid.config import LearnerConfig, ModelConfig, WeightsConfig
 from rlvid.learners import publish as publishing
 from rlvid.learners.ema import Ema
 from rlvid.learners.schedule import learning_rate
@@ -20,7 +20,7 @@ from rlvid.models.base import VideoModel
 from rlvid.models.policy import Policy, open_policy
 from rlvid.records import WeightsManifest
 from rlvid.seeds import derive_seed
-from rlvid.weights import Bucket, base_digest
+from rlvid.weights import Bucket, base_digest, canary_tolerance, count_bound, merge_digests
 
 CANARY_SIGMA = 0.7
 _STATE_FILE = "learner.json"
@@ -33,6 +33,7 @@ class TraineeSettings:
     policy: Policy
     model: ModelConfig
     learner: LearnerConfig
+    weights: WeightsConfig = WeightsConfig()
     seed: int
     """The recipe's; the adapter's start is derived from it."""
     total_steps: int
@@ -74,10 +75,19 @@ class Trainee:
         else:
             transformer.requires_grad_(True)
         self.base_digest = base_digest(transformer, learner.mode)
+        num_bound = count_bound(transformer, learner.mode)
         before_wrapping(self.model)
         self.engine = ZeroEngine(transformer, learner, device=device)
         self.model.transformer = self.engine.module
         self.ema = Ema(self.engine, learner.ema) if learner.ema is not None else None
+        self.publisher = publishing.Publisher(
+            kind=learner.mode,
+            base_digest=self.base_digest,
+            num_bound=num_bound,
+            canary_limit=canary_tolerance(settings.model.dtype),
+            bucket_mb=settings.weights.bucket_mb,
+        )
+        self._moved = publishing.Moved()
         self.optimizer_steps = 0
         """Optimiser steps taken."""
 
@@ -95,23 +105,48 @@ class Trainee:
         Args:
             divisor: what the gradient is still divided by (`ZeroEngine.step`).
         """
-        norm = self.engine.step(self.next_learning_rate(), divisor=divisor)
+        learning_rate = self.next_learning_rate()
+        norm = self.engine.step(learning_rate, divisor=divisor)
+        self._moved.after_step(learning_rate, norm)
         if self.ema is not None:
             self.ema.after_step(self.optimizer_steps)
         self.optimizer_steps += 1
         return norm
 
     def publish(
-        self, version: int, *, use_ema: bool = False
-    ) -> tuple[WeightsManifest, list[Bucket]] | None:
-        """Return manifest and buckets on rank 0, None elsewhere; a collective."""
-        return publishing.publish(
-            self._source(use_ema),
-            is_root=self.rank == 0,
-            version=version,
-            kind=self.settings.learner.mode,
-            base_digest=self.base_digest,
-        )
+        self, version: int, *, incarnation: int = 0, use_ema: bool = False
+    ) -> tuple[WeightsManifest, dict[int, Bucket]]:
+        """Return the manifest of a whole publish and this rank's buckets by index; a collective.
+
+        The buckets are valid until `publisher.release()`.
+
+        Raises:
+            WeightsError: the steps since the last publish changed nothing, or none was taken and
+                the weights differ.
+        """
+        self.snapshot(version, incarnation=incarnation, use_ema=use_ema)
+        return self.settle_publish(), self.publisher.buckets()
+
+    def snapshot(self, version: int, *, incarnation: int = 0, use_ema: bool = False) -> None:
+        """Copy the weights as they are now, to be published; a collective.
+
+        The next step may begin at once; `publisher.part` may be asked for by another thread.
+        """
+        source = self._source(use_ema)
+        self.publisher.snapshot(source, incarnation=incarnation, version=version)
+        self._moved.after_snapshot(is_live=not use_ema)
+
+    def settle_publish(self) -> WeightsManifest:
+        """Return the manifest of the last snapshot once all ranks have hashed it; a collective.
+
+        Raises:
+            WeightsError: as `publish`.
+        """
+        part = self.publisher.part(self.rank)
+        everybody = self.engine.ranks.gather_json(list(part.digests.items()))
+        manifest = merge_digests(part.head, [dict(digests) for digests in everybody])
+        self._moved.check(manifest)
+        return manifest
 
     def export(self, folder: Path) -> None:
         """Write the policy into `folder`, and its average into `<folder>_ema`; a collective."""
@@ -180,6 +215,7 @@ class Trainee:
             self.ema.load(folder / f"ema-{self.rank:04d}.safetensors")
         _set_rng_state(load_file(folder / f"rng-{self.rank:04d}.safetensors"))
         self.optimizer_steps = int(tree["optimizer_steps"])
+        self._moved.forget()
         state: dict[str, Any] = tree["state"]
         return state
 

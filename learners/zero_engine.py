@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,7 @@ from torch import distributed as dist
 
 from rlvid.config import LearnerConfig
 from rlvid.learners.ranks import Ranks
-from rlvid.weights import trainable_parameters
+from rlvid.weights import TensorSpec, trainable_parameters
 
 GATHER_ELEMENTS = 64 * 2**20
 """Elements of full parameters that exist at once while a sharded model is read out."""
@@ -168,6 +168,38 @@ class ZeroEngine:
             for name, value in self._parameters.items()
             if getattr(value, "ds_persist", False) and value.numel() == int(value.ds_numel)  # type: ignore[attr-defined]
         }
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """Whether `whole` is a collective."""
+        return self._config.zero_stage == 3
+
+    def specs(self) -> list[TensorSpec]:
+        """Return name, whole shape and dtype of everything trained, in sorted order.
+
+        A sharded parameter has shape (0,); its whole one is `ds_shape`.
+        """
+        return [
+            TensorSpec(
+                name=name,
+                shape=tuple(getattr(parameter, "ds_shape", parameter.shape)),
+                dtype=parameter.dtype,
+            )
+            for name, parameter in self._parameters.items()
+        ]
+
+    @contextmanager
+    def whole(self, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Within the block these parameters are whole on this rank, not to be written to.
+
+        A collective at stage 3, coalesced over the names; stages 0 to 2 have them whole anyway.
+        """
+        parameters = [self._parameters[name] for name in names]
+        with torch.no_grad(), self._whole(parameters):
+            yield {
+                name: parameter.detach()
+                for name, parameter in zip(names, parameters, strict=True)
+            }
 
     def save(self, folder: Path) -> None:
         """Write this rank's share of parameters and optimiser into `folder`; a collective."""
