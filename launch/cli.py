@@ -64,8 +64,8 @@ RunFolderOption = Annotated[
 
 @app.command(
     epilog="Examples: rlvid run quickstart_cpu seed=1 | "
-    "rlvid run my.yaml --run-folder runs/first | rlvid run my.yaml --run-folder runs/first --resume "
-    "| rlvid run my.yaml --run-folder runs/first --resume-if-exists --restarts 5"
+    "rlvid run my.yaml --run-folder runs/first | rlvid run my.yaml --run-folder runs/first "
+    "--resume | rlvid run my.yaml --run-folder runs/first --resume-if-exists --restarts 5"
 )
 def run(
     recipe: RecipeArgument,

@@ -1,0 +1,92 @@
+"""Ends what a driver leaves behind when it is killed: the processes of the Ray cluster it started.
+
+    python -I -S cluster_guard.py MARK GRACE_S
+
+Ray ends most of its processes by itself when their parent dies; its agents stay for a minute or
+more, and a stopped process for good. So every process of a local cluster carries a variable with a
+mark of this driver, and this one, in a session of its own, watches a pipe that only the driver
+holds: when the driver ends, however it ends, whatever still has the mark GRACE_S seconds later is
+killed. Model servers that are kept for the next driver (`rewards.servers.NAME.keep_s`) have none.
+
+Standard library only, and no import of ours, so that it starts in milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+VARIABLE = "RLVID_CLUSTER_MARK"
+GRACE_S = 4.0
+"""For Ray to end its processes itself, sockets and shared memory included."""
+KILL_FOR_S = 20.0
+"""How long the guard goes on killing before it gives up: a process may hang in the kernel."""
+AT_ONCE = b"at once"
+"""Comes through the pipe from a driver that has shut Ray down itself."""
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Have every process that is started in the block end with this one."""
+    mark = secrets.token_hex(8)
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, mark, str(GRACE_S)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # a kill of the driver's group must not reach it
+    )
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = mark
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before
+        # Ray is shut down: what is left is of no use to anybody, and no grace is due.
+        with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
+            guard.communicate(AT_ONCE, timeout=GRACE_S + KILL_FOR_S)
+
+
+def marked(mark: str) -> list[int]:
+    """Return the processes of this user that have the mark in their environment, zombies not."""
+    wanted, found = f"{VARIABLE}={mark}".encode(), []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        # It ended meanwhile, or is another user's.
+        with contextlib.suppress(OSError):
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            if state != "Z" and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def main() -> None:
+    mark, grace_s = sys.argv[1], float(sys.argv[2])
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends when the driver does, and not before
+    if sys.stdin.buffer.read() == AT_ONCE:
+        grace_s = 0.0
+    ended = time.monotonic()
+    while (late_s := time.monotonic() - ended) < grace_s + KILL_FOR_S:
+        left = marked(mark)
+        if not left:
+            return
+        if late_s >= grace_s:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()
