@@ -12,6 +12,10 @@ from typing import Any
 
 from rlvid.config import LearnerConfig, ModelConfig
 from rlvid.models import model_folder
+from rlvid.observability.flops import RowFlops, WanSize, count_tokens, row_flops
+
+MAX_TEXT_TOKENS = 512
+"""`rlvid.models.wan.MAX_SEQUENCE_LENGTH`, which only a process with diffusers can import."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +45,8 @@ def read_model_size(model: ModelConfig, learner: LearnerConfig) -> ModelSize:
     """
     folder = model_folder(model)
     transformer = read_json(folder / "transformer" / "config.json")
-    vae = read_json(folder / "vae" / "config.json")
     shapes = dict(tensor_shapes(folder / "transformer"))
-    spatial, temporal = vae["scale_factor_spatial"], vae["scale_factor_temporal"]
-    frames = (model.num_frames - 1) // temporal + 1
-    latent = (frames, model.height // spatial, model.width // spatial)
+    latent = latent_frames(model, folder)
     patch = transformer["patch_size"]
     return ModelSize(
         transformer_parameters=sum(math.prod(shape) for shape in shapes.values()),
@@ -57,6 +58,43 @@ def read_model_size(model: ModelConfig, learner: LearnerConfig) -> ModelSize:
         tokens=math.prod(n // p for n, p in zip(latent, patch, strict=True)),
         latent_numbers=transformer["in_channels"] * math.prod(latent),
         clip_numbers=3 * model.num_frames * model.height * model.width,
+    )
+
+
+def read_row_flops(model: ModelConfig) -> RowFlops | None:
+    """Return the FLOPs of one row of the recipe's clip; None for a transformer that is not Wan's.
+
+    Raises:
+        ValueError: the folder is missing or has no such parts.
+    """
+    folder = model_folder(model)
+    config = read_json(folder / "transformer" / "config.json")
+    if config.get("_class_name") != "WanTransformer3DModel":
+        return None
+    tokenizer = read_json(folder / "tokenizer" / "tokenizer_config.json")
+    size = WanSize(
+        name=model.path,
+        num_heads=config["num_attention_heads"],
+        head_dim=config["attention_head_dim"],
+        num_layers=config["num_layers"],
+        ffn_dim=config["ffn_dim"],
+        text_dim=config["text_dim"],
+        text_tokens=int(min(tokenizer["model_max_length"], MAX_TEXT_TOKENS)),
+        freq_dim=config["freq_dim"],
+        channels=config["in_channels"],
+        patch_size=tuple(config["patch_size"]),
+    )
+    return row_flops(size, count_tokens(size, (size.channels, *latent_frames(model, folder))))
+
+
+def latent_frames(model: ModelConfig, folder: Path) -> tuple[int, int, int]:
+    """Return frames, height and width of the latents of the recipe's clip."""
+    vae = read_json(folder / "vae" / "config.json")
+    spatial, temporal = vae["scale_factor_spatial"], vae["scale_factor_temporal"]
+    return (
+        (model.num_frames - 1) // temporal + 1,
+        model.height // spatial,
+        model.width // spatial,
     )
 
 

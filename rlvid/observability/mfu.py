@@ -1,0 +1,83 @@
+"""Model FLOPs utilisation: what the mathematics of the work needs over what the devices could do.
+
+    mfu = FLOPs of the work / (wall seconds * sum of the devices' peaks)
+
+The wall time is all of it, waiting included, so mfu = utilisation while busy * busy share. A device
+whose peak is not in the table gives no figure, for a guess would look like a measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+TERA = 1e12
+
+PEAK_BF16 = {
+    # H100 data sheet: 1,979 (SXM), 1,513 (PCIe), 1,671 (NVL), "with sparsity".
+    "NVIDIA H100 80GB HBM3": 1979 / 2,
+    "NVIDIA H100 PCIe": 1513 / 2,
+    "NVIDIA H100 NVL": 1671 / 2,
+    # H200 data sheet: 1,979 (SXM), 1,671 (NVL), "with sparsity".
+    "NVIDIA H200": 1979 / 2,
+    "NVIDIA H200 NVL": 1671 / 2,
+    # GH200 data sheet: 1,979 "with sparsity".
+    "NVIDIA GH200 480GB": 1979 / 2,
+    # HGX B200 data sheet: 36 PFLOPS of eight "with sparsity".
+    "NVIDIA B200": 36_000 / 8 / 2,
+    # A100 data sheet: 312, 624 with sparsity.
+    "NVIDIA A100-SXM4-40GB": 312.0,
+    "NVIDIA A100-SXM4-80GB": 312.0,
+    "NVIDIA A100-PCIE-40GB": 312.0,
+    "NVIDIA A100 80GB PCIe": 312.0,
+    # L40S data sheet: 362.05, 733 with sparsity. L40: 181.05, 362.1. L4: 242 with sparsity.
+    "NVIDIA L40S": 362.05,
+    "NVIDIA L40": 181.05,
+    "NVIDIA L4": 121.0,
+    # A10 data sheet: 125, 250 with sparsity. A40: 149.7, 299.4.
+    "NVIDIA A10": 125.0,
+    "NVIDIA A40": 149.7,
+    # Ada GPU architecture paper, appendix A: 165.2 with float32 accumulation.
+    "NVIDIA GeForce RTX 4090": 165.2,
+    # GA102 architecture paper, appendix A: 71 with float32 accumulation.
+    "NVIDIA GeForce RTX 3090": 71.0,
+}
+"""Name as `torch.cuda.get_device_name` gives it, whole, to dense bfloat16 TFLOP/s.
+
+Whole, since "H100" alone is one of three, a laptop's 4090 is no 4090, and a MIG slice is a part.
+"""
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return the dense bfloat16 FLOP/s of a device, None for one that is not in the table."""
+    peak = PEAK_BF16.get(device_name)
+    return None if peak is None else peak * TERA
+
+
+def mfu(flops: float, wall_s: float, device_names: Iterable[str]) -> float | None:
+    """Return the utilisation in [0, 1] of the devices together, None when a peak is unknown.
+
+    Args:
+        flops: of the work that all of them did, e.g. rows * `RowFlops.forward`.
+        wall_s: seconds, waiting included.
+        device_names: one for each device of the role.
+    """
+    peaks = [peak_flops(name) for name in device_names]
+    known = [peak for peak in peaks if peak is not None]
+    if not peaks or len(known) < len(peaks) or wall_s <= 0:
+        return None
+    return flops / (wall_s * sum(known))
+
+
+def mfu_metrics(
+    wall_s: float, *, rollout: tuple[float, Iterable[str]], learner: tuple[float, Iterable[str]]
+) -> dict[str, float]:
+    """Return mfu/rollout/frac and mfu/learner/frac of a step, each where its devices are known.
+
+    Args:
+        rollout, learner: FLOPs of the step's work, and the names of the role's devices.
+    """
+    found = {
+        role: mfu(flops, wall_s, names)
+        for role, (flops, names) in (("rollout", rollout), ("learner", learner))
+    }
+    return {f"mfu/{role}/frac": value for role, value in found.items() if value is not None}

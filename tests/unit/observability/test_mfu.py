@@ -1,0 +1,102 @@
+"""The FLOPs of learning are those torch counts, and no figure is made up for unknown devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from rlvid.config import LoraConfig, ModelConfig
+from rlvid.launch.model_size import MAX_TEXT_TOKENS, read_row_flops
+from rlvid.models.lora import add_lora
+from rlvid.models.wan import MAX_SEQUENCE_LENGTH
+from rlvid.observability.flops import WanSize, count_tokens, row_flops
+from rlvid.observability.metrics import check_names
+from rlvid.observability.mfu import PEAK_BF16, mfu, mfu_metrics, peak_flops
+
+WIDE = WanSize(
+    name="wide", num_heads=2, head_dim=128, num_layers=8, ffn_dim=512, text_dim=64, text_tokens=8,
+    freq_dim=32,
+)  # fmt: skip
+"""Wide and deep enough that neither a LoRA of rank 1 nor the first layer makes two percent."""
+
+
+def counted(*, base_is_frozen: bool) -> tuple[float, float]:
+    """Return FLOPs of one forward and backward pass as torch counts them, and as we do."""
+    from tests.bench.wan_shape import build_transformer
+
+    transformer: Any = build_transformer(WIDE, torch.device("cpu"), torch.float32)
+    if base_is_frozen:
+        transformer.requires_grad_(False)
+        add_lora(transformer, LoraConfig(rank=1), seed=0)
+    else:
+        transformer.requires_grad_(True)
+    shape = (16, 2, 8, 8)
+    counter = FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        transformer(
+            hidden_states=torch.randn(1, *shape),
+            timestep=torch.tensor([500.0]),
+            encoder_hidden_states=torch.randn(1, WIDE.text_tokens, WIDE.text_dim),
+        ).sample.sum().backward()
+    flops = row_flops(WIDE, count_tokens(WIDE, shape))
+    return float(counter.get_total_flops()), float(flops.learned(base_is_frozen=base_is_frozen))
+
+
+def test_full_learning_is_what_torch_counts() -> None:
+    """The formula has the gradients of the entry's inputs too, which nobody asks for."""
+    torch_counts, formula = counted(base_is_frozen=False)
+    assert torch_counts == pytest.approx(formula, rel=0.02)
+
+
+def test_learning_with_a_frozen_base_is_what_torch_counts() -> None:
+    """torch also counts the LoRA, and leaves out the gradient of the first layer's input."""
+    torch_counts, formula = counted(base_is_frozen=True)
+    assert torch_counts == pytest.approx(formula, rel=0.03)
+
+
+def test_tiny_model_has_flops_and_another_kind_has_none(tmp_path: Any) -> None:
+    flops = read_row_flops(ModelConfig())
+    assert flops is not None
+    assert flops.learned(base_is_frozen=False) == 3 * flops.forward > 0
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "Other"}')
+    (tmp_path / "model_index.json").write_text("{}")
+    assert read_row_flops(ModelConfig(path=str(tmp_path))) is None
+
+
+def test_text_length_is_the_models() -> None:
+    """The constant is repeated where diffusers may not be imported."""
+    assert MAX_TEXT_TOKENS == MAX_SEQUENCE_LENGTH
+
+
+def test_utilisation_of_two_devices_is_over_both_peaks() -> None:
+    """400 TFLOP in 1 s on two that could do 312 each."""
+    names = ["NVIDIA A100-SXM4-80GB"] * 2
+    assert mfu(400e12, 1.0, names) == pytest.approx(400 / 624)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["NVIDIA H100", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", ""],
+)
+def test_device_that_is_not_known_has_no_figure(name: str) -> None:
+    """A slice or another board of the same chip has another peak."""
+    assert peak_flops(name) is None
+    assert mfu(1e12, 1.0, ["NVIDIA H200", name]) is None
+    assert mfu_metrics(1.0, rollout=(1e12, [name]), learner=(1e12, [])) == {}
+
+
+def test_peaks_are_dense() -> None:
+    """The large figures of the data sheets are for sparse matrices; no device here has one."""
+    assert max(PEAK_BF16.values()) <= 2250
+    assert peak_flops("NVIDIA H100 80GB HBM3") == pytest.approx(989.5e12)
+
+
+def test_metrics_have_the_tables_names() -> None:
+    metrics = mfu_metrics(2.0, rollout=(1e15, ["NVIDIA L40S"]), learner=(1e15, ["NVIDIA H200"]))
+    check_names(metrics)
+    assert set(metrics) == {"mfu/rollout/frac", "mfu/learner/frac"}
