@@ -55,6 +55,8 @@ from rlvid.config.elasticity import AutoscaleConfig
 
 logger = logging.getLogger(__name__)
 
+PENDING_S = 15.0
+"""After which it is said aloud that the cluster has no room for an actor."""
 PAUSE_S = 5.0
 """A `poll` that comes so much late says that the driver itself was stopped, not the actors."""
 
@@ -427,6 +429,19 @@ class Fleet:
             newest is None or all(a.held is not None and a.held >= newest for a in staying)
         )
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether every open actor that stays, and at least one, answered the canary rightly."""
+        staying = [a for a in self._actors.values() if a.is_open and not a.is_leaving]
+        return bool(staying) and all(
+            a.checked == self._canary or (a.held is not None and a.held > (self._canary or a.held))
+            for a in staying
+        )
+
+    def note_time(self, now: float) -> None:
+        """Bring the shares of time up to now, before metrics are taken."""
+        self._spend(now)
+
     def gauges(self) -> dict[str, float]:
         """Return the present numbers under the names of the metrics table."""
         versions = [a.version for a in self._actors.values() if a.is_open]
@@ -646,6 +661,7 @@ class Fleet:
         slot.actor_id, slot.respawn_at = actor.actor_id, None
         self._actors[actor.actor_id] = actor
         self._states[State.PENDING] += 1
+        self._arm(actor)
         self._actions.append(Spawn(actor_id=actor.actor_id, slot=slot.index))
 
     def _respawn(self, slot: Slot, now: float) -> None:
@@ -691,7 +707,7 @@ class Fleet:
                 Lost(
                     task=held.task,
                     actor_id=actor.actor_id,
-                    cause=cause if cause in (Cause.DIED, Cause.STUCK) else Cause.FAILED,
+                    cause=cause,
                     reason=f"{actor.actor_id}: {reason}",
                 )
             )
@@ -721,7 +737,7 @@ class Fleet:
         """Return (when, what is wrong then); "" where it is only time for a probe."""
         config = self._settings
         if actor.state is State.PENDING:
-            return []
+            return [] if actor.is_reported else [(actor.since + PENDING_S, "")]
         if actor.state is State.LOADING:
             seconds = config.start_deadline_s
             text = f"did not load its policy in cluster.start_deadline_s, {seconds:g} s"
@@ -743,6 +759,16 @@ class Fleet:
 
     def _check(self, actor: Actor, now: float) -> None:
         actor.armed_at = None
+        if actor.state is State.PENDING:
+            actor.is_reported = True
+            logger.warning(
+                "actor=%s waits for room in the cluster since seconds=%.0f; raise cluster.num_cpus "
+                "of a local one, add nodes, or lower rollout.num_cpus, num_gpus or the number "
+                "of actors",
+                actor.actor_id,
+                now - actor.since,
+            )
+            return
         for due, wrong in self._limits(actor):
             if due <= now and wrong:
                 self._lose(actor, Cause.STUCK, wrong, now)

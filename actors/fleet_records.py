@@ -52,6 +52,11 @@ class Cause(StrEnum):
     """Its velocity differs from the learner's."""
 
     @property
+    def blames_prompt(self) -> bool:
+        """Whether it may be the prompt that does it; quarantine counts these."""
+        return self in (Cause.DIED, Cause.STUCK, Cause.FAILED)
+
+    @property
     def replaces(self) -> bool:
         """Whether an actor may be replaced for it."""
         return self is not Cause.STALE
@@ -100,6 +105,8 @@ class Actor:
     since: float
     """When its present state began."""
     state: State = State.PENDING
+    is_reported: bool = False
+    """Whether it was said aloud that it is pending."""
     is_leaving: bool = False
     """Finishes what it samples, takes nothing more, then ends."""
     tasks: deque[Held] = field(default_factory=deque)

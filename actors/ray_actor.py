@@ -1,59 +1,230 @@
-"""A RolloutWorker in a process of its own; adds nothing but the process."""
+"""A Worker in a process of its own, and the driver's handles of such processes."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
-from rlvid.actors.rollout_worker import RolloutWorker, open_rollout_worker
-from rlvid.config import LearnerConfig, ModelConfig
+from rlvid.actors.worker import Worker, WorkerSettings, open_worker
+from rlvid.config import RolloutConfig
 from rlvid.models.policy import Policy
-from rlvid.records import (
-    GroupSummary,
-    GroupTask,
-    RolloutGroup,
-    WeightsManifest,
-    WeightsReceipt,
-)
+from rlvid.records import GroupSummary, GroupTask, RolloutGroup, WeightsManifest, WeightsReceipt
+
+REMEMBERED = 64
+"""Leases an actor remembers to have begun; it holds two at a time."""
 
 
-@ray.remote(max_restarts=0, max_task_retries=0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where an actor's process is, to send it signals."""
+
+    node_id: str
+    pid: int
+
+
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 2, "weights": 1})
 class RolloutActor:
-    """See RolloutWorker; arguments that are object references arrive resolved."""
+    """See Worker; arguments that are object references arrive resolved.
 
-    def __init__(
-        self,
-        policy: Policy,
-        model_config: ModelConfig,
-        learner_config: LearnerConfig | None,
-        actor_id: str,
-        num_threads: int,
-    ) -> None:
-        self._config = (policy, model_config, learner_config)
+    `sample`, `open`, `use_policy` and `canary` come one after the other; `weights` and `control`
+    are answered beside them.
+    """
+
+    def __init__(self, settings: WorkerSettings, actor_id: str) -> None:
+        self._settings = settings
         self._actor_id = actor_id
-        self._num_threads = num_threads
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
+        self._begun: deque[str] = deque(maxlen=REMEMBERED)
+        self._withdrawn: deque[str] = deque(maxlen=REMEMBERED)
 
-    def open(self) -> int:
+    @ray.method(concurrency_group="control")
+    def address(self) -> Address:
+        """Answers as soon as there is a process."""
+        node_id = ray.get_runtime_context().get_node_id()
+        return Address(node_id=node_id, pid=os.getpid())
+
+    def open(self) -> None:
         """Load the policy; not in __init__, whose errors Ray wraps beyond reading."""
-        self._worker: RolloutWorker = open_rollout_worker(
-            *self._config, actor_id=self._actor_id, num_threads=self._num_threads
-        )
-        return os.getpid()
+        self._worker = open_worker(self._settings, self._actor_id)
 
     @ray.method(num_returns=2)
-    def sample(self, task: GroupTask) -> tuple[RolloutGroup, GroupSummary]:
-        """The group stays in the object store; the driver fetches the summary only."""
-        group = self._worker.sample(task)
+    def sample(self, task: GroupTask) -> tuple[RolloutGroup | None, GroupSummary | None]:
+        """The group stays in the object store; the driver fetches the summary only.
+
+        Returns:
+            (None, None) for a task that was withdrawn before its turn.
+        """
+        with self._lock:
+            if task.lease_id in self._withdrawn:
+                return None, None
+            self._begun.append(task.lease_id)
+        group = self._open_worker.sample(task)
         return group, group.summary()
 
-    def fetch_weights(self, manifest: WeightsManifest, *buckets: Any) -> WeightsReceipt:
-        return self._worker.fetch_weights(manifest, buckets)
+    @ray.method(concurrency_group="control")
+    def withdraw(self, lease_id: str) -> bool:
+        """Take back a task that waits here; False when it has begun, and goes on."""
+        with self._lock:
+            if lease_id in self._begun:
+                return False
+            self._withdrawn.append(lease_id)
+            return True
+
+    @ray.method(concurrency_group="control")
+    def progress(self) -> int:
+        """Return the denoising steps done since the process began."""
+        return self._open_worker.num_steps
+
+    @ray.method(concurrency_group="weights")
+    def stage_weights(self, manifest: WeightsManifest, *parts: Any) -> WeightsReceipt:
+        """Take a publish while a group is being sampled; the next one is sampled with it."""
+        return self._open_worker.stage(manifest, parts)
 
     def use_policy(self, policy: Policy) -> None:
-        self._worker.use_policy(policy)
+        self._open_worker.use_policy(policy)
 
-    def canary(self, latents: Tensor, sigma: Tensor, text: str) -> Tensor:
-        return self._worker.canary(latents, sigma, text)
+    def canary(self, latents: Tensor, sigma: Tensor, text: str) -> tuple[tuple[int, int], Tensor]:
+        """Return the (incarnation, version) that answered, and the velocity."""
+        velocity = self._open_worker.canary(latents, sigma, text)
+        return self._open_worker.live, velocity
+
+    @property
+    def _open_worker(self) -> Worker:
+        assert self._worker is not None, "open() comes first"
+        return self._worker
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _signal_there(pid: int, number: int) -> bool:
+    return signal_process(pid, number)
+
+
+def signal_process(pid: int, number: int) -> bool:
+    """Send a signal to a rollout actor of this machine; False when the pid is none any more."""
+    try:
+        # Ray names its workers so; a pid may belong to somebody else by now.
+        if not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::RolloutActor"):
+            return False
+        os.kill(pid, number)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return True
+
+
+Handler = Callable[[Future[Any]], None]
+"""Takes the result of a call, or its error."""
+
+
+class ActorSet:
+    """The pool's actors by id: starts, calls, watches and kills them."""
+
+    def __init__(
+        self, config: RolloutConfig, *, post: Callable[[Callable[[], None]], None]
+    ) -> None:
+        """`post` has a function called in the pool's thread; Ray answers in threads of its own."""
+        self._config = config
+        self._post = post
+        self._actors: dict[str, Any] = {}
+        self._addresses: dict[str, Address] = {}
+
+    def __contains__(self, actor_id: str) -> bool:
+        return actor_id in self._actors
+
+    def spawn(
+        self, actor_id: str, settings: WorkerSettings, appeared: Handler, opened: Handler
+    ) -> None:
+        """Start an actor and load its policy."""
+        config = self._config
+        options: dict[str, Any] = {}
+        if config.labels:
+            options["label_selector"] = config.labels
+        if config.fallback:
+            options["fallback_strategy"] = [{"label_selector": one} for one in config.fallback]
+        actor = RolloutActor.options(  # type: ignore[attr-defined]
+            num_cpus=config.num_cpus,
+            num_gpus=config.num_gpus,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.num_threads)}},
+            **options,
+        ).remote(settings, actor_id)
+        self._actors[actor_id] = actor
+        self._watch(actor.address.remote(), appeared)
+        self._watch(actor.open.remote(), opened)
+
+    def is_at(self, actor_id: str, address: Address) -> None:
+        """Note where an actor's process turned out to be."""
+        if actor_id in self._actors:
+            self._addresses[actor_id] = address
+
+    def sample(self, actor_id: str, task: GroupTask, handle: Callable[[Any, Any], None]) -> None:
+        """Have a group sampled; `handle` gets its reference and the future of its summary."""
+        group, summary = self._actors[actor_id].sample.remote(task)
+        self._watch(summary, partial(handle, group))
+
+    def call(self, actor_id: str, method: str, handle: Handler, *args: Any) -> None:
+        """Call a method with one result."""
+        self._watch(getattr(self._actors[actor_id], method).remote(*args), handle)
+
+    def send_signal(self, actor_id: str, number: int) -> None:
+        """Send a signal to an actor's process, on whichever node it is."""
+        address = self._addresses.get(actor_id)
+        if address is None:
+            return
+        if address.node_id == ray.get_runtime_context().get_node_id():
+            signal_process(address.pid, number)
+            return
+        there = NodeAffinitySchedulingStrategy(address.node_id, soft=False)
+        _signal_there.options(scheduling_strategy=there).remote(address.pid, number)
+
+    def kill(self, actor_id: str, *, is_stuck: bool) -> None:
+        """End an actor; Ray's own kill leaves a stopped process as it is, with all it holds."""
+        actor = self._actors.get(actor_id)
+        if actor is None:
+            return
+        if is_stuck:
+            self.send_signal(actor_id, signal.SIGKILL)
+        ray.kill(actor)
+        del self._actors[actor_id]
+        self._addresses.pop(actor_id, None)
+
+    def kill_all(self) -> None:
+        for actor_id in list(self._actors):
+            self.kill(actor_id, is_stuck=True)
+
+    def crash(self, actor_id: str) -> None:
+        """End an actor as a crash would, and say nothing of it."""
+        ray.kill(self._actors[actor_id])
+
+    def _watch(self, ref: ray.ObjectRef, handle: Handler) -> None:
+        ref.future().add_done_callback(lambda future: self._post(partial(handle, future)))
+
+
+def is_death(error: BaseException) -> bool:
+    """True when the process is gone; one that Ray's memory monitor killed is no RayActorError."""
+    return isinstance(error, RayActorError | OutOfMemoryError)
+
+
+def cause_of(error: BaseException) -> Exception:
+    """Return what the actor raised, which Ray wraps with a traceback for a message."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        return error.cause
+    assert isinstance(error, Exception), f"a call does not end by {error!r}"
+    return error
+
+
+def arguments(payload: Any) -> Sequence[Any]:
+    """Return what of a publish is handed to `stage_weights` beside its manifest."""
+    return payload if isinstance(payload, Sequence) else (payload,)

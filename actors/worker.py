@@ -1,0 +1,91 @@
+"""What an actor's process runs: one of several workers behind one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+
+from rlvid.config import LearnerConfig, ModelConfig, WeightsConfig
+from rlvid.models.policy import Policy
+from rlvid.plugins import resolve
+from rlvid.records import GroupTask, RolloutGroup, WeightsManifest, WeightsReceipt
+from rlvid.weights import Bucket, WeightsPart
+
+WORKERS = {
+    "diffusion": "rlvid.actors.rollout_worker:open_rollout_worker",
+    "sleeping": "rlvid.actors.sleeping:open_sleeping_worker",
+}
+
+
+class Worker(Protocol):
+    """Samples groups with the newest weights it was given; see RolloutWorker for each method.
+
+    `stage` and `num_steps` are called from other threads while `sample` runs.
+    """
+
+    @property
+    def live(self) -> tuple[int, int]: ...
+
+    @property
+    def num_steps(self) -> int: ...
+
+    def sample(self, task: GroupTask) -> RolloutGroup: ...
+
+    def stage(
+        self, manifest: WeightsManifest, parts: Sequence[Bucket | WeightsPart]
+    ) -> WeightsReceipt: ...
+
+    def use_policy(self, policy: Policy) -> None: ...
+
+    def canary(self, latents: Tensor, sigma: Tensor, text: str) -> Tensor: ...
+
+
+class OpenWorker(Protocol):
+    """A factory that `rollout.worker` may name."""
+
+    def __call__(
+        self,
+        policy: Policy,
+        model_config: ModelConfig,
+        learner_config: LearnerConfig | None,
+        *,
+        actor_id: str,
+        num_threads: int,
+        weights_config: WeightsConfig | None,
+        options: Mapping[str, Any] | None,
+    ) -> Worker: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What an actor's process is given to open its worker with."""
+
+    use: str
+    """`rollout.worker`."""
+    policy: Policy
+    model_config: ModelConfig
+    learner_config: LearnerConfig | None
+    weights_config: WeightsConfig | None
+    num_threads: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_worker(settings: WorkerSettings, actor_id: str) -> Worker:
+    """Load the policy.
+
+    Raises:
+        ValueError: `rollout.worker` names nothing, or what it names cannot be opened so.
+    """
+    factory = cast(OpenWorker, resolve(settings.use, WORKERS, where="rollout.worker"))
+    return factory(
+        settings.policy,
+        settings.model_config,
+        settings.learner_config,
+        actor_id=actor_id,
+        num_threads=settings.num_threads,
+        weights_config=settings.weights_config,
+        options=settings.options,
+    )
