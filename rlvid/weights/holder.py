@@ -4,7 +4,8 @@
     swap():   staged --> live by exchanging pointers; the old live buffer is the next spare one
                                                                          (between two groups)
 
-Nothing that fails changes what is live or staged. There are two buffers, which trade places.
+Nothing that fails changes what is live or staged. Two buffers trade places; a third is there only
+while a publish overtakes a staged one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from rlvid.weights.layout import check_manifest
 from rlvid.weights.live import check_fit, verify_live
 from rlvid.weights.names import count_bound, trainable_parameters
 from rlvid.weights.sources import BucketSource, WeightsPart, open_source
-from rlvid.weights.spare import FillTimes, WeightsBuffer, verify_source
+from rlvid.weights.spare import FillTimes, WeightsBuffer
 
 HEADROOM_FRAC = 0.05
 """Of a GPU's memory that stays free when the spare buffer is there too."""
@@ -220,37 +221,26 @@ class WeightsHolder:
         return self._parameters
 
     def _fill(self, manifest: WeightsManifest, source: BucketSource) -> FillTimes:
+        """Fill a buffer that nobody reads. A publish that is staged already keeps its own until the
+        new one is verified: for that long there are three."""
+        buffer = self._take_spare(manifest)
+        try:
+            times = buffer.fill(manifest, source, self._num_threads)
+        except BaseException:
+            self._give_back(buffer)
+            raise
         with self._swap_lock:
-            has_staged = self._staged is not None
-        if not has_staged:
-            buffer = self._take_spare(manifest)
-            times = self._fill_spare(buffer, manifest, source)
-            with self._swap_lock:
-                self._staged = _Staged(manifest, buffer)
-            return times
-        # The only free buffer holds a publish that nobody has sampled with yet. It is given up only
-        # for one that was verified before, and a group that starts meanwhile waits for the copy.
-        verify_s = verify_source(manifest, source)
-        with self._swap_lock:
-            if self._staged is not None:
-                self._spare, self._staged = self._staged.buffer, None
-            buffer = self._take_spare(manifest)
-            times = self._fill_spare(buffer, manifest, source)
             self._staged = _Staged(manifest, buffer)
-        times.verify_s += verify_s
         return times
 
-    def _fill_spare(
-        self, buffer: WeightsBuffer, manifest: WeightsManifest, source: BucketSource
-    ) -> FillTimes:
-        try:
-            return buffer.fill(manifest, source, self._num_threads)
-        except BaseException:
-            self._spare = buffer
-            raise
+    def _give_back(self, buffer: WeightsBuffer) -> None:
+        with self._swap_lock:
+            if self._staged is None and self._spare is None:
+                self._spare = buffer
 
     def _take_spare(self, manifest: WeightsManifest) -> WeightsBuffer:
-        spare, self._spare = self._spare, None
+        with self._swap_lock:
+            spare, self._spare = self._spare, None
         place = self._place(manifest, spare)
         if spare is not None and spare.device == place and spare.has_layout_of(manifest):
             return spare

@@ -97,20 +97,6 @@ class WeightsBuffer:
         return times
 
 
-def verify_source(manifest: WeightsManifest, source: BucketSource) -> float:
-    """Hash what can be hashed without writing it; return the seconds.
-
-    Raises:
-        WeightsError: bytes are not those that were published.
-    """
-    began = time.perf_counter()
-    for bucket in manifest.buckets:
-        view = source.view(bucket.index)
-        if view is not None:
-            check_digest(manifest, bucket.index, digest_bytes(view))
-    return time.perf_counter() - began
-
-
 def _to_device(view: Bucket, target: Tensor) -> None:
     """Copy host bytes to an accelerator, on a stream of its own beside the running forward."""
     with warnings.catch_warnings():

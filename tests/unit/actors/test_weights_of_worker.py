@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlvid.records import WeightsReceipt
 from rlvid.weights import WeightsError, WeightsHolder, trainable_parameters
 from tests.unit.actors.worker_weights import (
     clips,
@@ -32,7 +33,8 @@ def test_a_running_group_keeps_its_policy_and_the_next_one_has_the_new() -> None
     worker.fetch_weights(*published(1))
     before = worker.sample(task())
     inside: Any = worker
-    velocity, receipts = inside._model.velocity, []
+    velocity = inside._model.velocity
+    receipts: list[WeightsReceipt] = []
 
     def staging(*arguments: Any) -> torch.Tensor:
         if not receipts:
