@@ -30,3 +30,19 @@ class LostGroup:
     cause: Cause
     """Those of `Cause.blames_prompt` speak against the prompt when they come again."""
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorView:
+    """One actor as a status or a timeline shows it."""
+
+    actor_id: str
+    state: str
+    """starting, idle, busy or draining."""
+    group_id: str
+    """What it samples; "" for nothing."""
+    since_s: float
+    """Seconds since it began with that, or came into its state."""
+    version: int
+    is_open: bool
+    """Whether it could work: it has loaded its model."""

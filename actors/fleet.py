@@ -25,6 +25,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
+from rlvid.actors.answers import ActorView
 from rlvid.actors.autoscale import Load, wanted_actors
 from rlvid.actors.crash_budget import CrashBudget, pause_s
 from rlvid.actors.fleet_metrics import FleetMetrics, Usage
@@ -413,6 +414,10 @@ class Fleet:
     def actors(self) -> tuple[Actor, ...]:
         """Every actor there is, for reading, in the order of their slots."""
         return tuple(sorted(self._actors.values(), key=lambda actor: actor.slot.index))
+
+    def views(self, now: float) -> list[ActorView]:
+        """Return what every actor does, in the order of their slots."""
+        return [_view(actor, now) for actor in self.actors]
 
     @property
     def is_complete(self) -> bool:
@@ -832,3 +837,20 @@ class Fleet:
 
 def _find(actor: Actor, lease_id: str) -> Held | None:
     return next((held for held in actor.tasks if held.task.lease_id == lease_id), None)
+
+
+def _view(actor: Actor, now: float) -> ActorView:
+    group_id = actor.tasks[0].task.group_id if actor.tasks else ""
+    state = "busy" if group_id else "idle"
+    if actor.state is not State.READY:
+        state = "starting"
+    elif actor.is_leaving:
+        state = "draining"
+    return ActorView(
+        actor_id=actor.actor_id,
+        state=state,
+        group_id=group_id,
+        since_s=max(0.0, now - (actor.head_since if group_id else actor.since)),
+        version=actor.version,
+        is_open=actor.is_open,
+    )

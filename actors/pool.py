@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from rlvid.actors.answers import LostGroup, SampledGroup
+from rlvid.actors.answers import ActorView, LostGroup, SampledGroup
 from rlvid.actors.fleet import Fleet, FleetSettings
 from rlvid.actors.fleet_records import (
     Action,
@@ -322,6 +322,11 @@ class RolloutPool:
     def actor_ids(self) -> tuple[str, ...]:
         with self._changed:
             return tuple(actor.actor_id for actor in self._fleet.actors)
+
+    def actors(self) -> list[ActorView]:
+        """Return what every actor does now, in the order of `actor_ids`."""
+        with self._changed:
+            return self._fleet.views(time.monotonic())
 
     def metrics(self) -> dict[str, float]:
         """Return the present numbers: actors by state, queue, versions."""
