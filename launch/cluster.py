@@ -106,6 +106,7 @@ def _connect(config: ClusterConfig, want: dict[str, float]) -> None:
             address="local",  # else RAY_ADDRESS, or a cluster that `ray start` left here, is joined
             num_cpus=config.num_cpus or math.ceil(want["CPU"]),
             include_dashboard=False,
+            _metrics_export_port=config.metrics_port,
             object_store_memory=config.object_store_mb * 2**20,
             logging_level=logging.ERROR,
             log_to_driver=bool(os.environ.get("RLVID_ACTOR_LOGS")),

