@@ -141,31 +141,35 @@ class GroupStore:
         if not names:
             return 0
         target = checkpoint / LINKED
-        durable.make_folder(target)
-        for path in names:
-            _link(path, target / path.name)
-        durable.sync(target)
+        with durable.full_disk_is_named(target, "keeping groups in the checkpoint"):
+            durable.make_folder(target)
+            for path in names:
+                _link(path, target / path.name)
+            durable.sync(target)
         return len(names)
 
     def restore_from(self, checkpoint: Path) -> int:
         """Take from a checkpoint every group that is not here, or here damaged; return how many."""
-        durable.make_folder(self.folder)
-        restored = 0
-        for _, _, source in GroupStore(checkpoint / LINKED)._files():
-            path = self.folder / source.name
-            if path.exists():
-                problem, _ = _check(path)
-                if problem is None:
-                    continue
-                set_aside(path, problem)
-            problem, _ = _check(source)
-            if problem is not None:
-                logger.warning("checkpoint's group is damaged path=%s problem=%s", source, problem)
-                continue
-            _link(source, path)
-            restored += 1
-        durable.sync(self.folder)
+        with durable.full_disk_is_named(self.folder, "taking groups from the checkpoint"):
+            durable.make_folder(self.folder)
+            sources = GroupStore(checkpoint / LINKED)._files()
+            restored = sum(self._restore(source) for _, _, source in sources)
+            durable.sync(self.folder)
         return restored
+
+    def _restore(self, source: Path) -> bool:
+        path = self.folder / source.name
+        if path.exists():
+            problem, _ = _check(path)
+            if problem is None:
+                return False
+            set_aside(path, problem)
+        problem, _ = _check(source)
+        if problem is not None:
+            logger.warning("checkpoint's group is damaged path=%s problem=%s", source, problem)
+            return False
+        _link(source, path)
+        return True
 
     def _path(self, group_id: str, step: int) -> Path:
         name = f"{step:08d}.{group_id}.group"
@@ -186,7 +190,8 @@ class GroupStore:
 
 def open_group_store(folder: Path) -> GroupStore:
     """Create the folder, or clear it of what a killed writer left; for the one who writes."""
-    durable.make_folder(folder)
+    with durable.full_disk_is_named(folder, "the folder of groups"):
+        durable.make_folder(folder)
     for path in folder.iterdir():
         if durable.is_temporary(path):
             path.unlink()
@@ -289,9 +294,6 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
             durable.sync(temporary)
             temporary.replace(target)
-        except OSError as error:
+        except OSError:
             temporary.unlink(missing_ok=True)
-            if durable.is_disk_full(error):
-                size = source.stat().st_size
-                raise durable.disk_full(target.parent, f"copying {source.name}", size) from error
             raise

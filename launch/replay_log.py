@@ -73,14 +73,13 @@ class ReplayLog:
         data = _pack(records)
         start = self._end
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-            os.fsync(self._descriptor)
-        except OSError as error:
+            with durable.full_disk_is_named(self.path.parent, "the replay log", len(data)):
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(self._descriptor, view) :]
+                os.fsync(self._descriptor)
+        except (OSError, durable.DiskFullError):
             os.ftruncate(self._descriptor, start)
-            if durable.is_disk_full(error):
-                raise durable.disk_full(self.path.parent, "the replay log", len(data)) from error
             raise
         self._batches.append(_Batch(tuple(records), start + len(data)))
 
@@ -119,7 +118,8 @@ def open_replay_log(path: Path) -> ReplayLog:
     Raises:
         ReplayLogError: it is no log, or is damaged before its end.
     """
-    durable.make_folder(path.parent)
+    with durable.full_disk_is_named(path.parent, "the replay log"):
+        durable.make_folder(path.parent)
     if not path.exists():
         durable.write_file(path, (_MAGIC,))
     batches = _parse(path)
@@ -129,7 +129,8 @@ def open_replay_log(path: Path) -> ReplayLog:
     if torn:
         logger.warning("cut a torn tail off the replay log path=%s bytes=%d", path, torn)
         os.ftruncate(descriptor, end)
-        os.fsync(descriptor)
+        with durable.full_disk_is_named(path.parent, "the replay log"):
+            os.fsync(descriptor)
     return ReplayLog(path, descriptor, batches)
 
 

@@ -28,6 +28,7 @@ from rlvid.learners.checkpoint_manifest import (
     FORMAT,
     MANIFEST,
     Progress,
+    files_of,
     own_bytes,
     problem_of,
     read_manifest,
@@ -161,7 +162,8 @@ def failed(temporary: Path, step: int, error: Exception) -> Exception:
         DiskFullError or CheckpointError where the disk is the reason, else `error` itself.
     """
     folder = temporary.parent
-    found = _failure(folder, step, error)
+    num_bytes = sum(file.stat().st_size for file in files_of(temporary))
+    found = _failure(folder, step, error, num_bytes)
     shutil.rmtree(temporary, ignore_errors=True)
     return found
 
@@ -192,6 +194,12 @@ def find_latest(folder: str | Path, *, recipe: str = "") -> Checkpoint | None:
             f"{'; '.join(problems)}. Start a new run folder, or restore one from a backup"
         )
     return None
+
+
+def oldest_step(folder: str | Path) -> int:
+    """Return the step of the oldest checkpoint, whole or not; 0 where there is none."""
+    existing = _existing(Path(folder))
+    return existing[-1].step if existing else 0
 
 
 def verify(path: str | Path) -> None:
@@ -331,18 +339,16 @@ def _check_recipe(path: Path, recipe: str) -> None:
         )
 
 
-def _failure(folder: Path, step: int, error: Exception) -> Exception:
-    """Say what an error means for the checkpoint."""
+def _failure(folder: Path, step: int, error: Exception, num_bytes: int = 0) -> Exception:
+    """Say what an error means for a checkpoint of which `num_bytes` were written."""
     if isinstance(error, CheckpointError | DiskFullError):
         return error
     text = str(error)
-    free = durable.free_bytes(folder) if folder.is_dir() else _ALMOST_FULL_BYTES
-    by_torch = any(part in text for part in _TORCH_FULL) and free < _ALMOST_FULL_BYTES
-    if folder.is_dir() and (by_torch or durable.is_disk_full(error)):
-        existing = _existing(folder)
-        return durable.disk_full(
-            folder, f"checkpoint {step}", own_bytes(existing[0].path) if existing else 0
-        )
+    is_low = durable.free_bytes(folder) < _ALMOST_FULL_BYTES
+    by_torch = is_low and any(part in text for part in _TORCH_FULL)
+    if by_torch or durable.is_disk_full(error):
+        needed = max([num_bytes, *(own_bytes(item.path) for item in _existing(folder)[:1])])
+        return durable.disk_full(folder, f"checkpoint {step}", needed)
     if isinstance(error, OSError):
         return CheckpointError(
             f"checkpoint {step}: {str(folder)!r} cannot be written ({error}). The earlier "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import xxhash
@@ -69,17 +70,16 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview], *, num_bytes: in
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     hasher = xxhash.xxh3_128()
     try:
-        with temporary.open("wb", buffering=0) as file:
-            for part in parts:
-                _write_all(file.fileno(), memoryview(part))
-                hasher.update(part)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync(path.parent)
-    except OSError as error:
+        with full_disk_is_named(path.parent, f"writing {path.name}", num_bytes):
+            with temporary.open("wb", buffering=0) as file:
+                for part in parts:
+                    _write_all(file.fileno(), memoryview(part))
+                    hasher.update(part)
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync(path.parent)
+    except (OSError, DiskFullError):
         temporary.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise disk_full(path.parent, f"writing {path.name}", num_bytes) from error
         raise
     return str(hasher.hexdigest())
 
@@ -105,9 +105,24 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+@contextmanager
+def full_disk_is_named(folder: Path, doing: str, num_bytes: int = 0) -> Iterator[None]:
+    """Turn the system's error of a full disk into one that says what to do about it.
+
+    Raises:
+        DiskFullError: the block met a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(folder, doing, num_bytes) from error
+        raise
+
+
 def disk_full(folder: Path, doing: str, num_bytes: int) -> DiskFullError:
     """Return the error of a full disk; `num_bytes` 0 is a size that nobody knows."""
-    needed = f"{num_bytes:,} bytes" if num_bytes else "an unknown number of bytes"
+    needed = f"at least {num_bytes:,} bytes" if num_bytes else "an unknown number of bytes"
     return DiskFullError(
         f"{doing}: the disk of {str(folder)!r} is full: needs {needed}, "
         f"{free_bytes(folder):,} are free. Make room there, or move the run folder to another "
@@ -116,7 +131,9 @@ def disk_full(folder: Path, doing: str, num_bytes: int) -> DiskFullError:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the bytes that this user may still write there."""
+    """Return the bytes that this user may still write there, or where it is to be created."""
+    while not folder.exists():
+        folder = folder.parent
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -98,57 +96,6 @@ def test_nothing_usable_is_an_error_that_lists_everything(tmp_path: Path) -> Non
         (path / "state.json").unlink()
     with pytest.raises(CheckpointError, match="none of 2 .*step-00000002.*step-00000001"):
         find_latest(tmp_path)
-
-
-CALLS = ("fsync", "rename", "replace", "rmtree", "open")
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_a_crash_at_any_call_leaves_the_old_or_the_new_checkpoint(
-    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Crash before the n-th fsync, rename, replace, removal or open, for every n."""
-
-    class CrashError(Exception):
-        pass
-
-    place, name = {
-        "fsync": (os, "fsync"),
-        "rename": (Path, "rename"),
-        "replace": (Path, "replace"),
-        "rmtree": (shutil, "rmtree"),
-        "open": (os, "open"),
-    }[call]
-    real = getattr(place, name)
-    crash_at = 0
-    while True:
-        folder = tmp_path / f"{call}-{crash_at}"
-        _write(folder, 1, keep=1)
-        remaining = crash_at
-
-        def crashing(*arguments: object, **keywords: object) -> object:
-            nonlocal remaining
-            if remaining == 0:
-                raise CrashError
-            remaining -= 1
-            return real(*arguments, **keywords)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(place, name, crashing)
-            try:
-                _write(folder, 2, keep=1)
-                has_crashed = False
-            except CrashError:
-                has_crashed = True
-        latest = find_latest(folder)
-        assert latest is not None
-        assert latest.step in (1, 2)
-        _write(folder, 3, keep=1)
-        assert [path.name for path in folder.glob("step-*")] == ["step-00000003"]
-        if not has_crashed:
-            break
-        crash_at += 1
-    assert crash_at > 0, "the crash was never injected"
 
 
 def test_rewriting_a_step_after_a_resume_replaces_it(tmp_path: Path) -> None:
