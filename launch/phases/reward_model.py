@@ -81,9 +81,9 @@ def train_to_the_end(
         progress.step_done(last - 1, reports[-1].metrics)
         step = last
         if step % config.checkpoint.every == 0 or step == config.num_steps:
-            temporary = checkpoint.begin(checkpoints, step)
-            learner.save(temporary)
-            checkpoint.commit(temporary, step=step, keep=config.checkpoint.keep)
+            keep = config.checkpoint.keep
+            with checkpoint.writing(checkpoints, step=step, keep=keep) as temporary:
+                learner.save(temporary)
 
 
 def open_pairs(
