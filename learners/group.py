@@ -1,47 +1,49 @@
 """The gang of learner ranks: one placement group, started, asked and ended together.
 
-Owned by the driver. Every call goes to all ranks, since each is a collective of theirs; every wait
-has a deadline, and an error names the rank. Ray notices a dead rank at once and a stuck one never.
+Owned by the driver. Every call goes to all ranks, since each is a collective of theirs. Calls that
+`begin_` something queue up at the ranks in the order in which they were begun and return at once;
+the driver may give the last chunk of a step, the publish and the first chunks of the next step
+without waiting for any of them. Every call has a deadline, counted from when those before it have
+ended, and an error names the rank.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlvid.algorithms.score_table import RewardTable
+from rlvid.bell import Bell
 from rlvid.config import Recipe
 from rlvid.learners import checkpoint
-from rlvid.learners.ray_actor import LearnerActor
+from rlvid.learners.calls import LearnerLostError
+from rlvid.learners.gang_loop import GangLoop, Pending
+from rlvid.learners.ray_actor import ChunkPlace, LearnerActor
 from rlvid.learners.rl import RlSettings, rl_settings
 from rlvid.learners.sft import SftSettings, sft_settings
 from rlvid.learners.trainee import learner_device
 from rlvid.models.policy import Policy
-from rlvid.records import StepReport, WeightsManifest
+from rlvid.records import StepPlan, StepReport, WeightsManifest
 from rlvid.weights import owner_of
 
-GRACE_S = 2.0
-"""Between the first rank's failure and the report of it."""
-RANK_LOST = (RayActorError, OutOfMemoryError)
-"""What Ray raises for a dead rank; one that its memory monitor killed is no RayActorError."""
-
-
-class LearnerLostError(RuntimeError):
-    """A rank died or is stuck; the gang must be started again from the last checkpoint."""
+__all__ = ["LearnerGroup", "LearnerLostError", "Pending"]
 
 
 class LearnerGroup:
     """Learner ranks as one."""
 
-    def __init__(self, settings: RlSettings | SftSettings) -> None:
-        """Start the ranks; they load while the caller goes on, until `wait_ready`."""
+    def __init__(self, settings: RlSettings | SftSettings, *, bell: Bell | None = None) -> None:
+        """Start the ranks; they load while the caller goes on, until `wait_ready`.
+
+        Args:
+            bell: rung when a call has ended.
+        """
         learner = settings.trainee.learner
         self._learner = learner
         bundle = {"CPU": learner.num_cpus}
@@ -68,19 +70,173 @@ class LearnerGroup:
             ).remote(settings)
             for rank in range(learner.num_ranks)
         ]
+        self._loop = GangLoop(learner.num_ranks, stall_s=learner.stall_s, bell=bell)
         # A reference given as an argument arrives resolved, so nothing waits here.
         endpoint = self._ranks[0].endpoint.remote()
-        self._opening = [rank.open.remote(endpoint) for rank in self._ranks]
+        self._opening = self._loop.begin(
+            "loading the policy",
+            lambda: [rank.open.remote(endpoint) for rank in self._ranks],
+            self._opened,
+            deadline_s=math.inf,
+        )
+        self.process_ids: tuple[int, ...] = ()
+        """Of the ranks, once they are ready; for those who test how they die."""
 
     @classmethod
-    def start_rl(cls, recipe: Recipe, policy: Policy) -> LearnerGroup:
+    def start_rl(cls, recipe: Recipe, policy: Policy, *, bell: Bell | None = None) -> LearnerGroup:
         """Start the learner of the `grpo` phase."""
-        return cls(rl_settings(recipe, policy))
+        return cls(rl_settings(recipe, policy), bell=bell)
 
     @classmethod
     def start_sft(cls, recipe: Recipe, policy: Policy, folder: Path) -> LearnerGroup:
         """Start the learner of the `sft` phase; encoded clips are kept in `folder`."""
         return cls(sft_settings(recipe, policy, folder))
+
+    # Calls that return at once
+
+    def begin_ready(self, deadline_s: float) -> Pending[None]:
+        """Return when every rank has loaded its policy, at most `deadline_s` from now."""
+        self._loop.set_deadline(self._opening, deadline_s)
+        return self._opening
+
+    def begin_chunk(
+        self,
+        group_refs: Mapping[str, Any],
+        rewards: RewardTable,
+        *,
+        step: int,
+        num_groups: int,
+        first_row: int,
+        is_last: bool,
+        rows: Sequence[int] | None = None,
+        plans: Sequence[StepPlan] | None = None,
+    ) -> Pending[StepReport | None]:
+        """Add a chunk's gradient; the last of a step takes the updates and reports.
+
+        A chunk that is refused (StaleGroupError, replay drift) leaves no gradient, and the chunks
+        of its step that are queued behind it are refused as well; the step begins again at row 0.
+
+        Args:
+            group_refs: group id to object reference of the RolloutGroup, owned by the driver; the
+                ids of `rewards`. Every rank fetches its own share of them.
+            rewards: of these groups.
+
+        The others are those of `RlLearner.train_chunk`.
+        """
+        place = ChunkPlace(
+            step=step,
+            num_groups=num_groups,
+            first_row=first_row,
+            is_last=is_last,
+            rows=None if rows is None else tuple(rows),
+            plans=None if plans is None else tuple(plans),
+        )
+        # References inside a mapping stay references: a rank resolves what it looks up.
+        references = dict(group_refs)
+        return self._loop.begin(
+            f"step {step}, chunk at row {first_row}",
+            lambda: [rank.train_chunk.remote(references, rewards, place) for rank in self._ranks],
+            _first,
+            deadline_s=self._learner.deadline_s,
+            has_progress=True,
+        )
+
+    def begin_publish(
+        self, version: int, *, incarnation: int = 0, use_ema: bool = False
+    ) -> Pending[tuple[WeightsManifest, list[Any]]]:
+        """Return the manifest and one object reference per bucket, owned by the caller.
+
+        The ranks go on with the next call while their buckets are fetched.
+
+        Args:
+            incarnation: starts of the learner in the run; it orders publishes at the actors.
+        """
+
+        def fetch(answers: tuple[Any, ...]) -> tuple[WeightsManifest, list[Any]]:
+            manifest: WeightsManifest = answers[0]
+            owners = [owner_of(bucket.index, len(self._ranks)) for bucket in manifest.buckets]
+            buckets = [
+                self._ranks[owner].bucket.remote(version, bucket.index)
+                for owner, bucket in zip(owners, manifest.buckets, strict=True)
+            ]
+            for rank in self._ranks:
+                rank.release_buckets.remote(version)
+            return manifest, buckets
+
+        return self._loop.begin(
+            f"publishing version {version}",
+            lambda: [rank.publish.remote(version, incarnation, use_ema) for rank in self._ranks],
+            fetch,
+            deadline_s=self._learner.deadline_s,
+        )
+
+    def begin_save(
+        self,
+        folder: str | Path,
+        *,
+        step: int,
+        keep: int,
+        fill: Callable[[Path], None] = lambda folder: None,
+        recipe: str = "",
+    ) -> Pending[Path]:
+        """Write a checkpoint of `step` steps done; see `save_checkpoint`.
+
+        The ranks go on with the next call while the driver syncs and commits.
+        """
+        temporary = checkpoint.begin(Path(folder).resolve(), step)
+        try:
+            fill(temporary)
+        except Exception as error:
+            found = checkpoint.failed(temporary, step, error)
+            if found is error:
+                raise
+            raise found from error
+        deadline_s = self._learner.deadline_s
+
+        def commit(answers: tuple[Any, ...]) -> Path:
+            return checkpoint.commit(
+                temporary,
+                step=step,
+                keep=keep,
+                recipe=recipe,
+                expected=[name for names in answers for name in names],
+                deadline_s=deadline_s,
+            )
+
+        return self._loop.begin(
+            f"writing checkpoint {step}",
+            lambda: [rank.save.remote(temporary) for rank in self._ranks],
+            commit,
+            deadline_s=deadline_s,
+            explain=lambda error: checkpoint.failed(temporary, step, error),
+        )
+
+    def begin_load(self, path: str | Path) -> Pending[None]:
+        """Go on from a checkpoint, whose digests the caller has verified; right after loading."""
+        return self._begin(f"loading {path}", "load", Path(path).resolve())
+
+    def begin_abandon(self) -> Pending[None]:
+        """Forget the chunks of a step that will not be finished."""
+        return self._begin("abandoning a step", "abandon")
+
+    def begin_restore_published(self, pairs: Iterable[tuple[int, str]]) -> Pending[None]:
+        """Admit groups of these (version, manifest digest) too; see `RlLearner`."""
+        return self._begin("admitting versions", "restore_published", sorted(pairs))
+
+    def begin_canary(self, text: str) -> Pending[tuple[Any, Any, Any]]:
+        """Return latents [1, C, F, H, W], sigma [1] and the learner's velocity there."""
+        return self._loop.begin(
+            "the canary",
+            lambda: [rank.canary.remote(text) for rank in self._ranks],
+            _first,
+            deadline_s=self._learner.deadline_s,
+        )
+
+    def check(self) -> None:
+        """Raise LearnerLostError if the gang is lost, also while it has nothing to do."""
+        self._loop.check()
+
+    # Calls that wait
 
     def wait_ready(self, deadline_s: float) -> None:
         """Block until every rank has loaded its policy.
@@ -88,7 +244,7 @@ class LearnerGroup:
         Raises:
             LearnerLostError: a rank died or did not answer in time.
         """
-        self._wait(self._opening, deadline_s, "loading the policy")
+        self.begin_ready(deadline_s).result()
 
     def train(
         self,
@@ -97,52 +253,43 @@ class LearnerGroup:
         *,
         step: int,
     ) -> StepReport:
-        """Train on scored groups; every rank fetches its own share of them.
+        """Train on scored groups in one chunk.
 
         Args:
             group_refs: object references of RolloutGroups, owned by the driver, in the order of
                 `rewards.group_ids`.
             rewards: of all of them.
         """
-        references = dict(zip(rewards.group_ids, group_refs, strict=True))
-        calls = [rank.train.remote(references, rewards, step) for rank in self._ranks]
-        reports: list[StepReport] = self._wait(calls, self._learner.deadline_s, f"step {step}")
-        return reports[0]
+        report = self.begin_chunk(
+            dict(zip(rewards.group_ids, group_refs, strict=True)),
+            rewards,
+            step=step,
+            num_groups=len(rewards.group_ids),
+            first_row=0,
+            is_last=True,
+        ).result()
+        assert report is not None, "the last chunk of a batch reports"
+        return report
 
     def train_steps(self, first: int, last: int) -> list[StepReport]:
         """Take SFT steps `first` to `last` - 1; one call for many steps spares the round trips."""
-        calls = [rank.train_steps.remote(first, last) for rank in self._ranks]
-        deadline_s = self._learner.deadline_s * max(last - first, 1)
-        reports: list[list[StepReport]] = self._wait(
-            calls, deadline_s, f"steps {first} to {last - 1}"
-        )
-        return reports[0]
+        reports: list[StepReport] = self._loop.begin(
+            f"steps {first} to {last - 1}",
+            lambda: [rank.train_steps.remote(first, last) for rank in self._ranks],
+            _first,
+            deadline_s=self._learner.deadline_s * max(last - first, 1),
+        ).result()
+        return reports
 
     def publish(
         self, version: int, *, incarnation: int = 0, use_ema: bool = False
     ) -> tuple[WeightsManifest, list[Any]]:
-        """Return the manifest and one object reference per bucket, owned by the caller.
-
-        Args:
-            incarnation: starts of the learner in the run; it orders publishes at the actors.
-        """
-        calls = [rank.publish.remote(version, incarnation, use_ema) for rank in self._ranks]
-        manifest: WeightsManifest = self._wait(
-            calls, self._learner.deadline_s, f"publishing version {version}"
-        )[0]
-        buckets = [
-            self._ranks[owner_of(bucket.index, len(self._ranks))].bucket.remote(bucket.index)
-            for bucket in manifest.buckets
-        ]
-        for rank in self._ranks:
-            rank.release_buckets.remote()
-        return manifest, buckets
+        """Publish and wait; see `begin_publish`."""
+        return self.begin_publish(version, incarnation=incarnation, use_ema=use_ema).result()
 
     def canary(self, text: str) -> tuple[Any, Any, Any]:
-        """Return latents [1, C, F, H, W], sigma [1] and the learner's velocity there."""
-        calls = [rank.canary.remote(text) for rank in self._ranks]
-        answer: tuple[Any, Any, Any] = self._wait(calls, self._learner.deadline_s, "the canary")[0]
-        return answer
+        """Ask for the canary and wait; see `begin_canary`."""
+        return self.begin_canary(text).result()
 
     def save_checkpoint(
         self,
@@ -150,19 +297,18 @@ class LearnerGroup:
         *,
         step: int,
         keep: int,
-        driver_files: Mapping[str, str] | None = None,
+        fill: Callable[[Path], None] = lambda folder: None,
+        recipe: str = "",
     ) -> Path:
         """Write a checkpoint of `step` steps done; the folder must be one all ranks see.
 
         Args:
-            driver_files: name to text of what the caller wants to find in it again.
+            fill: writes into the folder what the caller wants to find in it again.
+            recipe: digest of what a resume must agree with; "" is not checked.
         """
-        temporary = checkpoint.begin(Path(folder).resolve(), step)
-        for name, text in (driver_files or {}).items():
-            (temporary / name).write_text(text)
-        calls = [rank.save.remote(temporary) for rank in self._ranks]
-        self._wait(calls, self._learner.deadline_s, f"writing checkpoint {step}")
-        return checkpoint.commit(temporary, step=step, keep=keep)
+        return self.begin_save(
+            folder, step=step, keep=keep, fill=fill, recipe=recipe
+        ).result()
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Go on from a checkpoint; right after `wait_ready`.
@@ -171,66 +317,43 @@ class LearnerGroup:
         project wrote are opened.
         """
         checkpoint.verify(path)
-        calls = [rank.load.remote(Path(path).resolve()) for rank in self._ranks]
-        self._wait(calls, self._learner.deadline_s, f"loading {path}")
+        self.begin_load(path).result()
 
     def export(self, folder: str | Path) -> None:
         """Write the policy in diffusers' layout, and its average to `<folder>_ema` where kept."""
-        calls = [rank.export.remote(Path(folder).resolve()) for rank in self._ranks]
-        self._wait(calls, self._learner.deadline_s, f"exporting to {folder}")
+        self._begin(f"exporting to {folder}", "export", Path(folder).resolve()).result()
 
     def shutdown(self) -> None:
-        """End the ranks and give back their place."""
+        """End the ranks, stopped ones too, and give back their place.
+
+        Ray asks a rank to end and kills it after some 5 s; the end of its placement group kills it
+        at once, and by a signal that a stopped process cannot ignore.
+        """
+        self._loop.stop()
+        remove_placement_group(self._placement)
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
-        remove_placement_group(self._placement)
 
-    def _wait(self, calls: Sequence[Any], deadline_s: float, doing: str) -> list[Any]:
-        """Return all answers; the first failure ends the wait, since the others hang on it."""
-        pending = list(calls)
-        end = time.monotonic() + deadline_s
-        while pending:
-            done, pending = ray.wait(pending, timeout=max(end - time.monotonic(), 0.0))
-            if not done:
-                late = [calls.index(call) for call in pending]
-                raise LearnerLostError(
-                    f"learner: rank {', '.join(map(str, late))} did not finish {doing} within "
-                    f"{deadline_s:g} s. Raise learner.deadline_s, or look at its log"
-                )
-            failures = {call: error for call in done if (error := _error_of(call)) is not None}
-            if failures:
-                # A death makes the other ranks fail too: give them a moment, and name the dead one.
-                ray.wait(pending or done, num_returns=len(pending or done), timeout=GRACE_S)
-                _raise_failure(calls, doing)
-        answers: list[Any] = ray.get(list(calls))
-        return answers
+    # Inside
+
+    def _opened(self, answers: tuple[Any, ...]) -> None:
+        self.process_ids = tuple(int(answer) for answer in answers)
+        self._loop.listen(lambda rank: self._ranks[rank].progress.remote())
+
+    def _begin(self, doing: str, method: str, *arguments: Any) -> Pending[None]:
+        return self._loop.begin(
+            doing,
+            lambda: [getattr(rank, method).remote(*arguments) for rank in self._ranks],
+            _nothing,
+            deadline_s=self._learner.deadline_s,
+        )
 
 
-def _error_of(call: Any) -> Exception | None:
-    """Return what a finished call ended in; None for an answer."""
-    try:
-        ray.get(call, timeout=0.0)
-    except (*RANK_LOST, RayTaskError) as error:
-        return cast(Exception, error)
-    except GetTimeoutError:
-        return None
+def _first(answers: tuple[Any, ...]) -> Any:
+    """Return rank 0's answer; all ranks give the same."""
+    return answers[0]
+
+
+def _nothing(answers: tuple[Any, ...]) -> None:
     return None
-
-
-def _raise_failure(calls: Sequence[Any], doing: str) -> NoReturn:
-    """Raise for the rank that died, else for the first that failed."""
-    errors = [(rank, error) for rank, call in enumerate(calls) if (error := _error_of(call))]
-    for rank, error in errors:
-        if isinstance(error, RANK_LOST):
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise LearnerLostError(
-                f"learner: rank {rank} died while {doing}: {reason}. Resume the run: it goes on "
-                "from the last checkpoint"
-            ) from error
-    rank, error = errors[0]
-    cause = error.cause if isinstance(error, RayTaskError) else None
-    if not isinstance(cause, Exception):
-        raise error
-    cause.add_note(f"learner rank {rank}, while {doing}")
-    raise cause from error

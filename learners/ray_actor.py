@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from torch import Tensor
 
 from rlvid.algorithms.score_table import RewardTable
-from rlvid.learners.rl import RlLearner, RlSettings
-from rlvid.learners.sft import SftLearner, SftSettings
-from rlvid.records import RolloutGroup, StepReport, WeightsManifest
+from rlvid.learners.rl import RlSettings
+from rlvid.learners.sft import SftSettings
+from rlvid.learners.workers import open_learner
+from rlvid.records import RolloutGroup, StepPlan, StepReport, WeightsManifest
+
+RANK_LOST = (RayActorError, OutOfMemoryError)
+"""What Ray raises for a dead rank; one that its memory monitor killed is no RayActorError."""
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return what a rank raised, without Ray's wrapping."""
+    return error.cause if isinstance(error, RayTaskError) else error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkPlace:
+    """Which part of which batch a chunk is; see `RlLearner.train_chunk`."""
+
+    step: int
+    num_groups: int
+    first_row: int
+    is_last: bool
+    rows: tuple[int, ...] | None
+    plans: tuple[StepPlan, ...] | None
 
 
 class FetchedGroups(Mapping[str, RolloutGroup]):
@@ -38,12 +61,19 @@ class FetchedGroups(Mapping[str, RolloutGroup]):
         return len(self._references)
 
 
-@ray.remote(max_restarts=0, max_task_retries=0)
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"progress": 1, "weights": 1})
 class LearnerActor:
-    """See RlLearner and SftLearner."""
+    """One rank; see RlLearner and SftLearner.
+
+    Calls run one after the other in one thread. Signs of life and the fetching of buckets have
+    threads of their own: they are answered while a step runs.
+    """
 
     def __init__(self, settings: RlSettings | SftSettings) -> None:
         self._settings = settings
+        self._learner: Any = None
+        self._held: dict[int, Mapping[int, Any]] = {}
+        """Version to this rank's buckets, until they are fetched."""
 
     def endpoint(self) -> tuple[str, int]:
         """Return an address of this node and a free port, for the ranks to meet at."""
@@ -52,21 +82,41 @@ class LearnerActor:
             return ray.util.get_node_ip_address(), int(listener.getsockname()[1])
 
     def open(self, endpoint: tuple[str, int]) -> int:
-        """Meet the other ranks and load the policy; not in __init__, whose errors Ray wraps."""
+        """Meet the other ranks and load the policy; not in __init__, whose errors Ray wraps.
+
+        Returns:
+            The id of this process.
+        """
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = endpoint[0], str(endpoint[1])
-        self._learner: Any = (
-            RlLearner(self._settings)
-            if isinstance(self._settings, RlSettings)
-            else SftLearner(self._settings)
-        )
+        self._learner = open_learner(self._settings)
         return os.getpid()
 
-    def train(self, references: Mapping[str, Any], rewards: RewardTable, step: int) -> StepReport:
+    @ray.method(concurrency_group="progress")
+    def progress(self) -> int:
+        """Return the micro-batches finished so far."""
+        return int(getattr(self._learner, "num_micro_batches", 0))
+
+    def train_chunk(
+        self, references: Mapping[str, Any], rewards: RewardTable, place: ChunkPlace
+    ) -> StepReport | None:
         deadline_s = self._settings.trainee.learner.deadline_s
-        report: StepReport = self._learner.train(
-            FetchedGroups(references, deadline_s), rewards, step=step
+        report: StepReport | None = self._learner.train_chunk(
+            FetchedGroups(references, deadline_s),
+            rewards,
+            step=place.step,
+            num_groups=place.num_groups,
+            first_row=place.first_row,
+            is_last=place.is_last,
+            rows=place.rows,
+            plans=place.plans,
         )
         return report
+
+    def abandon(self) -> None:
+        self._learner.abandon()
+
+    def restore_published(self, pairs: Sequence[tuple[int, str]]) -> None:
+        self._learner.restore_published(pairs)
 
     def train_steps(self, first: int, last: int) -> list[StepReport]:
         reports: list[StepReport] = self._learner.train_steps(first, last)
@@ -74,27 +124,34 @@ class LearnerActor:
 
     def publish(self, version: int, incarnation: int, use_ema: bool) -> WeightsManifest:
         """Snapshot the weights; each rank holds its buckets until they are fetched one by one."""
-        manifest: WeightsManifest = self._learner.publish(
-            version, incarnation=incarnation, use_ema=use_ema
-        )[0]
+        manifest: WeightsManifest
+        manifest, buckets = self._learner.publish(version, incarnation=incarnation, use_ema=use_ema)
+        self._held[version] = buckets
         return manifest
 
-    def bucket(self, index: int) -> Any:
+    @ray.method(concurrency_group="weights")
+    def bucket(self, version: int, index: int) -> Any:
         """Return one bucket; as a return value it belongs to the driver and outlives this rank."""
-        return self._learner.trainee.publisher.bucket(index)
+        return self._held[version][index]
 
-    def release_buckets(self) -> None:
-        self._learner.trainee.publisher.release()
+    @ray.method(concurrency_group="weights")
+    def release_buckets(self, version: int) -> None:
+        """Forget the buckets of a publish; where no later one came, their memory is used again."""
+        del self._held[version]
+        if not self._held:
+            self._learner.release_buckets()
 
-    def save(self, folder: Path) -> None:
-        self._learner.save(folder)
+    def save(self, folder: Path) -> list[str]:
+        """Return the names of the files that this rank wrote."""
+        names: list[str] = self._learner.save(folder) or []
+        return names
 
     def load(self, folder: Path) -> None:
         self._learner.load(folder)
 
     def export(self, folder: Path) -> None:
-        self._learner.trainee.export(folder)
+        self._learner.export(folder)
 
     def canary(self, text: str) -> tuple[Tensor, Tensor, Tensor]:
-        answer: tuple[Tensor, Tensor, Tensor] = self._learner.trainee.canary(text)
+        answer: tuple[Tensor, Tensor, Tensor] = self._learner.canary(text)
         return answer

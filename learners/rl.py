@@ -202,6 +202,18 @@ class RlLearner:
         self._forget_old()
         return manifest, buckets
 
+    def release_buckets(self) -> None:
+        """Let the next publish use the memory of the last one again."""
+        self.trainee.publisher.release()
+
+    def export(self, folder: Path) -> None:
+        """Write the policy, and its average beside it; a collective."""
+        self.trainee.export(folder)
+
+    def canary(self, text: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return latents [1, C, F, H, W], sigma [1] and the velocity there; a collective."""
+        return self.trainee.canary(text)
+
     def published_digest(self, version: int) -> str:
         """Return the manifest digest of a version that may still be consumed."""
         if version == self._version:

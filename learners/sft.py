@@ -114,6 +114,14 @@ class SftLearner:
             drops_prompt=torch.rand(size, generator=generator) < config.prompt_dropout,
         )
 
+    def export(self, folder: Path) -> None:
+        """Write the policy, and its average beside it; a collective."""
+        self.trainee.export(folder)
+
+    def canary(self, text: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return latents [1, C, F, H, W], sigma [1] and the velocity there; a collective."""
+        return self.trainee.canary(text)
+
     def save(self, folder: Path) -> None:
         """Write weights, optimiser, average and RNG; a collective."""
         self.trainee.save(folder, {})

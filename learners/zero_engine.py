@@ -197,8 +197,7 @@ class ZeroEngine:
         parameters = [self._parameters[name] for name in names]
         with torch.no_grad(), self._whole(parameters):
             yield {
-                name: parameter.detach()
-                for name, parameter in zip(names, parameters, strict=True)
+                name: parameter.detach() for name, parameter in zip(names, parameters, strict=True)
             }
 
     def save(self, folder: Path) -> None:

@@ -90,7 +90,7 @@ def test_gang_trains_publishes_dies_and_resumes(
             gang.train(references, tiny_rewards(groups), step=1)
 
         ray.kill(gang._ranks[1])
-        with pytest.raises(LearnerLostError, match="rank 1 died while the canary"):
+        with pytest.raises(LearnerLostError, match="rank 1 died while (the canary|idle)"):
             gang.canary("a red ball")
         # Buckets belong to the driver: they outlive the rank that packed them.
         ray.kill(gang._ranks[0])
