@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 import msgpack
@@ -15,13 +15,13 @@ MAX_MANIFEST_BYTES = 64 * 2**20
 
 def manifest_digest(manifest: WeightsManifest) -> str:
     """Return xxh3-128 over everything in the manifest but its own digest."""
-    tree = asdict(manifest)
+    tree = _tree(manifest)
     del tree["digest"]
     return digest_bytes(msgpack.packb(tree, use_bin_type=True))
 
 
 def manifest_to_bytes(manifest: WeightsManifest) -> bytes:
-    return bytes(msgpack.packb(asdict(manifest), use_bin_type=True))
+    return bytes(msgpack.packb(_tree(manifest), use_bin_type=True))
 
 
 def manifest_from_bytes(data: bytes) -> WeightsManifest:
@@ -49,6 +49,19 @@ def manifest_from_bytes(data: bytes) -> WeightsManifest:
             f"got {manifest.digest}; it was changed on the way, publish again"
         )
     return manifest
+
+
+def _tree(manifest: WeightsManifest) -> dict[str, Any]:
+    """Return what is written; `dataclasses.asdict` would copy each leaf of thousands of tensors."""
+    return {
+        **_fields(manifest),
+        "tensors": [_fields(tensor) for tensor in manifest.tensors],
+        "buckets": [_fields(bucket) for bucket in manifest.buckets],
+    }
+
+
+def _fields(record: WeightsManifest | WeightsTensor | WeightsBucket) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _from_tree(tree: dict[str, Any]) -> WeightsManifest:

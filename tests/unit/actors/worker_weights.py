@@ -57,7 +57,7 @@ def published(
         parent_version=version - 1,
         kind=mode,
         base_digest=base_digest(transformer, mode),
-        bucket_bytes=32 * 2**10,
+        bucket_bytes=32 * 2**10 if mode == "full" else 2**10,
     )
 
 
