@@ -1,32 +1,18 @@
-"""From prompts to scored groups: the sample and score stages of the loop, and of evaluation.
-
-Every group goes planned -> leased -> sampled -> scoring -> ready through the ledger. Finished
-groups go to the reward pool one by one, so scoring hides behind the sampling of the others.
-"""
+"""The groups of training and of evaluation: what is sampled, and what comes back scored."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rlvid.actors.pool import LostGroup, RolloutLostError, RolloutPool, SampledGroup
 from rlvid.config import Recipe
 from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.flow.step_plans import make_step_plan
-from rlvid.launch.ledger import Ledger
+from rlvid.launch.loop.schedule import training_group_id
 from rlvid.records import GroupSummary, GroupTask, NoiseSettings, Prompt, StepPlan
-from rlvid.rewards.pool import RewardPool
 from rlvid.rewards.scoring import GroupScores
 from rlvid.seeds import derive_seed
-
-logger = logging.getLogger(__name__)
-
-POLL_S = 0.5
-"""Longest single wait on a pool; deadlines are the pools' own."""
-MAX_LEASES = 3
-"""A group that cost this many actors stops the run instead of costing more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +36,7 @@ def training_task(
     noises = [plan.noise_index(index, rollout.group_size) for index in indices]
     seed = recipe.seed
     return GroupTask(
-        group_id=f"{step:06d}-{position:02d}",
+        group_id=training_group_id(step, position),
         lease_id="",
         prompt=prompt,
         plan=plan,
@@ -89,58 +75,6 @@ def pinned_task(
     )
 
 
-def sample_and_score(
-    tasks: Sequence[GroupTask],
-    rollouts: RolloutPool,
-    rewards: RewardPool,
-    ledger: Ledger,
-    *,
-    step: int,
-    lease_s: float,
-    scorers: Sequence[str] | None = None,
-    on_group: Callable[[ScoredGroup], None] = lambda group: None,
-) -> list[ScoredGroup]:
-    """Run tasks to the end and return them scored, in the order given, whatever order they ended.
-
-    Args:
-        scorers: labels of those that are asked; None asks all of the pool.
-
-    Raises:
-        RolloutLostError: a group lost `MAX_LEASES` actors, or an actor slot its budget.
-        RewardError: a scorer broke its contract or the pool gave up.
-    """
-    by_id = {task.group_id: task for task in tasks}
-    sampled: dict[Any, SampledGroup] = {}
-    finished: dict[str, ScoredGroup] = {}
-    for task in tasks:
-        ledger.plan(task.group_id, step, task.prompt.prompt_id)
-        _lease(task, rollouts, ledger, lease_s)
-    while len(finished) < len(tasks):
-        for answer in rollouts.collect(POLL_S):
-            if isinstance(answer, LostGroup):
-                _lease_again(by_id[answer.group_id], answer, rollouts, ledger, lease_s)
-            elif ledger.sampled(
-                answer.summary.group_id,
-                answer.summary.lease_id,
-                answer.summary.actor_id,
-                answer.summary.policy_version,
-            ):
-                sampled[rewards.submit(answer.group, scorers)] = answer
-                ledger.scoring(answer.summary.group_id)
-            else:
-                logger.warning("refused a late answer group=%s", answer.summary.group_id)
-        wait_s = 0.0 if rollouts.num_outstanding else POLL_S
-        for ticket, scores in rewards.collect(wait_s):
-            done = sampled.pop(ticket)
-            group_id = done.summary.group_id
-            ledger.ready(group_id)
-            finished[group_id] = ScoredGroup(
-                task=by_id[group_id], group=done.group, summary=done.summary, scores=scores
-            )
-            on_group(finished[group_id])
-    return [finished[task.group_id] for task in tasks]
-
-
 def mean_rewards(
     scored: Sequence[ScoredGroup], weights: Mapping[str, float]
 ) -> dict[tuple[str, int], float]:
@@ -160,22 +94,3 @@ def mean_rewards(
                 reward = sum(weights[name] * value for name, value in values.items()) / total
                 result[group.task.prompt.prompt_id, index] = reward
     return result
-
-
-def _lease(task: GroupTask, rollouts: RolloutPool, ledger: Ledger, lease_s: float) -> None:
-    lease_id = ledger.lease(task.group_id, lease_s)
-    rollouts.submit(replace(task, lease_id=lease_id))
-
-
-def _lease_again(
-    task: GroupTask, lost: LostGroup, rollouts: RolloutPool, ledger: Ledger, lease_s: float
-) -> None:
-    """Give a lost group out anew, with the same seeds."""
-    ledger.expire(task.group_id)
-    if ledger.num_leases(task.group_id) >= MAX_LEASES:
-        raise RolloutLostError(
-            f"rollout: group {task.group_id} (prompt {task.prompt.text!r}) lost {MAX_LEASES} "
-            f"actors, the last one: {lost.reason}. Raise rollout.deadline_s if it is only slow."
-        )
-    logger.warning("leasing group=%s again reason=%s", task.group_id, lost.reason)
-    _lease(task, rollouts, ledger, lease_s)

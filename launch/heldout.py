@@ -7,13 +7,14 @@ noise. Evaluating with the training sampler measures its noise instead (methods,
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlvid.config import Recipe
 from rlvid.data.prompts import load_prompts
-from rlvid.launch.groups import ScoredGroup, mean_rewards, pinned_task, sample_and_score
-from rlvid.launch.roles import SamplingRoles
+from rlvid.launch.groups import ScoredGroup, mean_rewards, pinned_task
+from rlvid.launch.ledger import Ledger
+from rlvid.launch.loop.line import Issue
 from rlvid.records import Prompt
 from rlvid.seeds import derive_seed
 
@@ -91,28 +92,34 @@ def heldout_prompts(recipe: Recipe, num_prompts: int) -> tuple[Prompt, ...]:
 
 def measure(
     recipe: Recipe,
-    roles: SamplingRoles,
+    run_issues: Callable[[Sequence[Issue]], Sequence[ScoredGroup]],
+    ledger: Ledger,
     prompts: Sequence[Prompt],
     *,
     label: str,
     num_seeds: int,
     step: int,
+    version: int = -1,
 ) -> Measurement:
-    """Sample every prompt with pinned seeds under the actors' present policy, and score it."""
-    tasks = [
-        pinned_task(recipe, prompt, label=label, position=position, num_seeds=num_seeds)
+    """Sample every prompt with pinned seeds, and have every scorer and judge score it.
+
+    Args:
+        run_issues: has groups sampled and scored, and returns them in order.
+        step: that the ledger counts the groups to.
+        version: of the weights to measure; -1 takes what the actors hold.
+    """
+    issues = [
+        Issue(
+            task=pinned_task(recipe, prompt, label=label, position=position, num_seeds=num_seeds),
+            step=step,
+            min_version=version,
+            trains=False,
+        )
         for position, prompt in enumerate(prompts)
     ]
-    scored = sample_and_score(
-        tasks,
-        roles.rollouts,
-        roles.rewards,
-        roles.ledger,
-        step=step,
-        lease_s=recipe.rollout.deadline_s,
-    )
+    scored = run_issues(issues)
     for group in scored:
-        roles.ledger.drop(group.task.group_id, "evaluation")
+        ledger.drop(group.task.group_id, "evaluation")
     weights = {s.label: s.weight for s in recipe.rewards.scorers if s.weight}
     scores: dict[str, dict[Pair, float]] = {}
     for group in scored:

@@ -103,13 +103,17 @@ class Ledger:
 
     def sampled(self, group_id: str, lease_id: str, actor_id: str, version: int) -> bool:
         """Take an answer; False when the lease is not the current one and the answer is refused."""
-        row = self._db.execute(
-            "SELECT lease_id, state FROM groups WHERE group_id = ?", (group_id,)
-        ).fetchone()
-        if row is None or row[0] != lease_id or row[1] != "leased":
+        if not self.is_leased(group_id, lease_id):
             return False
         self._move(group_id, "sampled", "actor_id = ?, version = ?", (actor_id, version))
         return True
+
+    def is_leased(self, group_id: str, lease_id: str) -> bool:
+        """Return whether the group is given out under this lease."""
+        row = self._db.execute(
+            "SELECT lease_id, state FROM groups WHERE group_id = ?", (group_id,)
+        ).fetchone()
+        return row is not None and (row[0], row[1]) == (lease_id, "leased")
 
     def expire(self, group_id: str) -> None:
         """Take the lease back: the group is planned again and its lease worthless."""
@@ -197,13 +201,17 @@ class Ledger:
         return int(row[0])
 
     def counts(self) -> LedgerCounts:
-        by_state = dict(
-            self._db.execute("SELECT state, COUNT(*) FROM groups GROUP BY state").fetchall()
-        )
+        by_state = self.by_state()
         issued = int(self._db.execute("SELECT COUNT(*) FROM groups").fetchone()[0])
         consumed, dropped = (int(by_state.get(state, 0)) for state in TERMINAL)
         in_flight = sum(int(n) for state, n in by_state.items() if state not in TERMINAL)
         return LedgerCounts(issued=issued, consumed=consumed, dropped=dropped, in_flight=in_flight)
+
+    def by_state(self) -> dict[str, int]:
+        """Return state to the number of groups in it."""
+        return dict(
+            self._db.execute("SELECT state, COUNT(*) FROM groups GROUP BY state").fetchall()
+        )
 
     def drop_reasons(self) -> dict[str, int]:
         rows = self._db.execute(

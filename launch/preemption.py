@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class Preemption:
             return float("inf")
         return max(0.0, self._requested_at + self._grace_s - time.monotonic())
 
-    def raise_preempted(self, what_is_saved: str) -> None:
+    def raise_preempted(self, what_is_saved: str) -> NoReturn:
         """End the run once everything is on disk; the words go into the one line the user sees.
 
         Raises:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlvid.actors.pool import RolloutPool
+from rlvid.bell import Bell
 from rlvid.config import LearnerConfig, Recipe
+from rlvid.launch.groups import ScoredGroup
 from rlvid.launch.ledger import Ledger, open_ledger
+from rlvid.launch.loop.line import GroupLine, Issue
+from rlvid.launch.loop.ports import BellClock
+from rlvid.launch.loop.trainer import IDLE_S
 from rlvid.models.policy import Policy
 from rlvid.rewards.pool import RewardPool
 
@@ -21,21 +26,39 @@ class SamplingRoles:
     rollouts: RolloutPool
     rewards: RewardPool
     ledger: Ledger
+    line: GroupLine
+    clock: BellClock
+    bell: Bell
+    start_deadline_s: float
+
+    def wait_ready(self) -> None:
+        """Return when every actor and scorer has loaded."""
+        self.rewards.health_check(self.start_deadline_s)
+        self.rollouts.wait_ready()
+
+    def run_issues(self, issues: Sequence[Issue]) -> list[ScoredGroup]:
+        """Have groups sampled and scored with nothing beside them, and return them in order."""
+        for issue in issues:
+            self.line.issue(issue)
+        while any(self.line.in_flight()):
+            if not self.line.poll():
+                self.clock.wait(IDLE_S)
+        return self.line.take([issue.task.group_id for issue in issues])
 
 
 @contextmanager
 def open_sampling(
     recipe: Recipe, policy: Policy, learner: LearnerConfig | None, ledger_path: Path
 ) -> Iterator[SamplingRoles]:
-    """Start rollout actors and reward replicas together and wait until all have loaded.
+    """Start rollout actors and reward replicas together; `wait_ready` waits until all have loaded.
 
     Args:
         learner: what will publish to the actors, None when nobody will.
     """
     cluster = recipe.cluster
-    rewards = RewardPool(
-        recipe.rewards, recipe.model.model_copy(update={"path": policy.model_path}), cluster
-    )
+    bell = Bell()
+    model = recipe.model.model_copy(update={"path": policy.model_path})
+    rewards = RewardPool(recipe.rewards, model, cluster, bell=bell)
     rollouts = RolloutPool(
         policy,
         recipe.model,
@@ -43,14 +66,28 @@ def open_sampling(
         learner,
         num_threads=cluster.threads_per_role,
         start_deadline_s=cluster.start_deadline_s,
+        bell=bell,
     )
     ledger = open_ledger(ledger_path)
     try:
         rewards.start()
         rollouts.start()
-        rewards.health_check(cluster.start_deadline_s)
-        rollouts.wait_ready()
-        yield SamplingRoles(rollouts=rollouts, rewards=rewards, ledger=ledger)
+        line = GroupLine(
+            rollouts=rollouts,
+            rewards=rewards,
+            ledger=ledger,
+            lease_s=recipe.rollout.deadline_s,
+            max_deaths_per_prompt=recipe.rollout.max_deaths_per_prompt,
+        )
+        yield SamplingRoles(
+            rollouts=rollouts,
+            rewards=rewards,
+            ledger=ledger,
+            line=line,
+            clock=BellClock(bell),
+            bell=bell,
+            start_deadline_s=cluster.start_deadline_s,
+        )
     finally:
         rollouts.shutdown()
         rewards.shutdown()

@@ -41,9 +41,7 @@ class Gang:
     def start(self) -> None:
         """Start the ranks; they load while the caller goes on."""
         self.incarnation = self._ledger.count(STARTS)
-        self.group = LearnerGroup.start_rl(
-            self._recipe, self._policy, bell=self._bell, incarnation=self.incarnation
-        )
+        self.group = LearnerGroup.start_rl(self._recipe, self._policy, bell=self._bell)
 
     def open(self, checkpoint: Path | None, *, version: int) -> None:
         """Wait for the ranks and bring them to where training goes on.
@@ -56,7 +54,7 @@ class Gang:
         if checkpoint is not None:
             self.group.load_checkpoint(checkpoint)
         oldest = max(version - self._recipe.rollout.max_staleness, 0)
-        self.group.restore_published(self._ledger.publishes(oldest))
+        self.group.begin_restore_published(self._ledger.publishes(oldest)).result()
 
     def lost(self, error: LearnerLostError) -> None:
         """End what is left of the gang and start another.
@@ -98,4 +96,4 @@ class Gang:
         )
 
     def begin_publish(self, version: int) -> Pending[Published]:
-        return self.group.begin_publish(version)
+        return self.group.begin_publish(version, incarnation=self.incarnation)

@@ -23,9 +23,6 @@ from rlvid.records import GroupTask
 
 logger = logging.getLogger(__name__)
 
-DEATHS = ("died", "stuck", "failed")
-"""Causes of a loss that may be the prompt's doing; stale weights are not."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issue:
@@ -210,12 +207,12 @@ class GroupLine:
 
     def _lost(self, lost: LostGroup) -> None:
         issue = self._open.get(lost.group_id)
-        if issue is None:
+        if issue is None or not self.ledger.is_leased(lost.group_id, lost.lease_id):
             return
         self.counts.lost += 1
         self.ledger.expire(lost.group_id)
         task = issue.task
-        if lost.cause not in DEATHS:
+        if not lost.cause.blames_prompt:
             self._lease(issue)
             return
         self._deaths[task.prompt.prompt_id] += 1

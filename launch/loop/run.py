@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rlvid.launch.groups import ScoredGroup
 from rlvid.launch.heldout import measure
 from rlvid.launch.loop.gang import Gang
 from rlvid.launch.loop.line import Issue
+from rlvid.launch.loop.live import Live
 from rlvid.launch.loop.recovery import Recovery
 from rlvid.launch.loop.steps import GrpoSteps
 from rlvid.launch.loop.trainer import Batch, Trainer
@@ -26,8 +26,7 @@ from rlvid.launch.step_metrics import step_metrics
 from rlvid.launch.watch import Watch, best_folder, correlation_table, drop_all_but_best
 from rlvid.learners.checkpoint import oldest_step
 from rlvid.observability.progress import PhaseProgress
-from rlvid.observability.trace import Trace
-from rlvid.records import Prompt
+from rlvid.records import Prompt, WeightsManifest
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Loop:
     trainer: Trainer
     heldout: tuple[Prompt, ...]
     progress: PhaseProgress
-    trace: Trace
+    live: Live
     watch: Watch
     preemption: Preemption | None
     step: int = 0
@@ -74,17 +73,14 @@ class Loop:
         asked = self.preemption
         if asked is not None and asked.is_requested and not self.trainer.is_stopping:
             logger.warning("stopping: %s", asked.reason)
+            self.live.state = "draining"
             self.trainer.stop(asked.seconds_left / 2)
+        self.live.tick()
 
     def ready(self, group: ScoredGroup, issue: Issue) -> None:
-        """Keep a scored group on disk, and note when it was worked on."""
+        """Have a scored group written to disk."""
         if self.keeper is not None and issue.trains:
             self.keeper.begin_keep(group.task.group_id, group.group, group.scores, step=issue.step)
-        now, summary, scores = time.time(), group.summary, group.scores
-        score_s = scores.decode_s + scores.score_s
-        self.trace.add("rewards", "score", now - score_s, score_s, {"group": summary.group_id})
-        began = now - score_s - summary.sample_s
-        self.trace.add(summary.actor_id, "sample", began, summary.sample_s)
 
     def _not_kept(self, failure: KeepFailure) -> None:
         if failure.is_disk_full:
@@ -98,7 +94,8 @@ class Loop:
 
 def finish_step(loop: Loop, batch: Batch) -> dict[str, float]:
     """Return the row of metrics of a step that is trained and published."""
-    assert batch.report is not None and batch.manifest is not None, "the batch is not done"
+    assert batch.report is not None, "the batch is not trained"
+    assert batch.manifest is not None, "the batch is not published"
     table = loop.steps.tables[batch.step]
     num_lost = loop.sampling.rollouts.num_lost
     began = max(loop.last_done_s, 0.0) or batch.opened_s
@@ -117,6 +114,7 @@ def finish_step(loop: Loop, batch: Batch) -> dict[str, float]:
         pool=loop.sampling.rewards.step_metrics(),
     )
     loop.num_lost, loop.last_done_s = num_lost, batch.published_s
+    metrics |= loop.live.step_done(batch)
     metrics |= loop.watch.after_step(batch.step + 1, table, batch.groups)
     loop.steps.forget(batch.step)
     return metrics
@@ -131,7 +129,8 @@ def evaluate(loop: Loop, step: int) -> tuple[dict[str, float], bool]:
     Returns:
         The metrics, and whether to stop.
     """
-    with loop.trace.span("evaluate", "heldout"):
+    loop.live.state = "evaluating"
+    with loop.live.timeline.span("evaluate", "heldout"):
         measured = measure(
             loop.recipe,
             loop.trainer.run_issues,
@@ -142,6 +141,7 @@ def evaluate(loop: Loop, step: int) -> tuple[dict[str, float], bool]:
             step=max(step - 1, 0),
             version=step,
         )
+    loop.live.state = "running"
     found = loop.watch.after_heldout(step, measured)
     if found.is_best and loop.recipe.grpo.early_stop.judge_falls:
         loop.gang.group.export(best_folder(loop.context.folder, step))
@@ -171,9 +171,32 @@ def checkpoint(loop: Loop, step: int) -> None:
             loop.keeper.flush(deadline_s)
             loop.keeper.link_into(temporary, step, deadline_s)
 
-    with loop.trace.span("learner", "checkpoint"):
+    with loop.live.timeline.span("checkpoint", "write"):
         loop.gang.group.save_checkpoint(folder, step=step, keep=config.keep, fill=fill)
     if loop.keeper is not None:
         loop.keeper.drop_before(oldest_step(folder))
     drop_all_but_best(loop.context.folder, loop.steps.state.memory.best_step)
     loop.last_done_s = loop.sampling.clock.now()
+
+
+def record(loop: Loop, step: int, metrics: dict[str, float]) -> None:
+    """Write the row of a step and show it."""
+    loop.context.recorder.write(step + 1, metrics)
+    loop.progress.step_done(step, metrics)
+    loop.live.show(metrics)
+
+
+def check_canary(loop: Loop, manifest: WeightsManifest) -> None:
+    """Compare each actor's velocity on a fixed input with the learner's.
+
+    Digests prove that the bytes arrived; only this proves that they are what samples. Actors that
+    join later, replacements too, are compared by the pool before they sample.
+
+    Raises:
+        RolloutLostError: an actor's velocity differs by more than the manifest's tolerance.
+    """
+    text = loop.steps.prompts[0].model_text
+    latents, sigma, velocity = loop.gang.group.canary(text)
+    rollouts = loop.sampling.rollouts
+    rollouts.set_canary(latents, sigma, text, velocity, manifest.canary_tolerance)
+    rollouts.wait_canary(loop.recipe.learner.deadline_s)

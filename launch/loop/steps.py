@@ -14,7 +14,7 @@ from rlvid.launch.groups import ScoredGroup, training_task
 from rlvid.launch.loop.line import Issue
 from rlvid.launch.loop.schedule import Chunk, oldest_version
 from rlvid.launch.loop.trainer import Batch
-from rlvid.records import Prompt
+from rlvid.records import Prompt, StepPlan
 
 
 def is_due(step: int, every: int, num_steps: int) -> bool:
@@ -35,12 +35,22 @@ class GrpoSteps:
     """Step to the scorers' weights in force in it."""
     tables: dict[int, ScoreTable] = field(default_factory=dict)
     """Step to its whole table, from the last chunk on."""
+    _issues: dict[int, list[Issue]] = field(default_factory=dict)
 
     def issues(self, step: int) -> Sequence[Issue]:
         """Return the groups of a step; held-out judges are not asked.
 
         What judges never saw of training they cannot be gamed by.
         """
+        if step not in self._issues:
+            self._issues[step] = self._make_issues(step)
+        return self._issues[step]
+
+    def plans(self, step: int) -> list[StepPlan]:
+        """Return the plans of a step's groups, which its loss weights are normalised over."""
+        return [issue.task.plan for issue in self.issues(step)]
+
+    def _make_issues(self, step: int) -> list[Issue]:
         recipe = self.recipe
         chosen = prompts_for_step(self.prompts, recipe.seed, step, recipe.rollout.groups_per_step)
         return [
@@ -93,6 +103,7 @@ class GrpoSteps:
         """Drop what was kept of a finished step."""
         self.weights.pop(step, None)
         self.tables.pop(step, None)
+        self._issues.pop(step, None)
 
     @property
     def _scorers(self) -> tuple[str, ...]:

@@ -114,8 +114,9 @@ class Trainer:
         self._next_feed = first_step
         self._batches: deque[Batch] = deque()
         """Fed or being fed, not finished; the learner has them in this order."""
-        self._rests = False
-        """True between a barrier's step and the next call for a batch."""
+        self._rests = True
+        """True until the first call for a batch, and between a barrier's step and the next one:
+        what the actors hold is what is evaluated, and nothing is trained meanwhile."""
         self._stops_at: float | None = None
 
     # What the phase calls
@@ -164,7 +165,7 @@ class Trainer:
         self._settings = replace(self._settings, incarnation=incarnation)
         self._batches.clear()
         self._next_open = self._next_feed = self.version = step
-        self._rests = False
+        self._rests = True
 
     def run_issues(self, issues: Sequence[Issue]) -> list[ScoredGroup]:
         """Have groups sampled and scored beside the training, and return them in order."""

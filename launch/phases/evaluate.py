@@ -56,6 +56,7 @@ class Evaluate:
             open_sampling(recipe, artifacts.base_policy, None, ledger) as roles,
             open_progress("evaluate", 2) as progress,
         ):
+            roles.wait_ready()
             roles.ledger.forget_from(0)  # of an attempt that was stopped
             before = self._measure(recipe, roles, prompts, "base", context)
             progress.step_done(0, before.metrics())
@@ -84,7 +85,8 @@ class Evaluate:
     ) -> Measurement:
         measured = measure(
             recipe,
-            roles,
+            roles.run_issues,
+            roles.ledger,
             prompts,
             label=label,
             num_seeds=recipe.evaluate.seeds_per_prompt,

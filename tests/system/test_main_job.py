@@ -123,14 +123,13 @@ def _wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> No
 @pytest.mark.slow
 def test_killed_actor_loses_no_group(small_recipe: Recipe, tmp_path: Path) -> None:
     """A dead rollout actor is replaced, brought to the current weights, and its group sampled."""
-    from rlvid.launch import groups
     from rlvid.launch.cluster import open_cluster
-    from rlvid.launch.groups import pinned_task, sample_and_score
+    from rlvid.launch.groups import pinned_task
     from rlvid.launch.heldout import heldout_prompts
+    from rlvid.launch.loop.line import Issue
     from rlvid.launch.roles import open_sampling
     from rlvid.models.policy import Policy
 
-    assert groups.MAX_LEASES > 1
     with (
         open_cluster(small_recipe),
         open_sampling(
@@ -141,10 +140,9 @@ def test_killed_actor_loses_no_group(small_recipe: Recipe, tmp_path: Path) -> No
             pinned_task(small_recipe, prompt, label="t", position=position, num_seeds=2)
             for position, prompt in enumerate(heldout_prompts(small_recipe, 6))
         ]
+        roles.wait_ready()
         roles.rollouts.kill_actor(0)
-        scored = sample_and_score(
-            tasks, roles.rollouts, roles.rewards, roles.ledger, step=0, lease_s=60.0
-        )
+        scored = roles.run_issues([Issue(task=task, step=0, trains=False) for task in tasks])
         assert [group.task.group_id for group in scored] == [task.group_id for task in tasks]
         assert roles.rollouts.num_lost == 1
         assert roles.ledger.num_leases("t-000") == 2

@@ -22,7 +22,7 @@ def test_same_recipe_gives_the_same_task() -> None:
         training_task(_recipe(seed=7), prompt("a"), visit=1, step=5, position=2) for _ in range(2)
     ]
     assert tasks[0] == tasks[1]
-    assert tasks[0].group_id == "000005-02"
+    assert tasks[0].group_id == "000005-0002"
 
 
 @pytest.mark.parametrize(("seed", "text", "visit"), [(8, "a", 1), (7, "b", 1), (7, "a", 2)])
