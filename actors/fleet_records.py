@@ -7,10 +7,26 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from rlvid.config.elasticity import AutoscaleConfig
+
 MAX_TASKS = 2
 """Groups an actor is given: one it samples and one that waits there, which hides the way back."""
 MAX_REFUSALS = 3
 """Times an actor may refuse one publish; it fetches anew each time, then it is replaced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSettings:
+    """What the recipe says; see `RolloutConfig` for the meaning of each."""
+
+    deadline_s: float
+    stall_s: float
+    heartbeat_s: float
+    start_deadline_s: float
+    crash_budget: int
+    crash_window_s: float
+    prefetch: bool = True
+    autoscale: AutoscaleConfig | None = None
 
 
 class RolloutLostError(RuntimeError):

@@ -149,7 +149,7 @@ def test_exception_of_sampling_loses_the_group_and_keeps_the_actor() -> None:
     played.fleet.failed("actor-0.0", "lease-a", RuntimeError("no memory"), played.now)
     played.run(20.0)
     (lost,) = played.lost
-    assert (lost.cause, lost.reason) == (Cause.FAILED, "RuntimeError: no memory")
+    assert (lost.cause, lost.reason) == (Cause.FAILED, "actor-0.0: RuntimeError: no memory")
     assert names(played) == ["b"]
     assert not played.killed
 
@@ -538,8 +538,8 @@ def test_no_group_is_lost_or_doubled_whatever_happens(seed: int) -> None:
     assert names(played) == [f"{number:06d}" for number in range(submitted)]
     assert played.fleet.num_queued == 0
     assert all(not actor.tasks for actor in played.fleet.actors)
-    assert played.fleet._takers.count(0) == played.fleet.num_actors
-    assert played.fleet._num_withdrawing == played.fleet._num_busy == 0
+    assert played.fleet._crew.takers.count(0) == played.fleet.num_actors
+    assert played.fleet._crew.num_withdrawing == played.fleet._crew.num_busy == 0
 
 
 def test_policy_from_files_replaces_that_of_the_learner() -> None:
