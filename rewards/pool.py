@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,17 +54,21 @@ class RewardPool:
         cluster: ClusterConfig,
         *,
         bell: Bell | None = None,
+        run_folder: Path | None = None,
     ) -> None:
         """`model` None: clips and files will be submitted, never latents.
 
         Args:
             bell: rung from the pool's thread whenever `collect` may have something to return or
                 to raise.
+            run_folder: of the run, or its phase: a resumed driver finds the model servers again
+                that were kept for it (`rewards.servers.NAME.keep_s`). None keeps none.
         """
         self._rewards = rewards
         self._model = model
         self._cluster = cluster
         self._positions = {s.label: number for number, s in enumerate(rewards.scorers)}
+        self._run_folder = run_folder
         self._metrics = PoolMetrics()
         lanes, hosts = plan_pool(rewards)
         self._dispatcher = Dispatcher(
@@ -87,7 +92,9 @@ class RewardPool:
         if self._rewards.servers:
             from rlvid.rewards.vllm.pool import ServerPool
 
-            self._servers = ServerPool(self._rewards.servers, self._cluster)
+            self._servers = ServerPool(
+                self._rewards.servers, self._cluster, run_folder=self._run_folder
+            )
             self._servers.start()
         self._loop.start()
 
@@ -276,11 +283,16 @@ class RewardPool:
         """Processes that died or were killed for lateness since the pool started."""
         return self._dispatcher.num_replaced
 
-    def shutdown(self) -> None:
-        """End processes and servers; groups in flight are forgotten."""
+    def shutdown(self, *, keeps_servers: bool = False) -> None:
+        """End processes and servers; groups in flight are forgotten.
+
+        Args:
+            keeps_servers: leave model servers with `keep_s` to their leases, for a driver that
+                resumes the run.
+        """
         self._loop.stop()
         if self._servers is not None:
-            self._servers.shutdown()
+            self._servers.shutdown(keeps_servers=keeps_servers)
             self._servers = None
 
     # Inside

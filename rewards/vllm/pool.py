@@ -5,7 +5,7 @@
 
 Owned by the driver; `poll` may be called in another thread. A server that dies is restarted by its
 own actor under the same URL, so a client only has to try again; only another actor means another
-URL.
+URL. A server with `keep_s` outlives its actor too, and the next one attaches to it (`lease.py`).
 """
 
 from __future__ import annotations
@@ -61,13 +61,21 @@ class ServerPool:
         cluster: ClusterConfig,
         *,
         log_folder: str | Path | None = None,
+        run_folder: str | Path | None = None,
     ) -> None:
-        """`log_folder` gets a log file of each replica, on the node it runs; None: a new one,
-        which is kept only when a server failed."""
+        """Start nothing yet.
+
+        Args:
+            log_folder: gets a log file of each replica, on the node it runs; None: a new one, which
+                is kept only when a server failed.
+            run_folder: of the run, or its phase, for which servers with `keep_s` are kept: another
+                pool of the same one attaches to them. None keeps none.
+        """
         self._servers = dict(servers)
         self._cluster = cluster
         self._log_folder = "" if log_folder is None else str(log_folder)
         self._own_folder = ""
+        self._run = "" if run_folder is None else str(Path(run_folder).resolve())
         self._replicas: list[_Replica] = []
         self._external: dict[str, list[ExternalServer]] = {}
         self._keys: dict[str, str] = {}
@@ -139,7 +147,7 @@ class ServerPool:
                 url=status.url,
                 model=name,
                 model_digest=status.model_digest,
-                api_key=self._keys[name],
+                api_key=status.api_key,
             )
             for status in own
             if status.was_ready and status.state != "failed"
@@ -189,17 +197,22 @@ class ServerPool:
             values[f"servers/{name}/restarts"] = float(
                 sum(s.num_restarts for s in heard) + sum(r.num_lost for r in own)
             )
+            values[f"servers/{name}/reattached"] = float(sum(s.is_reattached for s in heard))
             if heard:
                 values[f"servers/{name}/start_s"] = max(s.start_s for s in heard)
         return values
 
-    def shutdown(self) -> None:
-        """End every server; returns when their processes are gone or 40 s passed."""
+    def shutdown(self, *, keeps_servers: bool = False) -> None:
+        """End every server; returns when their processes are gone or 40 s passed.
+
+        Args:
+            keeps_servers: leave those with `keep_s` to their leases, for a driver that resumes.
+        """
         with self._lock:
             self._is_shut_down = True
         for external in self._all_external():
             external.stop()
-        stopped = [replica.actor.stop.remote() for replica in self._replicas]
+        stopped = [replica.actor.stop.remote(keeps_servers) for replica in self._replicas]
         if stopped:
             ray.wait(stopped, num_returns=len(stopped), timeout=40.0)
         for replica in self._replicas:
@@ -253,7 +266,7 @@ class ServerPool:
         config = self._servers[name]
         actor = VllmActor.options(  # type: ignore[attr-defined]
             num_cpus=config.num_cpus, num_gpus=config.num_gpus
-        ).remote(config, name, self._keys[name], self._log_folder)
+        ).remote(config, name, self._keys[name], self._log_folder, index, self._run)
         question = actor.open.remote(_is_one_machine())
         return _Replica(name, index, actor, question, time.monotonic())
 

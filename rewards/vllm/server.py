@@ -3,20 +3,22 @@
 start() -> starting --/health answers and one request went through--> ready
 ready   --exit, or /health fails three times--> restarting --> ready, under the same URL
 any     --more than max_restarts, or a first start that fails--> failed
+
+With `keep_s` and a place to be found again, the server outlives its supervisor under a lease:
+start() of the next one --same command, healthy--> ready, in a second; --else--> ended, and starting
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import json
+import logging
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import httpx
 
@@ -28,10 +30,19 @@ from rlvid.rewards.vllm.command import (
     server_environment,
     server_folder,
 )
+from rlvid.rewards.vllm.lease import KeptServer, Slot
+from rlvid.rewards.vllm.probe import Probe
+from rlvid.rewards.vllm.process import (
+    GRACE_S,
+    KeptProcess,
+    Launch,
+    OwnProcess,
+    ServerProcess,
+    start_kept,
+)
 
-GRACE_S = 10.0
-"""Between SIGTERM and SIGKILL; vLLM needs about 2.5 s to end its children."""
-HEALTH_TIMEOUT_S = 5.0
+logger = logging.getLogger(__name__)
+
 MAX_FAILED_CHECKS = 3
 """/health may fail so often in a row before a running server is killed and restarted."""
 LOG_LINES = 25
@@ -49,6 +60,10 @@ class ServerStatus:
     num_restarts: int
     start_s: float
     """Seconds the last start took until the first answer."""
+    is_reattached: bool
+    """It was started by an earlier supervisor."""
+    api_key: str = field(repr=False)
+    """What it asks for: the supervisor's own, or that of the one before."""
     detail: str
     """Why it is not ready; with the last lines of its log when it failed."""
 
@@ -64,16 +79,29 @@ class VllmServer:
         api_key: str,
         host: str = "127.0.0.1",
         log_folder: str | Path,
+        slot_folder: Path | None = None,
     ) -> None:
+        """Start nothing yet.
+
+        Args:
+            slot_folder: where a server with `keep_s` is found again; None ends it with this
+                process, as `keep_s` 0 does.
+        """
         self._config = config
         self._name = name
         self._api_key = api_key
         self._host = host
         self._log_folder = Path(log_folder)
         self._port = 0
+        self._probe = Probe("", model=name, api_key=api_key)
         self._digest = ""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        self._slot = (
+            Slot(slot_folder, keep_s=config.keep_s, where=f"rewards.servers.{name}")
+            if slot_folder is not None and config.keep_s
+            else None
+        )
+        self._process: ServerProcess | None = None
+        self._is_reattached = False
         self._log_start = 0
         self._state: Literal["starting", "ready", "restarting", "failed", "stopped"] = "stopped"
         self._was_ready = False
@@ -84,12 +112,23 @@ class VllmServer:
         self._detail = ""
 
     def start(self) -> None:
-        """Start the process and return at once; ValueError for a bad folder or interpreter."""
+        """Start the process, or attach to one that was kept, and return at once.
+
+        Raises:
+            ValueError: a bad model folder, interpreter or state folder.
+            RewardError: another supervisor holds the kept server.
+        """
         check_launch(self._config, where=f"rewards.servers.{self._name}")
         self._digest = model_digest(server_folder(self._config))
-        self._port = free_port(self._host)
         self._log_folder.mkdir(parents=True, exist_ok=True)
         self._state = "starting"
+        self._started = time.monotonic()
+        if self._slot is not None:
+            self._slot.open()
+            kept = self._slot.find()
+            if kept is not None and self._attach(self._slot, kept):
+                return
+        self._set_address(free_port(self._host), self._api_key)
         self._spawn()
 
     @property
@@ -101,6 +140,8 @@ class VllmServer:
             was_ready=self._was_ready,
             num_restarts=self._num_restarts,
             start_s=self._start_s,
+            is_reattached=self._is_reattached,
+            api_key=self._api_key,
             detail=self._detail,
         )
 
@@ -108,7 +149,7 @@ class VllmServer:
     def process_group(self) -> int:
         """Id of the group that holds every process of the server."""
         assert self._process is not None, "start() first"
-        return self._process.pid
+        return self._process.group
 
     @property
     def log_path(self) -> Path:
@@ -118,44 +159,102 @@ class VllmServer:
         """Look after the server once: notice its end, its health, its deadline; restart it."""
         if self._state in ("failed", "stopped"):
             return
-        if self._has_ended():
+        assert self._process is not None, "start() first"
+        if self._process.has_ended():
             self._restart(f"the server process ended{self._log_tail()}")
         elif self._state == "ready":
-            self._num_failed_checks = 0 if self._is_healthy() else self._num_failed_checks + 1
-            if self._num_failed_checks >= MAX_FAILED_CHECKS:
-                self._restart(f"/health failed {MAX_FAILED_CHECKS} times in a row")
-        elif self._is_healthy() and self._warm_up():
+            self._check_ready()
+        elif self._probe.is_healthy() and self._warm_up():
             self._start_s = time.monotonic() - self._started
             self._state, self._was_ready, self._detail = "ready", True, ""
             self._num_failed_checks = 0
+            if self._slot is not None:
+                self._slot.set_ready()
         elif time.monotonic() - self._started > self._config.start_deadline_s:
             self._restart(
                 f"/health did not answer within start_deadline_s of "
                 f"{self._config.start_deadline_s:g} s{self._log_tail()}"
             )
 
+    def _check_ready(self) -> None:
+        healthy = self._probe.is_healthy()
+        self._num_failed_checks = 0 if healthy else self._num_failed_checks + 1
+        limit_s = self._config.answer_deadline_s
+        if self._num_failed_checks >= MAX_FAILED_CHECKS:
+            self._restart(f"/health failed {MAX_FAILED_CHECKS} times in a row")
+        elif limit_s and self._probe.is_hung(limit_s):
+            self._restart(f"a request for one token got no answer in {limit_s:g} s")
+
     def stop(self) -> None:
         """End the process group: SIGTERM, after a while SIGKILL."""
         self._end_group(GRACE_S)
+        if self._slot is not None:
+            self._slot.close()
         if self._state != "failed":
             self._state = "stopped"
 
+    def let_go(self) -> None:
+        """Leave a kept server to its lease, for the next supervisor; end any other."""
+        if self._process is not None:
+            self._process.let_go()
+            self._process = None
+        if self._state != "failed":
+            self._state = "stopped"
+
+    def _attach(self, slot: Slot, kept: KeptServer) -> bool:
+        """Take over a kept server if it is what would be started and answers; else end it."""
+        key = self._api_key
+        self._set_address(kept.port, slot.key())
+        self._log_start = Path(kept.log).stat().st_size if Path(kept.log).exists() else 0
+        is_ready = slot.is_ready(kept)
+        if kept.digest != self._launch_digest():
+            reason = "it was started with other settings, model files or devices"
+        elif kept.host != self._host:
+            reason = f"it listens on {kept.host}, not {self._host}"
+        elif is_ready and not (self._probe.is_healthy() and self._probe.knows_key()):
+            reason = "it does not answer as it should"
+        else:
+            slot.start_renewing(kept.nonce)
+            self._process, self._is_reattached = KeptProcess(slot, kept), True
+            self._was_ready = is_ready
+            self._state = "ready" if is_ready else "starting"
+            self._start_s = time.monotonic() - self._started
+            self._detail = "" if is_ready else f"starting, log in {kept.log}"
+            logger.info("server reattached server=%s port=%d", self._name, kept.port)
+            return True
+        logger.warning("kept server ended server=%s reason=%r", self._name, reason)
+        slot.end(kept, GRACE_S)
+        self._api_key = key  # the port and the probe follow with the new start
+        return False
+
+    def _launch_digest(self) -> str:
+        """Return what identifies a server: command, variables and model files, but no port."""
+        command = server_command(self._config, name=self._name, host=self._host, port=0)
+        environment = server_environment(self._config, "", os.environ)
+        content = json.dumps([command, sorted(environment.items()), self._digest])
+        return hashlib.sha256(content.encode()).hexdigest()
+
     def _spawn(self) -> None:
         """Start guard and server in a group of their own, logging to `log_path`."""
-        command = server_command(self._config, name=self._name, host=self._host, port=self._port)
-        self._log = self.log_path.open("ab")
-        os.chmod(self.log_path, 0o600)
-        self._log_start = self._log.tell()
-        guard = Path(__file__).with_name("guard.py")
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(guard), str(GRACE_S), *command],
-            stdin=subprocess.PIPE,  # closes when this process ends; see guard.py
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env=server_environment(self._config, self._api_key, os.environ),
-            cwd=self._log_folder,  # else whatever lies in the current folder could be imported
-            start_new_session=True,
+        self._is_reattached = False
+        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        launch = Launch(
+            command=server_command(self._config, name=self._name, host=self._host, port=self._port),
+            environment=server_environment(self._config, self._api_key, os.environ),
+            log=self.log_path,
+            folder=self._log_folder,
         )
+        if self._slot is None:
+            self._process = OwnProcess(launch)
+        else:
+            self._process = start_kept(
+                self._slot,
+                launch,
+                key=self._api_key,
+                host=self._host,
+                port=self._port,
+                digest=self._launch_digest(),
+            )
         self._started = time.monotonic()
         if not self._detail:
             self._detail = f"starting, log in {self.log_path}"
@@ -174,71 +273,31 @@ class VllmServer:
             )
             return
         if port_was_taken:
-            self._port = free_port(self._host)
+            self._set_address(free_port(self._host), self._api_key)
         self._num_restarts += 1
         self._num_failed_checks = 0
+        self._set_address(self._port, self._api_key)
         self._state = "restarting" if self._was_ready else "starting"
         self._detail = reason
         self._spawn()
 
-    def _has_ended(self) -> bool:
-        """Whether the guard is gone; it is left unreaped, so that its group id stays ours."""
-        assert self._process is not None, "start() first"
-        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        try:
-            return os.waitid(os.P_PID, self._process.pid, flags) is not None
-        except ChildProcessError:
-            return True
-
-    def _is_healthy(self) -> bool:
-        return self._get("/health") is not None
-
-    def _get(self, path: str) -> httpx.Response | None:
-        headers = {"Authorization": f"Bearer {self._api_key}"}
-        try:
-            with httpx.Client(trust_env=False, timeout=HEALTH_TIMEOUT_S, headers=headers) as client:
-                response = client.get(f"{self.status.url}{path}")
-        except httpx.HTTPError:
-            return None
-        return response if response.status_code == 200 else None
-
     def _warm_up(self) -> bool:
         """Send one request: the first one after a start takes seconds, and proves the key too."""
-        body = {
-            "model": self._name,
-            "messages": [{"role": "user", "content": "Yes or No?"}],
-            "max_tokens": 1,
-        }
-        headers = {"Authorization": f"Bearer {self._api_key}"}
-        url = f"{self.status.url}/v1/chat/completions"
         try:
-            with httpx.Client(trust_env=False, timeout=60.0, headers=headers) as client:
-                response = client.post(url, json=body)
-        except httpx.HTTPError as error:
-            self._detail = f"the warm-up request failed: {type(error).__name__}"
-            return False
-        self._detail = f"the warm-up request got {response.status_code}: {response.text[:300]}"
-        return response.status_code == 200
+            wrong = self._probe.ask()
+        except httpx.TimeoutException:
+            wrong = "the request for one token got no answer in time"
+        self._detail = wrong
+        return not wrong
+
+    def _set_address(self, port: int, key: str) -> None:
+        self._port, self._api_key = port, key
+        self._probe = Probe(self.status.url, model=self._name, api_key=key)
 
     def _end_group(self, grace_s: float) -> None:
-        process = self._process
-        if process is None:
-            return
-        if not self._has_ended():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGTERM)  # the guard passes it on
-            give_up = time.monotonic() + grace_s
-            while not self._has_ended() and time.monotonic() < give_up:
-                time.sleep(0.05)
-        # The guard is not reaped yet, so nobody else can have got this group id.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=10.0)
-        assert process.stdin is not None, "opened as a pipe"
-        process.stdin.close()
-        if self._log is not None:
-            self._log.close()
-        self._process, self._log = None, None
+        if self._process is not None:
+            self._process.end(grace_s)
+            self._process = None
 
     def _log_tail(self) -> str:
         """Return the last lines that this start wrote."""

@@ -75,6 +75,13 @@ class ServerConfig(Section):
     """Seconds until /health must answer; loading a large model takes minutes."""
     max_restarts: int = Field(default=5, ge=0)
     """Of one replica, in the whole run."""
+    answer_deadline_s: float = Field(default=300.0, ge=0.0)
+    """Seconds a request for one token may take: one is sent now and then, and a server that lets it
+    wait so long is restarted, healthy or not. Above the longest queue it ever has; 0 sends none."""
+    keep_s: float = Field(default=0.0, ge=0.0)
+    """Seconds the server lives on when its driver dies: a driver that resumes the run on the same
+    machine within them, with the same settings, attaches to it instead of loading the model again.
+    It holds its memory, and its GPUs, meanwhile. 0 ends it with the driver."""
 
 
 class RewardsConfig(Section):

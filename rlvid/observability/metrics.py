@@ -66,6 +66,9 @@ METRICS: dict[str, Metric] = {
     "rewards/<scorer>/missing_frac": Metric("frac", (0, 0.1), "share of samples it did not score"),
     "servers/<server>/up": Metric("count", (1, None), "replicas of a model server that answer"),
     "servers/<server>/restarts": Metric("count", (0, 0), "restarts of its replicas in the run"),
+    "servers/<server>/reattached": Metric(
+        "count", (0, None), "replicas that an earlier driver had started and kept"
+    ),
     "servers/<server>/start_s": Metric("s", (0, None), "slowest start of its replicas"),
     "rewards/<scorer>/calls": Metric("count", (0, None), "batches it answered"),
     "rewards/<scorer>/latency_p50_s": Metric("s", (0, None), "median time of a call, queue apart"),

@@ -20,12 +20,18 @@ if os.path.exists(folder + "/breaks"):
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         ok = not os.path.exists(folder + "/ill")
+        if self.path != "/health" and not self.has_key():
+            ok = False
         self.send_response(200 if ok else 500)
         self.end_headers()
 
+    def has_key(self):
+        return self.headers["Authorization"] == "Bearer " + os.environ["VLLM_API_KEY"]
+
     def do_POST(self):
-        key = self.headers["Authorization"]
-        self.send_response(200 if key == "Bearer " + os.environ["VLLM_API_KEY"] else 401)
+        while os.path.exists(folder + "/hung"):
+            time.sleep(0.05)
+        self.send_response(200 if self.has_key() else 401)
         self.end_headers()
         self.wfile.write(b"{{}}")
 
@@ -43,8 +49,8 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer).serve_forever()
 def write_stand_in(folder: Path) -> None:
     """Write `python` and `model` into the folder.
 
-    A file `breaks` there makes it fail at the start, `ill` makes its /health fail; it writes its
-    process ids to `leader` and `engine`.
+    A file `breaks` there makes it fail at the start, `ill` makes its /health fail, `hung` keeps its
+    requests waiting; it writes its process ids to `leader` and `engine`.
     """
     script = folder / "python"
     script.write_text(STAND_IN.format(python=sys.executable, folder=str(folder)))

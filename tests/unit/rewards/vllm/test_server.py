@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rlvid.config.rewards import ServerConfig
+from rlvid.rewards.vllm import probe
 from rlvid.rewards.vllm.command import (
     cpu_kv_cache_bytes,
     model_digest,
@@ -234,3 +235,52 @@ def test_model_digest_is_of_the_content(tmp_path: Path) -> None:
     one = model_digest(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"two")
     assert model_digest(tmp_path) != one
+
+
+def test_a_stopped_server_is_killed_and_started_again(
+    server: VllmServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It neither ends nor answers; a kill works on it all the same."""
+    monkeypatch.setattr(probe, "HEALTH_TIMEOUT_S", 0.3)
+    server.start()
+    until(server, lambda: server.status.state == "ready")
+    before = pid_of(folder, "leader")
+    os.kill(before, signal.SIGSTOP)
+    until(server, lambda: server.status.num_restarts == 1, timeout_s=20.0)
+    until(server, lambda: server.status.state == "ready")
+    assert not is_alive(before)
+
+
+def test_a_server_with_its_guard_stopped_is_started_again(server: VllmServer, folder: Path) -> None:
+    """The server works, but would stay for good if its supervisor died."""
+    server.start()
+    until(server, lambda: server.status.state == "ready")
+    before = pid_of(folder, "leader")
+    os.kill(server.process_group, signal.SIGSTOP)
+    until(server, lambda: server.status.num_restarts == 1, timeout_s=20.0)
+    until(server, lambda: server.status.state == "ready")
+    assert not is_alive(before)
+
+
+def test_a_healthy_server_that_answers_nothing_is_started_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The front says that all is well while the engine behind it is stopped."""
+    monkeypatch.setattr(probe, "ASK_EVERY_S", 0.2)
+    config = ServerConfig(
+        model=str(folder / "model"), python=str(folder / "python"), answer_deadline_s=0.5
+    )
+    server = VllmServer(config, name="judge", api_key="secret", log_folder=folder / "logs")
+    try:
+        server.start()
+        until(server, lambda: server.status.state == "ready")
+        time.sleep(0.5)
+        server.check()
+        assert server.status.num_restarts == 0
+        (folder / "hung").touch()
+        until(server, lambda: server.status.num_restarts == 1, timeout_s=20.0)
+        assert "no answer in 0.5 s" in server.status.detail
+        (folder / "hung").unlink()
+        until(server, lambda: server.status.state == "ready")
+    finally:
+        server.stop()
