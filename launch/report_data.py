@@ -13,6 +13,7 @@ from rlvid.launch.run_folder import RunFolder
 from rlvid.observability.recorder import read_rows
 from rlvid.observability.report import ClipPair, EvaluationRow, ReportData
 from rlvid.observability.reward_section import AlarmRow
+from rlvid.observability.time_section import PhaseTime, read_phase_time
 from rlvid.observability.trace import RoleTotal, read_totals
 
 
@@ -30,6 +31,7 @@ def report_data(folder: RunFolder, recipe: Recipe, artifacts: Artifacts) -> Repo
         confidence=tree["confidence"] if tree else recipe.evaluate.confidence,
         clips=_clips(Path(artifacts.evaluation).parent, tree) if artifacts.evaluation else [],
         fps=recipe.model.fps,
+        times=_times(folder),
         timings=_timings(folder, artifacts),
         recipe=folder.recipe.read_text(),
         versions=json.loads((folder.path / "versions.json").read_text()),
@@ -100,6 +102,12 @@ def _clips(folder: Path, tree: dict[str, Any]) -> list[ClipPair]:
             )
         )
     return pairs
+
+
+def _times(folder: RunFolder) -> list[PhaseTime]:
+    """Return the timelines of the phases that kept one."""
+    found = [read_phase_time(path) for path in sorted(folder.path.glob("phases/*"))]
+    return [time for time in found if time is not None]
 
 
 def _timings(folder: RunFolder, artifacts: Artifacts) -> list[RoleTotal]:

@@ -148,7 +148,7 @@ def learner_line(status: RunStatus) -> Text:
     text = Text(f"learner{ranks}  ", style="bold")
     text.append(learner.state, style=STATE_STYLES.get(learner.state, ""))
     if learner.doing:
-        text.append(f"  {verb(learner.state)}{learner.doing}")
+        text.append(f"  {with_verb(learner.state, learner.doing)}")
     text.append(f"  {learner.since_s:.1f} s", style="dim")
     return text
 
@@ -184,7 +184,7 @@ def actor_row(actor: ActorStatus, newest: int, room: int) -> tuple[str, ...]:
     if actor.version is not None and actor.version < newest:
         version += f" [yellow](-{newest - actor.version})[/yellow]"
     style = STATE_STYLES.get(actor.state, "default")
-    doing = f"{verb(actor.state)}{actor.doing}" if actor.doing else ""
+    doing = with_verb(actor.state, actor.doing)
     if len(doing) > room:
         doing = doing[: room - 1] + "\u2026"
     return (
@@ -266,9 +266,9 @@ def plain_table(title: str) -> Table:
     )  # fmt: skip
 
 
-def verb(state: str) -> str:
-    """Return what stands before the thing that one in this state has to do with."""
-    return "waits for " if state == "idle" else ""
+def with_verb(state: str, doing: str) -> str:
+    """Return what one does, or what it waits for."""
+    return f"waits for {doing}" if state == "idle" and doing else doing
 
 
 def waiting_on(rates: Mapping[str, float | None], role: str) -> str:

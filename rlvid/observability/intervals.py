@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 
 from rlvid.observability.trace import POOLED
 
+ROLES = ("learner", "rollout", "rewards", "weights")
+"""Those that have metrics; other rows, e.g. "evaluate", are in the trace alone."""
 Span = tuple[float, float]
 """Start and end in seconds."""
 
@@ -121,6 +123,7 @@ class RowSpans:
 def window_metrics(times: Mapping[str, RoleTime], window_s: float) -> dict[str, float]:
     """Return a window's metrics by their names in the table."""
     metrics = {}
+    times = {role: time for role, time in times.items() if role in ROLES}
     for role, time in times.items():
         metrics[f"idle/{role}/frac"] = time.idle_frac
         for on in time.waits_s:

@@ -27,6 +27,9 @@ from rlvid.observability.reward_section import (
     scorer_charts,
     weight_chart,
 )
+from rlvid.observability.share_charts import histogram, share_charts
+from rlvid.observability.time_charts import rows_chart
+from rlvid.observability.time_section import LAST_STEPS, PhaseTime, facts, staleness
 from rlvid.observability.trace import RoleTotal
 
 TEMPLATE = "report.html.jinja2"
@@ -91,6 +94,8 @@ class ReportData:
     confidence: float = 0.95
     clips: Sequence[ClipPair] = ()
     fps: int = 8
+    times: Sequence[PhaseTime] = ()
+    """Of the phases whose loop kept a timeline."""
     timings: Sequence[RoleTotal] = ()
     recipe: str = ""
     """The resolved recipe as YAML."""
@@ -122,9 +127,20 @@ def build_report(data: ReportData) -> str:
         correlations=correlation_matrix(data.rows),
         learner_charts=learner_charts(data.rows),
         clips=[clip_view(pair, data.fps) for pair in data.clips],
+        times=[time_view(phase) for phase in data.times],
         bars=[100.0 * total.seconds / longest_s for total in data.timings],
         forest=[forest_bar(row, reach) for row in data.evaluation],
     )
+
+
+def time_view(phase: PhaseTime) -> dict[str, Any]:
+    """Return what the template shows of the time of a phase."""
+    return {
+        "phase": phase.phase,
+        "facts": facts(phase),
+        "rows": rows_chart(phase, LAST_STEPS),
+        "shares": [*share_charts(phase), histogram(staleness(phase.steps))],
+    }
 
 
 def reward_chart(rows: Sequence[Mapping[str, Any]], marks: Sequence[Mark] = ()) -> str:

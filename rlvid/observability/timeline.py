@@ -121,7 +121,7 @@ class Timeline:
                 further because of it. 0 where others went on with its work.
         """
         self._window.restarts[role] += 1
-        self._window.lost_s += min(lost_s, at_s - self._window.start_s)
+        self._window.lost_s += max(0.0, min(lost_s, at_s - self._window.start_s))
         self._trace.mark(role, "restart", at_s + self._offset_s, {"reason": reason})
 
     def went_back(self, step: int, at_s: float) -> None:
@@ -130,7 +130,7 @@ class Timeline:
         What was done of the present step before is lost.
         """
         self._recovery.back_to(step)
-        self._window.lost_s = at_s - self._window.start_s
+        self._window.lost_s = max(0.0, at_s - self._window.start_s)
         self._trace.mark("learner", "back", at_s + self._offset_s, {"step": step})
 
     def wasted(self, reason: str, *, videos: int, seconds: float) -> None:
@@ -145,6 +145,7 @@ class Timeline:
 
         Args:
             step: optimiser steps done, this one included.
+            at_s: when it was done; may lie before what was said since.
             videos: rollouts it consumed.
             staleness: versions behind to groups consumed.
         """
@@ -226,7 +227,10 @@ class Timeline:
 
     def _forget_before(self, at_s: float) -> None:
         self._closed = [interval for interval in self._closed if interval.end_s > at_s]
-        self._presence.clear()
+        for row in list(self._presence):
+            self._presence[row] = [span for span in self._presence[row] if span[1] > at_s]
+            if not self._presence[row]:
+                del self._presence[row]
         self._window = _Window(start_s=at_s)
 
 

@@ -92,6 +92,25 @@ def test_actor_that_is_away_is_not_idle(tmp_path: Path) -> None:
     assert "idle/rollout/frac" not in timeline.step_done(2, 5.0)
 
 
+def test_step_that_ended_before_what_was_said_since(tmp_path: Path) -> None:
+    """The loop hears of a step's end after the fact; what came later belongs to the next step."""
+    timeline = open_timeline(tmp_path, now_s=0.0)
+    timeline.busy("rollout/a", "sample", 0.0)
+    timeline.away("rollout/a", 3.0)
+    timeline.waits("rollout/b", "learner", 3.0)
+    assert timeline.step_done(1, 2.0)["idle/rollout/frac"] == 0.0
+    second = timeline.step_done(2, 4.0)
+    assert second["idle/rollout/frac"] == pytest.approx(0.5)
+
+
+def test_rows_beside_the_roles_are_in_the_trace_alone(tmp_path: Path) -> None:
+    timeline = open_timeline(tmp_path, now_s=0.0)
+    timeline.work("evaluate", "heldout", 0.0, 1.0)
+    assert not [name for name in timeline.step_done(1, 1.0) if "evaluate" in name]
+    timeline.close(1.0)
+    assert read_totals(tmp_path / TRACE_FILE)[0].role == "evaluate"
+
+
 def test_share_in_the_policy_goes_on_over_a_restart(tmp_path: Path) -> None:
     """Two steps of 1 s; a new driver 2 s later does the second again: 2 of 5 s are kept."""
     timeline = open_timeline(tmp_path, now_s=0.0, unix_s=1000.0)
