@@ -231,7 +231,7 @@ class Live:
         waits_for = self.trainer.waits_for
         return LearnerStatus(
             state="idle" if waits_for else "busy",
-            doing=f"waits for {waits_for}" if waits_for else f"step {self.step}",
+            doing=waits_for or f"step {self.step}",
             num_ranks=self.recipe.learner.num_ranks,
             idle_frac=self._row.get("idle/learner/frac"),
         )
