@@ -98,13 +98,15 @@ class GroupStore:
             )
         return _deserialise(found[0])
 
-    def index(self) -> dict[int, list[StoredGroup]]:
-        """Return what is there and whole, by step, in the order of group ids.
+    def index(self, first_step: int = 0) -> dict[int, list[StoredGroup]]:
+        """Return what is there and whole of `first_step` and later, by step, in order of ids.
 
         Reads every byte. What is damaged is moved aside, named in a warning, and not there.
         """
         found: dict[int, list[StoredGroup]] = {}
         for step, group_id, path in self._files():
+            if step < first_step:
+                continue
             problem, digest = _check(path)
             if problem is not None:
                 set_aside(path, problem)
