@@ -47,7 +47,7 @@ class ActorStatus:
     since_s: float = 0.0
     """Seconds in this state."""
     version: int | None = None
-    """Policy version it holds."""
+    """Policy version it holds; None or -1 for one that has none yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

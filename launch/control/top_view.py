@@ -180,8 +180,8 @@ def actor_row(actor: ActorStatus, newest: int, room: int) -> tuple[str, ...]:
     """Return one actor's cells; a version behind the newest says how far."""
     from rich.markup import escape
 
-    version = "" if actor.version is None else str(actor.version)
-    if actor.version is not None and actor.version < newest:
+    version = "" if actor.version is None or actor.version < 0 else str(actor.version)
+    if actor.version is not None and 0 <= actor.version < newest:
         version += f" [yellow](-{newest - actor.version})[/yellow]"
     style = STATE_STYLES.get(actor.state, "default")
     doing = with_verb(actor.state, actor.doing)

@@ -38,6 +38,8 @@ class Recovery:
         self._kept_s = 0.0
         self._began_s: float | None = None
         self._now_s = 0.0
+        self.has_steps = False
+        """Whether any step was ever done, kept or not."""
 
     def began(self, at_s: float) -> None:
         """Say when a driver began; the first time counts."""
@@ -54,6 +56,7 @@ class Recovery:
         """Take a step that is done; it replaces what was done of it and after it before."""
         self.began(window.start_s)
         self.back_to(window.step)
+        self.has_steps = True
         self._kept.append(window)
         self._kept_s += window.kept_s
         self._now_s = max(self._now_s, window.end_s)

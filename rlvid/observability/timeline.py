@@ -127,10 +127,11 @@ class Timeline:
     def went_back(self, step: int, at_s: float) -> None:
         """Say that a checkpoint was loaded: `step` is trained next, again perhaps.
 
-        What was done of the present step before is lost.
+        What was done of the present step before is lost, unless the run only begins.
         """
         self._recovery.back_to(step)
-        self._window.lost_s = max(0.0, at_s - self._window.start_s)
+        if self._recovery.has_steps:
+            self._window.lost_s = max(0.0, at_s - self._window.start_s)
         self._trace.mark("learner", "back", at_s + self._offset_s, {"step": step})
 
     def wasted(self, reason: str, *, videos: int, seconds: float) -> None:
@@ -171,6 +172,11 @@ class Timeline:
         self._trace.mark("learner", f"step {step}", done.end_s, {"step": step})
         self._forget_before(at_s)
         return metrics
+
+    def seconds_in_state(self, row: str, now_s: float) -> float:
+        """Return since when the row does what it does; 0 when it is away."""
+        state = self._rows.get(row)
+        return 0.0 if state is None else now_s - state.since_s
 
     def flush_if_due(self) -> None:
         """Write what is kept back for a second; call it once a turn."""

@@ -134,6 +134,21 @@ def test_learner_that_went_back_loses_what_it_had_done(tmp_path: Path) -> None:
     assert metrics["ft/learner/restarts"] == 1.0
 
 
+def test_start_of_a_run_is_no_way_back(tmp_path: Path) -> None:
+    """The loop says where it begins each time; the first time nothing is lost by it."""
+    timeline = open_timeline(tmp_path, now_s=0.0)
+    timeline.went_back(0, 3.0)
+    assert timeline.step_done(1, 4.0)["ft/ettr/frac"] == 1.0
+
+
+def test_row_knows_how_long_it_is_at_it(tmp_path: Path) -> None:
+    timeline = open_timeline(tmp_path, now_s=0.0)
+    timeline.waits("learner", "rewards", 1.0)
+    timeline.waits("learner", "rewards", 2.0)
+    assert timeline.seconds_in_state("learner", 4.0) == 3.0
+    assert timeline.seconds_in_state("rollout/a", 4.0) == 0.0
+
+
 def test_step_line_names_window_and_metrics(tmp_path: Path) -> None:
     one_step(tmp_path)
     lines = (tmp_path / STEPS_FILE).read_text().splitlines()
