@@ -170,8 +170,10 @@ class Feeder:
         self._crew.arm(actor)
 
     def _leaves(self, task: FleetTask) -> None:
-        """The task is no longer outstanding here."""
-        self._leases.discard(task.lease_id)
+        """The task is no longer outstanding here; saying so again changes nothing."""
+        if task.lease_id not in self._leases:
+            return
+        self._leases.remove(task.lease_id)
         if task.max_version is not None:
             self._capped[task.max_version] -= 1
             if not self._capped[task.max_version]:

@@ -43,9 +43,10 @@ class Issue:
 
 @dataclass(slots=True)
 class LineCounts:
-    """What went wrong on the way, since the run began or was resumed."""
+    """What went wrong on the way since it was last asked."""
 
     lost: int = 0
+    """Groups whose actor was lost; they were leased again."""
     late_answers: int = 0
     """Refused: their lease had been given to another actor."""
     stale_answers: int = 0
@@ -54,6 +55,15 @@ class LineCounts:
     """Groups dropped since their prompt cost too many actors."""
     wasted_s: float = 0.0
     """Seconds of sampling that were refused."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return them by the names of the metrics table."""
+        return {
+            "rollout/groups/reissued": float(self.lost + self.stale_answers),
+            "rollout/groups/refused": float(self.late_answers),
+            "rollout/groups/stale": float(self.stale_answers),
+            "rollout/groups/dropped": float(self.quarantined),
+        }
 
 
 @dataclass(slots=True)
@@ -135,6 +145,11 @@ class GroupLine:
         for group_id, issue in list(self._open.items()):
             if not issue.trains:
                 del self._open[group_id]
+
+    def take_counts(self) -> LineCounts:
+        """Return what went wrong since the last call."""
+        counts, self.counts = self.counts, LineCounts()
+        return counts
 
     def drop_all(self, reason: str) -> None:
         """End every group that was not consumed; their answers will be refused."""
@@ -240,4 +255,8 @@ class GroupLine:
 
     def _lease(self, issue: Issue) -> None:
         lease_id = self.ledger.lease(issue.task.group_id, self.lease_s)
-        self.rollouts.submit(replace(issue.task, lease_id=lease_id), min_version=issue.min_version)
+        self.rollouts.submit(
+            replace(issue.task, lease_id=lease_id),
+            min_version=issue.min_version,
+            max_version=issue.max_version,
+        )

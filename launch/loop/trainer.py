@@ -21,7 +21,7 @@ from rlvid.launch.groups import ScoredGroup
 from rlvid.launch.ledger import NO_SPREAD, Ledger
 from rlvid.launch.loop.line import GroupLine, Issue
 from rlvid.launch.loop.ports import Clock, Learner, Pending, Published, Rollouts
-from rlvid.launch.loop.schedule import Chunk, chunks_of, steps_to_open
+from rlvid.launch.loop.schedule import Chunk, chunks_of, steps_to_open, training_group_id
 from rlvid.records import StepReport, WeightsManifest
 
 IDLE_S = 0.5
@@ -49,6 +49,9 @@ class Batch:
     opened_s: float
     """Clock when feeding began, which is when the step before had been fed."""
     chunks: deque[Chunk]
+    """Not handed over yet."""
+    num_settled: int = 0
+    """Groups of the first of them that are ready or dropped, counted up to one that is not."""
     groups: list[ScoredGroup] = field(default_factory=list)
     calls: deque[Pending[StepReport | None]] = field(default_factory=deque)
     fed_s: float = 0.0
@@ -118,6 +121,9 @@ class Trainer:
         """True until the first call for a batch, and between a barrier's step and the next one:
         what the actors hold is what is evaluated, and nothing is trained meanwhile."""
         self._stops_at: float | None = None
+        self._is_published = False
+        """Whether this incarnation of the learner has published; before, there is nothing that a
+        step's groups may be sampled with: actors hold versions of the time after it."""
 
     # What the phase calls
 
@@ -157,15 +163,16 @@ class Trainer:
         return any(batch.chunks and batch.calls for batch in self._batches)
 
     def rewind(self, step: int, learner: Learner, *, incarnation: int) -> None:
-        """Go on with another learner that stands before `step`; rollouts go on meanwhile.
+        """Go on with another learner that stands before `step`.
 
-        The ledger has been rewound and the groups that are at hand were restored to the line.
+        Groups on their way go on meanwhile; others are issued once the learner has published. The
+        ledger has been rewound.
         """
         self._learner = learner
         self._settings = replace(self._settings, incarnation=incarnation)
         self._batches.clear()
         self._next_open = self._next_feed = self.version = step
-        self._rests = True
+        self._rests, self._is_published = True, False
 
     def run_issues(self, issues: Sequence[Issue]) -> list[ScoredGroup]:
         """Have groups sampled and scored beside the training, and return them in order."""
@@ -202,7 +209,7 @@ class Trainer:
     # The turns of the loop
 
     def _open_steps(self) -> bool:
-        if self._stops_at is not None:
+        if self._stops_at is not None or not self._is_published:
             return False
         steps = steps_to_open(
             self._next_open,
@@ -241,8 +248,9 @@ class Trainer:
 
     def _feed(self) -> bool:
         moved = False
-        while (batch := self._feeding()) is not None and self._is_settled(batch.chunks[0]):
+        while (batch := self._feeding()) is not None and self._is_settled(batch):
             self._send(batch, batch.chunks.popleft())
+            batch.num_settled = 0
             moved = True
         return moved
 
@@ -270,8 +278,15 @@ class Trainer:
         self._next_feed += 1
         return batch
 
-    def _is_settled(self, chunk: Chunk) -> bool:
-        return not any(self._line.is_on_its_way(group_id) for group_id in chunk.group_ids)
+    def _is_settled(self, batch: Batch) -> bool:
+        """Return whether no group of the next chunk is on its way; each is looked at once."""
+        chunk = batch.chunks[0]
+        while batch.num_settled < chunk.num_groups:
+            position = chunk.first + batch.num_settled
+            if self._line.is_on_its_way(training_group_id(chunk.step, position)):
+                return False
+            batch.num_settled += 1
+        return True
 
     def _send(self, batch: Batch, chunk: Chunk) -> None:
         groups = self._line.take(chunk.group_ids)
@@ -318,3 +333,4 @@ class Trainer:
         self._ledger.published(self._settings.incarnation, manifest.version, manifest.digest)
         self._rollouts.begin_publish(manifest, payload)
         self.version = manifest.version
+        self._is_published = True

@@ -318,6 +318,18 @@ def test_group_sampled_with_other_weights_comes_back() -> None:
     assert "version 1, expected 2 to any" in played.lost[0].reason
 
 
+def test_failed_group_does_not_hold_up_later_weights() -> None:
+    """It is no longer outstanding, however often that is said."""
+    played = PlayedFleet(1)
+    played.publish(0)
+    played.run(3.0)
+    played.submit(task("a", max_version=0))
+    played.fleet.failed("actor-0.0", "lease-a", RuntimeError("no memory"), played.now)
+    played.publish(1)
+    played.run(3.0)
+    assert played.fleet.is_up_to_date
+
+
 # The canary
 
 
