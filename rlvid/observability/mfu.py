@@ -47,6 +47,13 @@ Whole, since "H100" alone is one of three, a laptop's 4090 is no 4090, and a MIG
 """
 
 
+def device_name() -> str:
+    """Return the name of this process's device, "" without a GPU; for a process that uses it."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
 def peak_flops(device_name: str) -> float | None:
     """Return the dense bfloat16 FLOP/s of a device, None for one that is not in the table."""
     peak = PEAK_BF16.get(device_name)

@@ -9,13 +9,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from rlvid.config import LoraConfig, ModelConfig
+from rlvid.config import LoraConfig, ModelConfig, Recipe, RolloutConfig
 from rlvid.launch.model_size import MAX_TEXT_TOKENS, read_row_flops
+from rlvid.launch.utilisation import open_utilisation
 from rlvid.models.lora import add_lora
 from rlvid.models.wan import MAX_SEQUENCE_LENGTH
 from rlvid.observability.flops import WanSize, count_tokens, row_flops
 from rlvid.observability.metrics import check_names
-from rlvid.observability.mfu import PEAK_BF16, mfu, mfu_metrics, peak_flops
+from rlvid.observability.mfu import PEAK_BF16, device_name, mfu, mfu_metrics, peak_flops
 
 WIDE = WanSize(
     name="wide", num_heads=2, head_dim=128, num_layers=8, ffn_dim=512, text_dim=64, text_tokens=8,
@@ -100,3 +101,33 @@ def test_metrics_have_the_tables_names() -> None:
     metrics = mfu_metrics(2.0, rollout=(1e15, ["NVIDIA L40S"]), learner=(1e15, ["NVIDIA H200"]))
     check_names(metrics)
     assert set(metrics) == {"mfu/rollout/frac", "mfu/learner/frac"}
+
+
+def test_step_of_a_recipe_has_the_flops_of_its_rows() -> None:
+    """Guidance shows the transformer each latent twice; a frozen base learns for less."""
+    recipe = Recipe(name="r", rollout=RolloutConfig(guidance_scale=2.0))
+    utilisation = open_utilisation(recipe)
+    flops = utilisation.flops
+    assert flops is not None
+    device = "NVIDIA H200"
+    found = utilisation.metrics(
+        {"rollout/forwards/count": 100.0, "learner/forward_rows/count": 10.0},
+        wall_s=2.0,
+        rollout_devices=[device, device],
+        learner_devices=[device],
+    )
+    peak = peak_flops(device)
+    assert peak is not None
+    assert recipe.learner.mode == "lora"
+    assert found == pytest.approx(
+        {
+            "mfu/rollout/frac": 200 * flops.forward / (2.0 * 2 * peak),
+            "mfu/learner/frac": 20 * flops.learned(base_is_frozen=True) / (2.0 * peak),
+        }
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cpu_has_no_name_and_no_peak() -> None:
+    assert device_name() == ""
+    assert peak_flops(device_name()) is None
