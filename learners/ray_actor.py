@@ -13,7 +13,9 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from torch import Tensor
 
+from rlvid import durable
 from rlvid.algorithms.score_table import RewardTable
+from rlvid.learners.checkpoint_manifest import files_of
 from rlvid.learners.rl import RlSettings
 from rlvid.learners.sft import SftSettings
 from rlvid.learners.workers import open_learner
@@ -142,9 +144,14 @@ class LearnerActor:
             self._learner.release_buckets()
 
     def save(self, folder: Path) -> list[str]:
-        """Return the names of the files that this rank wrote."""
-        names: list[str] = self._learner.save(folder) or []
-        return names
+        """Write this rank's files and return the names of those that it sees.
+
+        They are synced here: on a shared file system the driver's fsync does not flush what another
+        machine holds back. What any rank sees the driver must see before it commits.
+        """
+        self._learner.save(folder)
+        durable.sync_tree(folder)
+        return [path.relative_to(folder).as_posix() for path in files_of(folder)]
 
     def load(self, folder: Path) -> None:
         self._learner.load(folder)
