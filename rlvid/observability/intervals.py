@@ -8,10 +8,11 @@ part before the slash. A row is *present* from when it can take work until it is
     load_s(role)   seconds the role needs for the window's work when nobody makes it wait: the
                    window times its share of work for interchangeable rows (`POOLED`), else that of
                    its busiest row, since nobody else can do that row's work
-    over_ideal     window / max over roles of load_s
+    over_ideal     window / max(load_s of rollout, load_s of learner)
 
-over_ideal is 1 when some role never waits, and (R + L) / max(R, L) in lock-step (distributed RL's
-bound on what overlap can gain).
+over_ideal is 1 when one of the two never waits, and (R + L) / max(R, L) in lock-step, which is all
+that overlap can gain. Rewards are not in it: their latency can be hidden and their replicas scale,
+so a pool that holds up the others shows as a ratio above 1 with waits for rewards.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rlvid.observability.trace import POOLED
 
 ROLES = ("learner", "rollout", "rewards", "weights")
 """Those that have metrics; other rows, e.g. "evaluate", are in the trace alone."""
+IDEAL_ROLES = ("rollout", "learner")
 Span = tuple[float, float]
 """Start and end in seconds."""
 
@@ -129,7 +131,7 @@ def window_metrics(times: Mapping[str, RoleTime], window_s: float) -> dict[str, 
         for on in time.waits_s:
             metrics[f"idle/{role}/on_{on}_frac"] = time.wait_frac(on)
         metrics[f"overlap/{role}/seconds"] = time.load_s
-    ideal_s = max((time.load_s for time in times.values()), default=0.0)
+    ideal_s = max((times[role].load_s for role in IDEAL_ROLES if role in times), default=0.0)
     if ideal_s > 0:
         metrics["overlap/step/over_ideal"] = window_s / ideal_s
     learner = times.get("learner")

@@ -20,6 +20,7 @@ class StepWindow:
     """One optimiser step on the wall clock, in Unix seconds."""
 
     step: int
+    """Optimiser steps done at its end."""
     start_s: float
     end_s: float
     lost_s: float = 0.0
@@ -48,14 +49,14 @@ class Recovery:
         self._now_s = max(self._now_s, at_s)
 
     def back_to(self, step: int) -> None:
-        """Say that `step` is the next that is trained: its window and later ones do not count."""
-        while self._kept and self._kept[-1].step >= step:
+        """Say that the policy has `step` steps: windows of later ones do not count."""
+        while self._kept and self._kept[-1].step > step:
             self._kept_s -= self._kept.pop().kept_s
 
     def add(self, window: StepWindow) -> None:
         """Take a step that is done; it replaces what was done of it and after it before."""
         self.began(window.start_s)
-        self.back_to(window.step)
+        self.back_to(window.step - 1)
         self.has_steps = True
         self._kept.append(window)
         self._kept_s += window.kept_s

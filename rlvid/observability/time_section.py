@@ -7,14 +7,14 @@ return charts and plain values that the template lays out.
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlvid.observability.append_log import whole_lines
-from rlvid.observability.intervals import ROLES, Interval
+from rlvid.observability.intervals import IDEAL_ROLES, Interval
 from rlvid.observability.progress import duration_text
 from rlvid.observability.timeline import STEPS_FILE, TRACE_FILE
 from rlvid.observability.trace import MICRO, older, read_events
@@ -106,12 +106,11 @@ def mean_over_time(steps: Sequence[StepTime], name: str) -> float | None:
 
 
 def over_ideal(steps: Sequence[StepTime]) -> float | None:
-    """Return the wall time of all steps over what their busiest role needed for them."""
-    loads: defaultdict[str, float] = defaultdict(float)
-    for step in steps:
-        for role in ROLES:
-            loads[role] += step.metrics.get(f"overlap/{role}/seconds", 0.0)
-    ideal_s = max(loads.values(), default=0.0)
+    """Return the wall time of all steps over what the busier of actors and learner needed."""
+    ideal_s = max(
+        sum(step.metrics.get(f"overlap/{role}/seconds", 0.0) for step in steps)
+        for role in IDEAL_ROLES
+    )
     return sum(step.seconds for step in steps) / ideal_s if ideal_s > 0 else None
 
 
@@ -150,7 +149,7 @@ def facts(phase: PhaseTime) -> list[TimeFact]:
             TimeFact(
                 name="step over ideal",
                 value=f"{ratio:.2f}",
-                note="wall time over what the busiest role needs alone; 1 is perfect overlap",
+                note="wall time over what the busier of actors and learner needs; 1 is ideal",
             )
         )
     tail = mean_of(steps, "reward_pool/exposed_tail/seconds")

@@ -125,7 +125,7 @@ class Timeline:
         self._trace.mark(role, "restart", at_s + self._offset_s, {"reason": reason})
 
     def went_back(self, step: int, at_s: float) -> None:
-        """Say that a checkpoint was loaded: `step` is trained next, again perhaps.
+        """Say that a checkpoint of `step` steps was loaded: what came after it is done again.
 
         What was done of the present step before is lost, unless the run only begins.
         """

@@ -72,6 +72,17 @@ def test_actors_are_interchangeable_and_scorers_are_not() -> None:
     assert times["rewards"].idle_frac == pytest.approx(1 - 2.5 / 8)
 
 
+def test_pool_that_holds_up_the_others_is_not_the_ideal() -> None:
+    """Else a run that waits for a slow judge all the time would be said to overlap perfectly."""
+    intervals = [
+        work("rewards/judge", 0.0, 4.0),
+        work("rollout/a", 0.0, 1.0),
+        work("learner", 1.0, 3.0),
+    ]
+    metrics = window_metrics(role_times(intervals, {}, 0.0, 4.0), 4.0)
+    assert metrics["overlap/step/over_ideal"] == pytest.approx(2.0)
+
+
 def test_calls_that_overlap_in_one_scorer_count_once() -> None:
     intervals = [work("rewards/physics", 0.0, 2.0), work("rewards/physics", 1.0, 3.0)]
     assert role_times(intervals, {}, 0.0, 4.0)["rewards"].work_s == pytest.approx(3.0)
@@ -132,7 +143,9 @@ def test_going_back_takes_the_steps_off_at_once() -> None:
     recovery = Recovery()
     for number in range(4):
         recovery.add(step(number + 1, number, number + 1.0))
-    recovery.back_to(3)
+    recovery.back_to(2)
+    assert recovery.ettr == pytest.approx(0.5)
+    recovery.back_to(2)
     assert recovery.ettr == pytest.approx(0.5)
 
 

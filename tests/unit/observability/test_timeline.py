@@ -128,7 +128,7 @@ def test_learner_that_went_back_loses_what_it_had_done(tmp_path: Path) -> None:
     timeline.step_done(1, 1.0)
     timeline.step_done(2, 2.0)
     timeline.restarted("learner", 3.0, lost_s=1.0, reason="rank 0 died")
-    timeline.went_back(2, 3.0)
+    timeline.went_back(1, 3.0)
     metrics = timeline.step_done(2, 4.0)
     assert metrics["ft/ettr/frac"] == pytest.approx(2.0 / 4.0)
     assert metrics["ft/learner/restarts"] == 1.0
