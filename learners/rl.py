@@ -170,7 +170,7 @@ class RlLearner:
                 batch = self._opened(step, num_groups)
                 batch.check_place(first_row, tuple(chunk.ids), self._ranks.world_size)
                 self._add(batch, chunk, rewards, is_last=is_last)
-                batch.next_row = max(first_row + 1, *(row + 1 for row in chunk.ids))
+                batch.next_row = max([first_row + 1, *(row + 1 for row in chunk.ids)])
                 return self._finish(batch) if is_last else None
             except Exception:
                 self.abandon()
