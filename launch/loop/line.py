@@ -100,7 +100,6 @@ class GroupLine:
         if issue.trains and task.prompt.prompt_id in self._quarantined:
             self._drop(task)
             return
-        self._open[task.group_id] = issue
         self._lease(issue)
 
     def restore(self, group: ScoredGroup) -> None:
@@ -177,9 +176,10 @@ class GroupLine:
         for ticket, scores in self.rewards.collect(0.0):
             moved = True
             group_id, sampled = self._scoring.pop(ticket)
-            issue = self._open.pop(group_id, None)
-            if issue is None:  # the run ended it meanwhile
-                continue
+            issue = self._open.get(group_id)
+            if issue is None or issue.task.lease_id != sampled.summary.lease_id:
+                continue  # the run ended it meanwhile, or an evaluation is made again
+            del self._open[group_id]
             self.ledger.ready(group_id)
             group = ScoredGroup(
                 task=issue.task, group=sampled.group, summary=sampled.summary, scores=scores
@@ -254,9 +254,10 @@ class GroupLine:
         self.ledger.drop(task.group_id, QUARANTINED)
 
     def _lease(self, issue: Issue) -> None:
-        lease_id = self.ledger.lease(issue.task.group_id, self.lease_s)
+        group_id = issue.task.group_id
+        lease_id = self.ledger.lease(group_id, self.lease_s)
+        issue = replace(issue, task=replace(issue.task, lease_id=lease_id))
+        self._open[group_id] = issue
         self.rollouts.submit(
-            replace(issue.task, lease_id=lease_id),
-            min_version=issue.min_version,
-            max_version=issue.max_version,
+            issue.task, min_version=issue.min_version, max_version=issue.max_version
         )
