@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from rlvid.config import Recipe
 from rlvid.launch.control.channel import ControlInbox, open_inbox
 from rlvid.launch.control.commands import Command, ScaleCommand
+from rlvid.launch.control.prometheus import MetricsPublisher, metrics_url, open_publisher
 from rlvid.launch.control.status import (
     MAX_EVENTS,
     MAX_ROWS,
@@ -35,6 +36,8 @@ from rlvid.observability.timeline import Timeline, open_timeline
 
 logger = logging.getLogger(__name__)
 
+RATES = ("idle/", "overlap/", "mfu/", "ft/", "waste/", "reward_pool/exposed_tail/")
+"""Metrics that the status shows as they are."""
 SHOWN_STEPS = 40
 """Steps whose reward and staleness the status shows."""
 
@@ -51,6 +54,7 @@ class Live:
     timeline: Timeline
     writer: StatusWriter
     inbox: ControlInbox
+    publisher: MetricsPublisher
     preemption: Preemption | None
     state: str = "starting"
     """What the status says: starting, running, evaluating, draining, done or failed."""
@@ -103,6 +107,7 @@ class Live:
     def show(self, row: Mapping[str, float]) -> None:
         """Take a step's finished row of metrics into the view."""
         self._row = row
+        self.publisher.publish(row, self.sampling.clock.now())
         if "rollout/reward/mean" in row:
             self._rewards.append(row["rollout/reward/mean"])
         if "time/step/seconds" in row:
@@ -201,7 +206,7 @@ class Live:
             rates={
                 name: value
                 for name, value in self._row.items()
-                if name.startswith(("idle/", "overlap/", "mfu/", "ft/", "waste/"))
+                if name.startswith(RATES)
             },
             videos_per_s=self._row.get("rollout/videos/per_s"),
             step_s=step_s,
@@ -253,8 +258,10 @@ def open_live(
         timeline=open_timeline(context.folder, now_s=sampling.clock.now()),
         writer=StatusWriter(run_folder),
         inbox=open_inbox(run_folder),
+        publisher=open_publisher(context.recipe.name),
         preemption=context.preemption,
     )
+    logger.info("watch with `rlvid top %s`; Prometheus scrapes %s", run_folder, metrics_url())
     failed = True
     try:
         yield live
