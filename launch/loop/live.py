@@ -203,11 +203,7 @@ class Live:
             scorers=self._scorers(),
             learner=self._learner(),
             staleness=dict(staleness),
-            rates={
-                name: value
-                for name, value in self._row.items()
-                if name.startswith(RATES)
-            },
+            rates={name: value for name, value in self._row.items() if name.startswith(RATES)},
             videos_per_s=self._row.get("rollout/videos/per_s"),
             step_s=step_s,
             reward_mean=self._rewards[-1] if self._rewards else None,
