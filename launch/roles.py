@@ -15,7 +15,9 @@ from rlvid.launch.ledger import Ledger, open_ledger
 from rlvid.launch.loop.line import GroupLine, Issue
 from rlvid.launch.loop.ports import BellClock
 from rlvid.launch.loop.trainer import IDLE_S
+from rlvid.launch.preemption import Preempted
 from rlvid.models.policy import Policy
+from rlvid.rewards.base import RewardError
 from rlvid.rewards.pool import RewardPool
 
 
@@ -58,7 +60,8 @@ def open_sampling(
     cluster = recipe.cluster
     bell = Bell()
     model = recipe.model.model_copy(update={"path": policy.model_path})
-    rewards = RewardPool(recipe.rewards, model, cluster, bell=bell)
+    rewards = RewardPool(recipe.rewards, model, cluster, bell=bell, run_folder=ledger_path.parent)
+    is_crash = False
     rollouts = RolloutPool(
         policy,
         recipe.model,
@@ -88,7 +91,12 @@ def open_sampling(
             bell=bell,
             start_deadline_s=cluster.start_deadline_s,
         )
+    except Exception as error:
+        # A driver that is started again finds its judges loaded; of what no start would mend, and
+        # of a machine that is to be left, nothing stays.
+        is_crash = not isinstance(error, ValueError | RewardError | Preempted)
+        raise
     finally:
         rollouts.shutdown()
-        rewards.shutdown()
+        rewards.shutdown(keeps_servers=is_crash)
         ledger.close()

@@ -31,6 +31,8 @@ CHUNK = 1 << 20
 KEPT_LINES = 20
 """Of the child's standard error, for the message when it dies."""
 LONGEST_LINE = 2000
+START_S = 60.0
+"""To execute a command; what it loads is waited for elsewhere."""
 
 
 class ChildProcess:
@@ -43,6 +45,7 @@ class ChildProcess:
 
         Raises:
             OSError: the command cannot be started.
+            RewardTimeoutError: the system takes too long to start it.
         """
         self._where = where
         self._last_lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -57,7 +60,11 @@ class ChildProcess:
             target=self._start_and_drain, args=(list(command), dict(environment)), daemon=True
         )
         self._drain.start()
-        self._started.wait()
+        if not self._started.wait(START_S):
+            raise RewardTimeoutError(
+                f"{where}: {command[0]!r} could not be started within {START_S:g} s. It lies on a "
+                "disk that does not answer."
+            )
         if self._error is not None:
             raise self._error
         assert self._process.stdin is not None

@@ -22,6 +22,7 @@ LEAST_KV_CACHE_BYTES = 64 * 2**20
 """Enough for 32 clips of the embedded judge."""
 KV_CACHE_CONTEXTS = 2
 """Requests of full length that fit into the cache of a larger model on a CPU."""
+INTERPRETER_S = 60.0
 WHOLE_FILE_BYTES = 64 * 2**20
 NUM_SAMPLES = 64
 SAMPLE_BYTES = 65_536
@@ -76,12 +77,17 @@ def _check_interpreter(python: str, where: str) -> None:
     code = "import importlib.util as u, sys; sys.exit(0 if u.find_spec('vllm') else 3)"
     try:
         answer = subprocess.run(
-            [python, "-c", code], timeout=60.0, check=False, capture_output=True, text=True
+            [python, "-c", code], timeout=INTERPRETER_S, check=False, capture_output=True, text=True
         )
     except OSError as error:
         raise ValueError(
             f"{where}.python: cannot run {python!r} ({error.strerror}). Give the path of the "
             "interpreter of an environment that has vLLM."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(
+            f"{where}.python: {python!r} did not say within {INTERPRETER_S:g} s whether it has "
+            "vLLM. See whether its disk answers, and start again."
         ) from error
     if answer.returncode == 3:
         raise ValueError(

@@ -1,13 +1,13 @@
 """Owns a model server that is to outlive its driver: ends it when nobody renews its lease.
 
-    python -I -S keeper.py FOLDER NONCE KEEP_S GRACE_S RECORD COMMAND...
+    python -I -S keeper.py FOLDER NONCE GRACE_S RECORD COMMAND...
 
 It leaves its parent (two forks, a session of its own), so that neither the end of the Ray actor
 that started it nor a signal to that actor's group reaches it, and runs COMMAND under `guard.py`,
 whose pipe it holds. FOLDER/NONCE.lease is the lease: whoever supervises the server touches it every
 few seconds. The server ends
 
-    - KEEP_S seconds after the last touch, measured here, so that no other clock matters
+    - so many seconds after the last touch as the lease says, by the clock of this process
     - when the lease file is gone, or this process gets SIGTERM
     - when this process is killed: the pipe closes, and the guard ends the group
 
@@ -32,8 +32,8 @@ RECORD_FILE = "server.json"
 
 
 def main() -> None:
-    folder, nonce, keep_s, grace_s = Path(sys.argv[1]), sys.argv[2], *map(float, sys.argv[3:5])
-    record, command = json.loads(sys.argv[5]), sys.argv[6:]
+    folder, nonce, grace_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    record, command = json.loads(sys.argv[4]), sys.argv[5:]
     told, tell = os.pipe()
     if os.fork():
         os.close(tell)
@@ -53,14 +53,14 @@ def main() -> None:
         write_record(folder, {**record, "nonce": nonce, **identity(guard.pid)})
         os.write(tell, b"1")
         os.close(tell)
-        reason = watch(folder / f"{nonce}.lease", guard, keep_s)
+        reason = watch(folder / f"{nonce}.lease", guard)
         print(f"[keeper] ends: {reason}", file=sys.stderr, flush=True)
     finally:
         end(guard, grace_s)
         clear(folder, nonce)
 
 
-def watch(lease: Path, guard: subprocess.Popen[bytes], keep_s: float) -> str:
+def watch(lease: Path, guard: subprocess.Popen[bytes]) -> str:
     """Return, when the server is to end, why."""
     is_told = False
 
@@ -69,16 +69,16 @@ def watch(lease: Path, guard: subprocess.Popen[bytes], keep_s: float) -> str:
         is_told = True
 
     signal.signal(signal.SIGTERM, stop)
-    touched, since = -1, time.monotonic()
+    touched, since, keep_s = -1, time.monotonic(), 0.0
     while not is_told:
         if guard.poll() is not None:
             return "the server ended"
         try:
             last = lease.stat().st_mtime_ns
+            if last != touched:
+                touched, since, keep_s = last, time.monotonic(), float(lease.read_text())
         except FileNotFoundError:
             return "its lease was taken away"
-        if last != touched:
-            touched, since = last, time.monotonic()
         if time.monotonic() - since > keep_s:
             return f"its lease was not renewed for {keep_s:g} s"
         time.sleep(LOOK_EVERY_S)

@@ -2,7 +2,7 @@
 
     FOLDER/owner.lock    held by the supervisor that is attached, dropped by the kernel when it ends
     FOLDER/server.json   what runs, written by `keeper.py`
-    FOLDER/NONCE.lease   touched by the supervisor every few seconds; the keeper watches it
+    FOLDER/NONCE.lease   keep_s; touched by the supervisor every few seconds, watched by the keeper
     FOLDER/NONCE.ready   the server has answered once
     FOLDER/token         the key it asks for
 
@@ -166,7 +166,6 @@ class Slot:
         with os.fdopen(descriptor, "w") as file:
             file.write(key)
         nonce = secrets.token_hex(8)
-        (self.folder / f"{nonce}.lease").touch(mode=0o600)
         self.start_renewing(nonce)
         return nonce
 
@@ -188,7 +187,10 @@ class Slot:
         """Touch the lease from a thread: a supervisor may wait long for an answer."""
         self._nonce = nonce
         self._stops = threading.Event()
-        self._touch(nonce)
+        # The seconds may be others than those of the supervisor before; a rename shows them whole.
+        part = self.folder / f"{nonce}.lease.part"
+        part.write_text(f"{self.keep_s}")
+        part.replace(self.folder / f"{nonce}.lease")
         self._renewing = threading.Thread(
             target=self._renew, args=(nonce, self._stops), name="lease", daemon=True
         )

@@ -140,7 +140,7 @@ def start_kept(
     nonce = slot.new_lease(key)
     keeper = Path(__file__).with_name("keeper.py")
     record = {"host": host, "port": port, "digest": digest, "log": str(launch.log)}
-    arguments = [str(slot.folder), nonce, str(slot.keep_s), str(GRACE_S), json.dumps(record)]
+    arguments = [str(slot.folder), nonce, str(GRACE_S), json.dumps(record)]
     with _open_log(launch.log) as log:
         started = subprocess.run(
             [sys.executable, "-I", "-S", str(keeper), *arguments, *launch.command],

@@ -120,11 +120,12 @@ class VllmServer:
         """
         check_launch(self._config, where=f"rewards.servers.{self._name}")
         self._digest = model_digest(server_folder(self._config))
-        self._log_folder.mkdir(parents=True, exist_ok=True)
         self._state = "starting"
         self._started = time.monotonic()
         if self._slot is not None:
-            self._slot.open()
+            self._slot.open()  # before the log folder, which lies in it and would make it too open
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        if self._slot is not None:
             kept = self._slot.find()
             if kept is not None and self._attach(self._slot, kept):
                 return

@@ -27,9 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Holds the stand-in for vLLM; Ray runs meanwhile."""
     path = tmp_path_factory.mktemp("stand-in")
     write_stand_in(path)
+    os.environ["XDG_CACHE_HOME"] = str(path / "cache")  # where kept servers are found again
     ray.init(num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20)
     yield path
     ray.shutdown()
+    del os.environ["XDG_CACHE_HOME"]
 
 
 def config(folder: Path, **changes: Any) -> ServerConfig:
@@ -82,6 +84,32 @@ def test_a_killed_actor_is_replaced_and_its_server_goes_with_it(folder: Path) ->
         assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
     finally:
         pool.shutdown()
+
+
+def test_a_kept_server_outlives_its_actor_and_its_pool(folder: Path) -> None:
+    """Neither a lost actor nor a driver that will be resumed costs another load of the model."""
+    servers = {"judge": config(folder, keep_s=60.0)}
+    pool = ServerPool(servers, ClusterConfig(), run_folder=folder / "run")
+    try:
+        pool.start()
+        pool.wait_ready()
+        before, leader = pool.endpoints("judge"), int((folder / "leader").read_text())
+        ray.kill(pool._replicas[0].actor)
+        until(pool, lambda: pool.metrics()["servers/judge/reattached"] == 1.0)
+        assert pool.endpoints("judge") == before
+    finally:
+        pool.shutdown(keeps_servers=True)
+    stat = Path(f"/proc/{leader}/stat")
+    assert stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    pool = ServerPool(servers, ClusterConfig(), run_folder=folder / "run")
+    try:
+        pool.start()
+        pool.wait_ready()
+        assert pool.endpoints("judge") == before
+        assert int((folder / "leader").read_text()) == leader
+    finally:
+        pool.shutdown()
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_a_restarting_server_keeps_its_endpoint(folder: Path) -> None:

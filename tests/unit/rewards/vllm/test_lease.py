@@ -198,8 +198,8 @@ def test_a_record_of_before_a_reboot_is_not_believed(folder: Path) -> None:
         slot = folder / "slot"
         slot.mkdir(mode=0o700)
         record = {"pid": other.pid, "guard": other.pid, "boot_id": "another boot", "nonce": "0"}
-        record |= {"pid_started": keeper.started(other.pid), "guard_started": 0, "host": "127.0.0.1"}
-        record |= {"port": 1, "digest": "", "log": ""}
+        record |= {"pid_started": keeper.started(other.pid), "guard_started": 0}
+        record |= {"host": "127.0.0.1", "port": 1, "digest": "", "log": ""}
         (slot / "server.json").write_text(json.dumps(record))
         with opened(folder) as server:
             until(server, lambda: is_ready(server))
