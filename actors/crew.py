@@ -186,8 +186,9 @@ class Crew:
     def _report_pending(self, actor: Actor, now: float) -> None:
         actor.is_reported = True
         logger.warning(
-            "actor=%s waits for room in the cluster since seconds=%.0f; raise cluster.num_cpus of "
-            "a local one, add nodes, or lower rollout.num_cpus, num_gpus or the number of actors",
+            "actor=%s has no process since seconds=%.0f: the cluster has no room, or starts it "
+            "slowly. Raise cluster.num_cpus of a local one, add nodes, or lower rollout.num_cpus, "
+            "num_gpus or the number of actors",
             actor.actor_id,
             now - actor.since,
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rlvid.actors.fleet_records import Actor, FleetSettings, State
 
-PENDING_S = 15.0
-"""After which it is said aloud that the cluster has no room for an actor."""
+PENDING_S = 30.0
+"""After which it is said aloud that there is no process for an actor yet."""
 
 
 def limits(actor: Actor, settings: FleetSettings) -> list[tuple[float, str]]:

@@ -35,6 +35,8 @@ class Updater:
         """There are only files from now on."""
         self.newest = self.canary = None
         self._behind.clear()
+        crew = self._crew
+        crew.actions = [one for one in crew.actions if not isinstance(one, AskCanary | Stage)]
 
     def publish(self, publish: Publish) -> None:
         """See `Fleet.publish`."""

@@ -1,56 +1,197 @@
-"""The rollout pool on real Ray actors: what goes wrong in an actor reaches the driver readable."""
+"""The rollout pool on real Ray actors: losses, stopped processes, weights and scaling."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+import torch
 
-from rlvid.actors.pool import RolloutPool
+from rlvid.actors.fleet_records import Cause
+from rlvid.actors.pool import LostGroup, RolloutPool, SampledGroup
+from rlvid.bell import Bell
 from rlvid.config import Recipe
 from rlvid.launch.cluster import open_cluster
+from rlvid.launch.groups import training_task
 from rlvid.models.policy import Policy
+from rlvid.records import GroupTask, Prompt
+from tests.unit.actors.worker_weights import open_worker, published
+from tests.unit.actors.worker_weights import task as tiny_task
 
 TINY = Policy(model_path="tiny")
+SLEEPING = {
+    "worker": "sleeping",
+    "worker_options": {"sample_s": 0.3},
+    "num_cpus": 0.1,
+    "num_denoising_steps": 3,
+    "heartbeat_s": 0.2,
+    "stall_s": 3.0,
+}
+SOON_S = 90.0
 
 
-@pytest.fixture(scope="module")
-def recipe() -> Iterator[Recipe]:
-    """A recipe of one actor, and Ray for it."""
-    made = Recipe.model_validate({"name": "pool"})
-    with open_cluster(made):
-        yield made
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """Ray for a recipe of one actor; sleeping ones take a tenth of a CPU."""
+    with open_cluster(Recipe.model_validate({"name": "pool"})):
+        yield
 
 
-def _pool(recipe: Recipe, policy: Policy) -> RolloutPool:
+@contextmanager
+def opened(policy: Policy = TINY, bell: Bell | None = None, **rollout: Any) -> Iterator[Any]:
+    """Have a pool whose actors are starting."""
+    recipe = Recipe.model_validate({"name": "pool", "rollout": rollout})
     pool = RolloutPool(
-        policy, recipe.model, recipe.rollout, None, num_threads=1, start_deadline_s=120.0
+        policy,
+        recipe.model,
+        recipe.rollout,
+        None,
+        num_threads=1,
+        start_deadline_s=120.0,
+        bell=bell,
     )
     pool.start()
-    return pool
+    try:
+        yield pool
+    finally:
+        pool.shutdown()
+
+
+def tasks(first: int, count: int) -> list[GroupTask]:
+    recipe = Recipe.model_validate({"name": "pool", "rollout": SLEEPING})
+    return [
+        replace(
+            training_task(
+                recipe,
+                Prompt(prompt_id=f"p{number}", text="a ball"),
+                visit=0,
+                step=number,
+                position=0,
+            ),
+            lease_id=f"lease-{number}",
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON_S
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def finish(pool: RolloutPool, by_id: dict[str, GroupTask]) -> tuple[list[str], list[LostGroup]]:
+    """Collect all that is outstanding; what is lost is leased anew."""
+    done: list[str] = []
+    lost: list[LostGroup] = []
+    deadline = time.monotonic() + 2 * SOON_S
+    while pool.num_outstanding:
+        assert time.monotonic() < deadline, f"still outstanding, done {done}"
+        for answer in pool.collect(1.0):
+            if isinstance(answer, SampledGroup):
+                assert ray.get(answer.group).group_id == answer.summary.group_id
+                done.append(answer.summary.group_id)
+            else:
+                lost.append(answer)
+                pool.submit(replace(by_id[answer.group_id], lease_id=f"{answer.lease_id}+"))
+    return done, lost
 
 
 @pytest.mark.slow
-def test_policy_that_cannot_be_loaded_is_the_users_one_line(recipe: Recipe, tmp_path: Path) -> None:
+def test_policy_that_cannot_be_loaded_is_the_users_one_line(tmp_path: Path) -> None:
     """Raised in a constructor it would arrive as Ray's report of a dead actor, traceback first."""
-    pool = _pool(recipe, Policy(model_path="tiny", lora_path=str(tmp_path / "gone")))
-    try:
+    gone = Policy(model_path="tiny", lora_path=str(tmp_path / "gone"))
+    with opened(gone) as pool:
         with pytest.raises(ValueError, match="policy: no LoRA folder at") as caught:
             pool.wait_ready()
         assert "\n" not in str(caught.value)
-    finally:
-        pool.shutdown()
 
 
 @pytest.mark.slow
-def test_actor_that_died_idle_is_replaced_with_the_new_policy(recipe: Recipe) -> None:
-    """The evaluation changes policies between two rounds of groups, when nobody is watched."""
-    pool = _pool(recipe, TINY)
-    try:
+def test_groups_survive_a_killed_and_a_stopped_actor_and_scaling() -> None:
+    """Whatever becomes of the actors, each group comes back once; nobody waits for a start."""
+    bell = Bell()
+    with opened(bell=bell, num_actors=2, **SLEEPING) as pool:
         pool.wait_ready()
+        given = tasks(0, 12)
+        for task in given:
+            pool.submit(task)
+        assert bell.wait(SOON_S), "a finished group rings the bell"
         pool.kill_actor(0)
-        pool.use_policy(TINY, 120.0)
-        assert (pool.num_lost, pool.actor_ids) == (1, ("actor-0.1",))
-    finally:
-        pool.shutdown()
+        pool.stop_actor(1)
+        stopped = pool._loop.actors._addresses["actor-1.0"].pid
+        done, lost = finish(pool, {task.group_id: task for task in given})
+        assert sorted(done) == [task.group_id for task in given]
+        assert {answer.cause for answer in lost} == {Cause.DIED, Cause.STUCK}
+        assert set(pool.losses_by_prompt) == {answer.prompt_id for answer in lost}
+        wait_until(lambda: not Path(f"/proc/{stopped}").exists())
+        assert pool.num_lost == 2
+
+        pool.scale(4)
+        wait_until(lambda: pool.metrics()["rollout/actors/alive"] == 4)
+        given = tasks(100, 24)
+        for task in given:
+            pool.submit(task)
+        wait_until(lambda: pool.metrics()["rollout/actors/busy"] == 4)
+        pool.scale(1)
+        done, lost = finish(pool, {task.group_id: task for task in given})
+        assert sorted(done) == [task.group_id for task in given]
+        assert not lost
+        wait_until(lambda: len(pool.actor_ids) == 1)
+
+        pool.kill_actor(0)  # idle: the change of policy is what notices
+        pool.use_policy(TINY, SOON_S)
+        assert pool.num_lost == 3
+        assert pool.metrics()["rollout/actors/alive"] == 1
+
+
+@pytest.mark.slow
+def test_damaged_publish_is_fetched_again_and_the_canary_answers() -> None:
+    """A flipped bit costs a transfer, not the actor, and what samples then is what was published.
+
+    The actor is a real one; a killed one's successor has the weights before it samples.
+    """
+    worker = "tests.system.odd_workers:open_lossy_worker"
+    options = {"num_damaged": 2}
+    with opened(worker=worker, worker_options=options, num_cpus=0.1) as pool:
+        pool.wait_ready()
+        manifest, buckets = published(3)
+        (receipt,) = pool.publish(manifest, [ray.put(bucket) for bucket in buckets], SOON_S)
+        assert (receipt.version, receipt.digest) == (3, manifest.digest)
+        assert pool.step_metrics()["weights/rejected/count"] == 2
+
+        reference = open_worker()
+        reference.fetch_weights(manifest, buckets)
+        shape = (1, *clip_shape(reference))
+        question = (torch.ones(shape), torch.full((1,), 0.5), "a red ball falls")
+        pool.set_canary(*question, reference.canary(*question), 1e-5)
+        pool.wait_canary(SOON_S)
+        assert pool.step_metrics()["rollout/canary/passed"] == 1
+
+        pool.kill_actor(0)
+        pool.submit(tiny_task(), min_version=3)
+        answers: list[Any] = []
+        wait_until(lambda: bool(answers.extend(pool.collect(1.0)) or answers))
+        if isinstance(answers[0], LostGroup):  # it was given out before the death was noticed
+            pool.submit(replace(tiny_task(), lease_id="again"), min_version=3)
+            answers.clear()
+            wait_until(lambda: bool(answers.extend(pool.collect(1.0)) or answers))
+        (answer,) = answers
+        assert answer.summary.actor_id == "actor-0.1"
+        assert answer.summary.weights_digest == manifest.digest
+        group, expected = ray.get(answer.group), reference.sample(tiny_task())
+        assert torch.equal(group.rollouts[1].latents, expected.rollouts[1].latents)
+        assert pool.step_metrics()["rollout/canary/passed"] == 1
+
+
+def clip_shape(worker: Any) -> tuple[int, ...]:
+    """Return (C, F, H, W) of the latents the worker samples."""
+    group = worker.sample(tiny_task())
+    return tuple(group.rollouts[0].latents.shape)
