@@ -9,6 +9,7 @@ is whole; the host buffers of a rank are its share of the model, and are used ag
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,15 +81,17 @@ class Publisher:
         self._num_bound = num_bound
         self._canary_limit = canary_limit
         self._bucket_bytes = bucket_mb * 2**20
-        self._snapshot: _Snapshot | None = None
-        self._free: dict[int, Tensor] = {}
+        self._snapshots: dict[int, _Snapshot] = {}
+        self._free: list[dict[int, Tensor]] = []
+        self._lock = threading.Lock()
+        """Buckets are fetched and released by another thread than the one that trains."""
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="weights-hash")
 
     def snapshot(self, source: WeightsSource, *, incarnation: int, version: int) -> None:
         """Copy what is trained as it is now; a collective of all ranks.
 
-        Training may go on at once: hashing and fetching work on the copy. Buffers of an earlier
-        publish that was not released are left to whoever still reads them.
+        Training may go on at once: hashing and fetching work on the copy. Buffers of a version that
+        was not released are left to whoever still reads them.
         """
         layout = plan_layout(source.specs(), self._bucket_bytes)
         head = PublishHead(
@@ -101,6 +104,8 @@ class Publisher:
             layout=layout,
         )
         ranks = source.ranks
+        with self._lock:
+            free = self._free.pop() if self._free else {}
         taken = _Snapshot(head=head, buffers={})
         for index, num_bytes in enumerate(layout.bucket_bytes):
             is_mine = owner_of(index, ranks.world_size) == ranks.rank
@@ -112,16 +117,18 @@ class Publisher:
                 taken.gather_s += time.perf_counter() - began
                 if is_mine:
                     began = time.perf_counter()
-                    target = self._buffer(index, num_bytes, next(iter(tensors.values())).device)
+                    device = next(iter(tensors.values())).device
+                    target = _buffer(free.pop(index, None), num_bytes, device)
                     copied = _copy(entries, tensors, target)
                     taken.copy_s += time.perf_counter() - began
                     taken.buffers[index] = target
                     taken.digests[index] = self._hasher.submit(_digest, target, copied)
-        self._snapshot = taken
+        with self._lock:
+            self._snapshots[version] = taken
 
-    def part(self, rank: int) -> PublishPart:
-        """Return this rank's part of the last snapshot; waits for its hashes."""
-        taken = self._taken()
+    def part(self, rank: int, version: int) -> PublishPart:
+        """Return this rank's part of a publish; waits for its hashes."""
+        taken = self._taken(version)
         hashed = {index: future.result() for index, future in taken.digests.items()}
         return PublishPart(
             head=taken.head,
@@ -132,30 +139,26 @@ class Publisher:
             hash_s=sum(seconds for _, seconds in hashed.values()),
         )
 
-    def bucket(self, index: int) -> Bucket:
-        """Return the bytes of one of this rank's buckets; valid until the release."""
-        buffer: Bucket = self._taken().buffers[index].numpy()
-        return buffer
+    def buckets(self, version: int) -> dict[int, Bucket]:
+        """Return this rank's buckets by index; valid until the version is released."""
+        return {index: buffer.numpy() for index, buffer in self._taken(version).buffers.items()}
 
-    def buckets(self) -> dict[int, Bucket]:
-        """Return all of this rank's buckets by index; valid until the release."""
-        return {index: buffer.numpy() for index, buffer in self._taken().buffers.items()}
+    def release(self, version: int) -> None:
+        """Let the next snapshot use the buffers of this version again."""
+        with self._lock:
+            taken = self._snapshots.pop(version, None)
+            # One set is enough for the next snapshot; more come of publishes that were not fetched.
+            if taken is not None and not self._free:
+                self._free.append(taken.buffers)
 
-    def release(self) -> None:
-        """Let the next snapshot use the buffers of the last one again."""
-        if self._snapshot is not None:
-            self._free, self._snapshot = self._snapshot.buffers, None
-
-    def _taken(self) -> _Snapshot:
-        if self._snapshot is None:
-            raise ValueError("weights: no snapshot is held: take one first, fetch before releasing")
-        return self._snapshot
-
-    def _buffer(self, index: int, num_bytes: int, device: torch.device) -> Tensor:
-        free = self._free.pop(index, None)
-        if free is not None and free.numel() == num_bytes:
-            return free
-        return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    def _taken(self, version: int) -> _Snapshot:
+        with self._lock:
+            if version not in self._snapshots:
+                raise ValueError(
+                    f"weights: no snapshot of version {version} is held: expected one of "
+                    f"{sorted(self._snapshots)}; fetch before releasing"
+                )
+            return self._snapshots[version]
 
 
 class Moved:
@@ -242,6 +245,13 @@ def _copy(
     copied = torch.cuda.Event()
     copied.record(torch.cuda.current_stream(device))
     return copied
+
+
+def _buffer(free: Tensor | None, num_bytes: int, device: torch.device) -> Tensor:
+    """Return a free buffer where it fits, else a new one; a GPU copies to pinned memory only."""
+    if free is not None and free.numel() == num_bytes:
+        return free
+    return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
 
 def _digest(target: Tensor, copied: torch.cuda.Event | None) -> tuple[str, float]:

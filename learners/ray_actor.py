@@ -138,10 +138,9 @@ class LearnerActor:
 
     @ray.method(concurrency_group="weights")
     def release_buckets(self, version: int) -> None:
-        """Forget the buckets of a publish; where no later one came, their memory is used again."""
+        """Forget the buckets of a publish; their memory is used again."""
         del self._held[version]
-        if not self._held:
-            self._learner.release_buckets()
+        self._learner.release_buckets(version)
 
     def save(self, folder: Path) -> list[str]:
         """Write this rank's files and return the names of those that it sees.

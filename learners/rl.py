@@ -202,9 +202,9 @@ class RlLearner:
         self._forget_old()
         return manifest, buckets
 
-    def release_buckets(self) -> None:
-        """Let the next publish use the memory of the last one again."""
-        self.trainee.publisher.release()
+    def release_buckets(self, version: int) -> None:
+        """Let the next publish use the memory of this one again."""
+        self.trainee.publisher.release(version)
 
     def export(self, folder: Path) -> None:
         """Write the policy, and its average beside it; a collective."""

@@ -104,7 +104,7 @@ class SleepingLearner:
         self._version = version
         return manifest, {0: bucket}
 
-    def release_buckets(self) -> None:
+    def release_buckets(self, version: int) -> None:
         """Every publish has a buffer of its own."""
 
     def restore_published(self, pairs: Iterable[tuple[int, str]]) -> None:

@@ -118,14 +118,14 @@ class Trainee:
     ) -> tuple[WeightsManifest, dict[int, Bucket]]:
         """Return the manifest of a whole publish and this rank's buckets by index; a collective.
 
-        The buckets are valid until `publisher.release()`.
+        The buckets are valid until `publisher.release(version)`.
 
         Raises:
             WeightsError: the steps since the last publish changed nothing, or none was taken and
                 the weights differ.
         """
         self.snapshot(version, incarnation=incarnation, use_ema=use_ema)
-        return self.settle_publish(), self.publisher.buckets()
+        return self.settle_publish(version), self.publisher.buckets(version)
 
     def snapshot(self, version: int, *, incarnation: int = 0, use_ema: bool = False) -> None:
         """Copy the weights as they are now, to be published; a collective.
@@ -136,13 +136,13 @@ class Trainee:
         self.publisher.snapshot(source, incarnation=incarnation, version=version)
         self._moved.after_snapshot(is_live=not use_ema)
 
-    def settle_publish(self) -> WeightsManifest:
-        """Return the manifest of the last snapshot once all ranks have hashed it; a collective.
+    def settle_publish(self, version: int) -> WeightsManifest:
+        """Return the manifest of a snapshot once all ranks have hashed it; a collective.
 
         Raises:
             WeightsError: as `publish`.
         """
-        part = self.publisher.part(self.rank)
+        part = self.publisher.part(self.rank, version)
         everybody = self.engine.ranks.gather_json(list(part.digests.items()))
         manifest = merge_digests(part.head, [dict(digests) for digests in everybody])
         self._moved.check(manifest)

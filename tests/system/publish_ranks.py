@@ -70,14 +70,14 @@ def publish(stage: int, mode: str, folder: Path) -> None:
     source = Counting(engine, engine._parameters)
     between = source.alive_bytes()
     publisher.snapshot(source, incarnation=1, version=3)
-    manifest = trainee.settle_publish()
-    buckets = publisher.buckets()
+    manifest = trainee.settle_publish(3)
+    buckets = publisher.buckets(3)
     addresses = [bucket.ctypes.data for bucket in buckets.values()]
-    publisher.release()
+    publisher.release(3)
     average, _ = trainee.publish(4, use_ema=True)
-    publisher.release()
-    trainee.publish(5)
-    again = [bucket.ctypes.data for bucket in publisher.buckets().values()]
+    publisher.release(4)
+    _, kept = trainee.publish(5)
+    again = [bucket.ctypes.data for bucket in kept.values()]
     largest = max(bucket.num_bytes for bucket in manifest.buckets)
     state = {
         "order": manifest.order,
