@@ -14,9 +14,10 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Collection, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+from rlvid.launch.local_disk import snapshot
 
 TERMINAL = ("consumed", "dropped")
 _NEXT = {
@@ -271,9 +272,8 @@ class Ledger:
                 )
 
     def snapshot(self, path: Path) -> None:
-        """Write a copy of the whole ledger, as it is now, to a new file."""
-        with closing(sqlite3.connect(path)) as copy:
-            self._db.backup(copy)
+        """Write a copy of the whole ledger, as it is now, to a file: all of it or nothing."""
+        snapshot(self._db, path)
 
     def close(self) -> None:
         self._db.close()

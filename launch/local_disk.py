@@ -15,6 +15,8 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rlvid import durable
@@ -73,6 +75,26 @@ def probe_sqlite(folder: Path) -> str | None:
         shutil.rmtree(place, ignore_errors=True)
 
 
+@contextmanager
+def ledger_home(run_folder: Path) -> Iterator[Path]:
+    """Yield where to open the ledger of a run; afterwards it, or a copy, is in the run folder.
+
+    The one in the run folder is the ledger itself where that is on a local disk, and was one of its
+    snapshots where it is not: then the newest is taken, of those in the checkpoints too.
+    """
+    run_folder = run_folder.resolve()
+    snapshots = [run_folder / LEDGER, *run_folder.glob(f"checkpoints/step-*/{LEDGER}")]
+    there = [path for path in snapshots if path.is_file()]
+    newest = max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
+    path = ledger_path(run_folder, snapshot=newest)
+    try:
+        yield path
+    finally:
+        if path.parent != run_folder and path.exists():
+            with closing(sqlite3.connect(path)) as database:
+                snapshot(database, run_folder / LEDGER)
+
+
 def ledger_path(run_folder: Path, *, snapshot: Path | None = None) -> Path:
     """Return where the ledger of a run is to be opened; the folder is there and SQLite works in it.
 
@@ -120,13 +142,11 @@ def snapshot(connection: sqlite3.Connection, path: Path) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="rlvid-ledger-") as place:
         copy = Path(place) / path.name
-        target = sqlite3.connect(copy)
-        try:
+        with closing(sqlite3.connect(copy)) as target:
             connection.backup(target)
-            # One file, with no log beside it that a copy could forget.
+            # The copy says by itself whether it has a log beside it. With one, whoever looks into
+            # a checkpoint's ledger would leave files there, and the checkpoint not verify any more.
             target.execute("PRAGMA journal_mode = DELETE")
-        finally:
-            target.close()
         size = copy.stat().st_size
         durable.write_file(path, durable.read_chunks(copy, size), num_bytes=size)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rlvid.bell import Bell
 from rlvid.config import LearnerConfig, Recipe
 from rlvid.launch.groups import ScoredGroup
 from rlvid.launch.ledger import Ledger, open_ledger
+from rlvid.launch.local_disk import ledger_home
 from rlvid.launch.loop.line import GroupLine, Issue
 from rlvid.launch.loop.ports import BellClock
 from rlvid.launch.loop.trainer import IDLE_S
@@ -71,7 +72,8 @@ def open_sampling(
         start_deadline_s=cluster.start_deadline_s,
         bell=bell,
     )
-    ledger = open_ledger(ledger_path)
+    home = ExitStack()
+    ledger = open_ledger(home.enter_context(ledger_home(ledger_path.parent)))
     try:
         rewards.start()
         rollouts.start()
@@ -100,3 +102,4 @@ def open_sampling(
         rollouts.shutdown()
         rewards.shutdown(keeps_servers=is_crash)
         ledger.close()
+        home.close()

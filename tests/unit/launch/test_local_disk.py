@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 from rlvid.launch import local_disk
+from rlvid.launch.ledger import open_ledger
 from rlvid.launch.local_disk import (
     LocalDiskError,
     file_system,
     is_local,
+    ledger_home,
     ledger_path,
     probe_sqlite,
     snapshot,
 )
+from rlvid.learners import checkpoint
 
 
 def _fill(path: Path, number: int) -> sqlite3.Connection:
@@ -117,3 +120,34 @@ def test_snapshot_is_one_file_of_what_was_committed(tmp_path: Path) -> None:
         database.close()
         assert [path.name for path in target.parent.iterdir()] == ["ledger.sqlite"]
         assert _number(target) == number
+
+
+def test_ledger_goes_home_when_the_run_ends(on_network: Path) -> None:
+    """And the next driver, on whatever machine, starts from the newest copy there is."""
+    run = on_network / "run"
+    with ledger_home(run) as path:
+        _fill(path, 1).close()
+    assert _number(run / "ledger.sqlite") == 1
+    saved = run / "checkpoints" / "step-00000002"
+    saved.mkdir(parents=True)
+    database = _fill(on_network / "other", 2)
+    snapshot(database, saved / "ledger.sqlite")
+    database.close()
+    with ledger_home(run) as path:
+        assert _number(path) == 2
+    assert _number(run / "ledger.sqlite") == 2
+
+
+def test_looking_into_a_checkpoints_ledger_leaves_the_checkpoint_whole(tmp_path: Path) -> None:
+    """A copy that remembers its log makes SQLite put one beside it, and no manifest lists that."""
+    with checkpoint.writing(tmp_path / "checkpoints", step=1, keep=1) as temporary:
+        ledger = open_ledger(tmp_path / "ledger.sqlite")
+        ledger.plan("a", 0, "p")
+        ledger.snapshot(temporary / "ledger.sqlite")
+        ledger.close()
+    found = checkpoint.find_latest(tmp_path / "checkpoints")
+    assert found is not None
+    database = sqlite3.connect(found.path / "ledger.sqlite")
+    assert database.execute("SELECT COUNT(*) FROM groups").fetchone() == (1,)
+    assert sorted(path.name for path in found.path.iterdir()) == ["ledger.sqlite", "manifest.json"]
+    database.close()
