@@ -146,7 +146,7 @@ class CallQueue:
             self._calls.popleft()
             if self._calls:
                 self._calls[0].started_s = max(self._calls[0].started_s, now)
-        if self.lost is None and self._deaths:
+        if self.lost is None and self._deaths and not self._calls:
             self.lost = self._loss(None, now)
         if self.lost is not None:
             settled += [Settled(number=call.number, error=self.lost) for call in self._calls]

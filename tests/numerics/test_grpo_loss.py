@@ -234,3 +234,74 @@ def test_metrics_of_parts_combine() -> None:
     assert values["ratio"] == pytest.approx(1.0)
     assert values["ratio_max"] == pytest.approx(1.5)
     assert values["ratio_min"] == pytest.approx(0.5)
+
+
+def stale(batch: LearnerBatch) -> LearnerBatch:
+    return replace(batch, is_on_policy=False)
+
+
+def test_importance_weights_of_a_first_update_by_hand() -> None:
+    """Cap 2, advantages 1, -1, 2, ratios to behaviour 1.5, 0.5, 4; the policy is the proximal one.
+
+    q = 1, so nothing is clipped: -(1.5 * 1) - (0.5 * -1) - (min(4, 2) * 2) = -5.
+    """
+    batch, velocity = rows_of(3, advantage=[1.0, -1.0, 2.0])
+    terms = loss_of(
+        stale(with_ratio(batch, [1.5, 0.5, 4.0])), velocity, clip_range=0.2, importance_cap=2.0
+    )
+    assert float(terms.loss_sum) == pytest.approx(-5.0, rel=1e-12)
+    assert float(terms.sums["importance"]) == pytest.approx(1.5 + 0.5 + 2.0, rel=1e-12)
+    assert float(terms.sums["truncated_frac"]) == 1.0
+    assert float(terms.sums["clip_frac"]) == 0.0
+
+
+def test_importance_weights_of_a_later_update_by_hand() -> None:
+    """The proximal policy had ratios 2 and 0.5 to behaviour; now they are 3 and 0.55.
+
+    q = 1.5, 1.1; clip range 0.2, cap 1.6, advantages 1, 1: -(1.6 * 1.2) - (0.5 * 1.1).
+    """
+    batch, velocity = rows_of(2, advantage=[1.0, 1.0])
+    batch = replace(
+        stale(with_ratio(batch, [3.0, 0.55])),
+        proximal_log_ratio=torch.tensor([2.0, 0.5], dtype=torch.float64).log(),
+    )
+    terms = loss_of(batch, velocity, clip_range=0.2, importance_cap=1.6)
+    assert float(terms.loss_sum) == pytest.approx(-1.6 * 1.2 - 0.5 * 1.1, rel=1e-12)
+    assert float(terms.sums["clip_frac"]) == 1.0
+
+
+def test_fresh_groups_are_clipped_around_the_behaviour_policy() -> None:
+    """Their proximal policy is the behaviour policy, so the cap changes no bit."""
+    batch, velocity = rows_of(2, advantage=[1.0, 2.0])
+    moved = with_ratio(batch, [1.5, 1.1])
+    plain = loss_of(moved, velocity, clip_range=0.2)
+    capped = loss_of(moved, velocity, clip_range=0.2, importance_cap=1.0)
+    assert torch.equal(capped.loss_sum, plain.loss_sum)
+    assert float(capped.sums["importance"]) == 2.0
+
+
+def test_untruncated_weight_times_ratio_has_the_gradient_of_the_plain_ratio() -> None:
+    """w q = r while nothing is clipped or cut; the proximal part must carry no gradient."""
+    batch, velocity = rows_of(2, advantage=[1.0, -2.0])
+    moved = stale(with_ratio(batch, [1.3, 0.8]))
+    gradients = []
+    for cap in (None, 10.0):
+        policy = velocity.clone().requires_grad_()
+        terms = loss_of(moved, policy, clip_range=0.9, importance_cap=cap)
+        gradients.append(torch.autograd.grad(terms.loss_sum, policy)[0])
+    assert float(gradients[0].abs().max()) > 0.0
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-15)
+
+
+def test_divergence_mask_of_stale_groups_looks_at_the_behaviour_policy() -> None:
+    """q is 1 in a first update and could say of no row that it moves away."""
+    batch, velocity = rows_of(2, advantage=[1.0, 1.0])
+    shifted = replace(batch, behaviour_mean=batch.behaviour_mean + 1.0)
+    terms = loss_of(
+        stale(with_ratio(shifted, [1.5, 0.5])),
+        velocity,
+        trust_region="divergence_mask",
+        divergence_threshold=1e-3,
+        importance_cap=2.0,
+    )
+    assert float(terms.loss_sum) == pytest.approx(-0.5, rel=1e-12)
