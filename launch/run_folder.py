@@ -14,13 +14,24 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import yaml
+
 from rlvid.config import Recipe
 from rlvid.config.loader import dump_recipe
+from rlvid.durable import is_temporary, write_file
 
 PACKAGES = (
     "rlvid", "torch", "diffusers", "transformers", "deepspeed", "ray", "peft", "vllm", "numpy",
     "pymunk", "opencv-python-headless",
 )  # fmt: skip
+
+MAY_CHANGE = (
+    ("cluster",),
+    ("rollout", "num_actors", "autoscale"),
+    ("learner", "num_ranks"),
+)
+"""Where a run runs and on how much, a section or keys of one: a job that is queued again gets other
+machines."""
 
 
 class RunFolderError(ValueError):
@@ -57,14 +68,17 @@ def open_run_folder(path: Path, recipe: Recipe, *, resume: bool) -> RunFolder:
     if resume:
         _check_resume(folder, recipe)
         return folder
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    # What a driver that was killed here was just writing is no run.
+    if path.exists() and (
+        not path.is_dir() or any(not is_temporary(file) for file in path.iterdir())
+    ):
         raise RunFolderError(
             f"run folder {str(path)!r}: already in use; "
             "add --resume to continue that run, or name another with --run-folder"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
-        folder.recipe.write_text(dump_recipe(recipe))
+        write_file(folder.recipe, [dump_recipe(recipe).encode()])  # whole, or not there at all
         (path / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
     except OSError as error:
         raise RunFolderError(
@@ -80,8 +94,8 @@ def _check_resume(folder: RunFolder, recipe: Recipe) -> None:
             f"run folder {str(folder.path)!r}: nothing to resume, it has no recipe.yaml; "
             "leave out --resume to start a run there"
         )
-    before = folder.recipe.read_text().splitlines()
-    now = dump_recipe(recipe).splitlines()
+    before = _bound_lines(folder.recipe.read_text())
+    now = _bound_lines(dump_recipe(recipe))
     changed = sorted({line.strip() for line in set(before) ^ set(now)})
     if changed:
         raise RunFolderError(
@@ -93,6 +107,15 @@ def _check_resume(folder: RunFolder, recipe: Recipe) -> None:
         raise RunFolderError(
             f"run folder {str(folder.path)!r}: cannot be written; check its owner and mode"
         )
+
+
+def _bound_lines(recipe: str) -> list[str]:
+    """Return the lines of a recipe that a resume must not change."""
+    tree = yaml.safe_load(recipe)
+    for section, *keys in MAY_CHANGE:
+        for key in keys or [""]:
+            (tree.get(section, {}) if key else tree).pop(key or section, None)
+    return yaml.safe_dump(tree, sort_keys=False, width=100).splitlines()
 
 
 def versions() -> dict[str, str]:

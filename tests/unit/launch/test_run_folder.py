@@ -25,6 +25,17 @@ def test_resume_with_another_recipe_names_the_difference(tmp_path: Path) -> None
         open_run_folder(tmp_path / "run", Recipe(name="a", seed=2), resume=True)
 
 
+def test_a_resume_may_run_elsewhere_and_on_more(tmp_path: Path) -> None:
+    """A job that is queued again gets other nodes, so another address, and perhaps more of them."""
+    first = {"name": "a", "cluster": {"address": "10.0.0.1:20001"}, "rollout": {"num_actors": 2}}
+    later = {"name": "a", "cluster": {"grace_s": 30.0}, "rollout": {"num_actors": 4}}
+    open_run_folder(tmp_path / "run", Recipe.model_validate(first), resume=False)
+    open_run_folder(tmp_path / "run", Recipe.model_validate(later), resume=True)
+    later["rollout"] = {"num_actors": 4, "group_size": 6}
+    with pytest.raises(RunFolderError, match=r"differ: group_size: \d+; group_size: \d+\. "):
+        open_run_folder(tmp_path / "run", Recipe.model_validate(later), resume=True)
+
+
 def test_resume_of_nothing_says_so(tmp_path: Path) -> None:
     """A mistyped folder must not start a run from scratch."""
     with pytest.raises(RunFolderError, match="nothing to resume"):
