@@ -40,6 +40,35 @@ class RoleTotal:
     count: int
 
 
+class Totals:
+    """Adds up events; rows of `POOLED` roles are one."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Take an event of any kind."""
+        if event["ph"] == "M":
+            for role, work, seconds, count in event["args"]["of"]:
+                self._add(role, work, seconds, count)
+        elif event["ph"] == "X":
+            role = event["tid"].partition("/")[0]
+            row = role if role in POOLED else event["tid"]
+            self._add(row, event["name"], event["dur"] / MICRO, 1)
+
+    def rows(self) -> list[RoleTotal]:
+        """Return the time of each (role, work), longest first."""
+        rows = [
+            RoleTotal(role=role, work=work, seconds=seconds, count=count)
+            for (role, work), (seconds, count) in self._sums.items()
+        ]
+        return sorted(rows, key=lambda total: -total.seconds)
+
+    def _add(self, role: str, work: str, seconds: float, count: int) -> None:
+        before, times = self._sums.get((role, work), (0.0, 0))
+        self._sums[role, work] = (before + seconds, times + count)
+
+
 class Trace:
     """Appends events to `path`; roles are rows of the trace, work is the label of a bar."""
 
@@ -55,7 +84,10 @@ class Trace:
         if part.exists() and not path.exists():  # a crash in the middle of `_rotate`
             os.replace(part, path)
         self._log = AppendLog(path, first_line="[", bunch=bunch, bunch_s=bunch_s)
-        self._num_events = sum(1 for _ in whole_lines(path))
+        self._totals, self._num_events = Totals(), 0
+        for event in read_events(path):
+            self._totals.add(event)
+            self._num_events += 1
 
     @contextmanager
     def span(self, role: str, work: str, **labels: str | int | float) -> Iterator[None]:
@@ -114,17 +146,18 @@ class Trace:
 
     def _add(self, event: Mapping[str, Any]) -> None:
         self._log.add(json.dumps(event) + ",")
+        self._totals.add(event)
         self._num_events += 1
-        if self._num_events > self._max_events:
+        if self._num_events >= self._max_events:
             self._rotate()
 
     def _rotate(self) -> None:
         """Start a new file that begins with the sums of all before."""
         self._log.close()
-        self._num_events = 2
+        self._num_events = 1
         part = self.path.with_suffix(".part")
         try:
-            totals = [[t.role, t.work, t.seconds, t.count] for t in read_totals(self.path)]
+            totals = [[t.role, t.work, t.seconds, t.count] for t in self._totals.rows()]
             event = {"name": "totals", "ph": "M", "pid": "rlvid", "tid": "", "args": {"of": totals}}
             part.write_text(f"[\n{json.dumps(event)},\n", encoding="utf-8")
             os.replace(self.path, older(self.path))
@@ -148,22 +181,7 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_totals(path: Path) -> list[RoleTotal]:
     """Return the time of each (role, work), longest first; rows of `POOLED` roles are one."""
-    sums: dict[tuple[str, str], tuple[float, int]] = {}
-
-    def add(role: str, work: str, seconds: float, count: int) -> None:
-        before, times = sums.get((role, work), (0.0, 0))
-        sums[role, work] = (before + seconds, times + count)
-
+    totals = Totals()
     for event in read_events(path):
-        if event["ph"] == "M":
-            for role, work, seconds, count in event["args"]["of"]:
-                add(role, work, seconds, count)
-        elif event["ph"] == "X":
-            role = event["tid"]
-            pool = role.partition("/")[0]
-            add(pool if pool in POOLED else role, event["name"], event["dur"] / MICRO, 1)
-    totals = [
-        RoleTotal(role=role, work=work, seconds=seconds, count=count)
-        for (role, work), (seconds, count) in sums.items()
-    ]
-    return sorted(totals, key=lambda total: -total.seconds)
+        totals.add(event)
+    return totals.rows()
