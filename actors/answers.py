@@ -46,3 +46,5 @@ class ActorView:
     version: int
     is_open: bool
     """Whether it could work: it has loaded its model."""
+    device: str = ""
+    """Name of its GPU, "" without one or before it has loaded."""

@@ -74,6 +74,8 @@ class Feeder:
         self._crew.num_withdrawing -= held.is_withdrawing
         actor.tasks.remove(held)
         self._leaves(held.task)
+        # An answer says what a probe would: fast groups need none.
+        actor.next_probe = now + self._crew.settings.heartbeat_s
         self._after_task(actor, now)
         return actor, held.task
 

@@ -78,12 +78,13 @@ class Fleet:
             self._crew.enter(actor, State.LOADING, now)
             self._crew.arm(actor)
 
-    def opened(self, actor_id: str, now: float) -> None:
+    def opened(self, actor_id: str, now: float, *, device: str = "") -> None:
         """The policy is loaded, from files as yet."""
         actor = self._crew.actors.get(actor_id)
         if actor is None or actor.is_open:
             return
         self._has_opened = True
+        actor.device = device or actor.device
         actor.held = actor.staging = actor.checked = actor.canary_since = None
         actor.next_probe, actor.probe_sent = now + self._settings.heartbeat_s, None
         self._crew.enter(actor, State.JOINING, now)
@@ -446,4 +447,5 @@ def _view(actor: Actor, now: float) -> ActorView:
         since_s=max(0.0, now - (actor.head_since if group_id else actor.since)),
         version=actor.version,
         is_open=actor.is_open,
+        device=actor.device,
     )

@@ -128,6 +128,7 @@ class Actor:
     tasks: deque[Held] = field(default_factory=deque)
     head_since: float = 0.0
     """When it began with the first of its tasks."""
+    device: str = ""
     num_steps: int = 0
     """Denoising steps it said it has done."""
     progressed: float = 0.0

@@ -210,7 +210,7 @@ class PoolLoop:
     def _on_opened(self, actor_id: str, future: Future[Any]) -> None:
         error = future.exception()
         if error is None:
-            self.fleet.opened(actor_id, time.monotonic())
+            self.fleet.opened(actor_id, time.monotonic(), device=future.result() or "")
         elif not self._died(actor_id, future):
             self.fleet.open_failed(actor_id, cause_of(error), time.monotonic())
 

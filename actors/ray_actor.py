@@ -21,6 +21,7 @@ from torch import Tensor
 from rlvid.actors.worker import Worker, WorkerSettings, open_worker
 from rlvid.config import RolloutConfig
 from rlvid.models.policy import Policy
+from rlvid.observability.mfu import device_name
 from rlvid.records import GroupSummary, GroupTask, RolloutGroup, WeightsManifest, WeightsReceipt
 
 REMEMBERED = 64
@@ -57,9 +58,14 @@ class RolloutActor:
         node_id = ray.get_runtime_context().get_node_id()
         return Address(node_id=node_id, pid=os.getpid())
 
-    def open(self) -> None:
-        """Load the policy; not in __init__, whose errors Ray wraps beyond reading."""
+    def open(self) -> str:
+        """Load the policy; not in __init__, whose errors Ray wraps beyond reading.
+
+        Returns:
+            The name of its device, "" without a GPU.
+        """
         self._worker = open_worker(self._settings, self._actor_id)
+        return device_name()
 
     @ray.method(num_returns=2)
     def sample(self, task: GroupTask) -> tuple[RolloutGroup | None, GroupSummary | None]:

@@ -111,3 +111,18 @@ class RolloutConfig(Section):
                 f"step_plan.range_frac must be two ascending numbers in [0, 1], got {low}, {high}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_fleet(self) -> RolloutConfig:
+        if self.stall_s < 2 * self.heartbeat_s:
+            raise ValueError(
+                f"stall_s must be at least twice heartbeat_s, since progress is only seen at a "
+                f"heartbeat, got {self.stall_s:g} and {self.heartbeat_s:g}"
+            )
+        bounds = self.autoscale
+        if bounds and not bounds.min_actors <= self.num_actors <= bounds.max_actors:
+            raise ValueError(
+                f"num_actors must lie within autoscale.min_actors and max_actors, "
+                f"got {self.num_actors} and {bounds.min_actors} to {bounds.max_actors}"
+            )
+        return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rlvid.actors.autoscale import Load, wanted_actors
@@ -89,3 +91,16 @@ def test_local_cluster_leaves_room_for_the_most_actors() -> None:
     """Else an autoscaled actor would wait for a CPU for ever."""
     assert RolloutConfig(num_actors=3).max_actors == 3
     assert RolloutConfig(num_actors=3, autoscale=BOUNDS).max_actors == 12
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"num_actors": 1, "autoscale": {"min_actors": 2}}, "num_actors must lie within"),
+        ({"autoscale": {"min_actors": 3, "max_actors": 2}}, "max_actors must be at least"),
+        ({"heartbeat_s": 5.0, "stall_s": 8.0}, "stall_s must be at least twice heartbeat_s"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(section: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        RolloutConfig.model_validate(section)
