@@ -13,6 +13,7 @@ import ray
 
 from rlvid.bell import Bell
 from rlvid.config import Recipe, StorageConfig
+from rlvid.durable import disk_full
 from rlvid.launch import group_keeper
 from rlvid.launch.cluster import open_cluster
 from rlvid.launch.group_keeper import Keeper, KeeperLostError, KeepFailure
@@ -133,3 +134,22 @@ def test_folder_that_cannot_be_made_fails_each_group_and_not_the_run(
     [failure] = keeper.poll()
     assert isinstance(failure, KeepFailure)
     assert isinstance(failure.error, FileExistsError)
+    assert not failure.is_disk_full
+
+
+@pytest.mark.slow
+def test_full_disk_of_the_writer_is_a_full_disk_for_the_driver(
+    cluster: None, tmp_path: Path
+) -> None:
+    """Ray wraps what an actor raises; the driver ends the run by its kind."""
+
+    def meets_a_full_disk(folder: Path) -> None:
+        raise disk_full(folder, "writing a group", 1000)
+
+    call = ray.remote(num_cpus=0)(meets_a_full_disk).remote(tmp_path)
+    with pytest.raises(ray.exceptions.RayTaskError) as caught:
+        ray.get(call, timeout=DEADLINE_S)
+    error = group_keeper._cause(caught.value)
+    failure = KeepFailure(group_id="a", step=0, error=error)
+    assert failure.is_disk_full
+    assert "at least 1,000 bytes" in str(error)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgpack
@@ -86,6 +87,21 @@ def test_damaged_group_is_refused_named_and_set_aside(
     assert path.name in caplog.text
     assert not path.exists()
     assert path.with_name(path.name + ".damaged").exists()
+
+
+def test_no_flipped_bit_or_cut_passes_for_a_group(store: GroupStore) -> None:
+    """500 seeded damages, anywhere in the file."""
+    random = Random(0)
+    path = store.write(*small_group("a", 1.0), step=0).path
+    data = path.read_bytes()
+    for number in range(500):
+        place = random.randrange(len(data))
+        byte = bytes([data[place] ^ (1 << random.randrange(8))])
+        path.write_bytes(data[:place] + (b"" if number % 5 == 0 else byte + data[place + 1 :]))
+        with pytest.raises(StoredGroupError):
+            store.read("a")
+    path.write_bytes(data)
+    store.read("a")
 
 
 def test_group_of_another_version_is_refused_by_its_fields(store: GroupStore) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -13,6 +14,7 @@ from rlvid import durable
 from rlvid.durable import DiskFullError
 from rlvid.learners import checkpoint, checkpoint_manifest
 from rlvid.learners.checkpoint import CheckpointError, begin, commit, find_latest, verify
+from tests.disk_faults.places import quick_folder
 
 
 def _write(folder: Path, step: int, keep: int = 5) -> Path:
@@ -297,3 +299,36 @@ def test_write_that_torch_says_nothing_of_is_a_full_disk_when_the_disk_is_full(
     assert isinstance(found, DiskFullError)
     assert "at least 1,234 bytes" in str(found)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_damage_to_any_file_passes_for_a_checkpoint() -> None:
+    """500 seeded flips, cuts, additions, losses and exchanges; the one before is found instead."""
+    random = Random(0)
+    with quick_folder() as folder:
+        _write(folder, 1)
+        whole = _write(folder, 2)
+        content = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+        names = sorted(content)
+        for _ in range(500):
+            path = random.choice(names)
+            data = content[path]
+            place = random.randrange(len(data))
+            kind = random.choice(("flip", "cut", "add", "lose", "exchange", "zero"))
+            if kind == "flip":
+                byte = bytes([data[place] ^ (1 << random.randrange(8))])
+                path.write_bytes(data[:place] + byte + data[place + 1 :])
+            elif kind == "cut":
+                path.write_bytes(data[:place])
+            elif kind == "add":
+                path.write_bytes(data + data[-1:])
+            elif kind == "lose":
+                path.unlink()
+            elif kind == "exchange":
+                path.write_bytes(content[names[names.index(path) - 1]])
+            else:
+                path.write_bytes(bytes(len(data)))
+            found = find_latest(folder)
+            assert found is not None
+            assert found.step == 1, f"{kind} of {path.name} at {place}"
+            path.write_bytes(data)
+        verify(whole)
