@@ -23,6 +23,7 @@ from rlvid.bell import Bell
 from rlvid.config import Recipe
 from rlvid.learners import checkpoint
 from rlvid.learners.calls import LearnerLostError
+from rlvid.learners.delivery import Delivery
 from rlvid.learners.gang_loop import GangLoop, Pending
 from rlvid.learners.ray_actor import ChunkPlace, LearnerActor
 from rlvid.learners.rl import RlSettings, rl_settings
@@ -30,7 +31,6 @@ from rlvid.learners.sft import SftSettings, sft_settings
 from rlvid.learners.trainee import learner_device
 from rlvid.models.policy import Policy
 from rlvid.records import StepPlan, StepReport, WeightsManifest
-from rlvid.weights import owner_of
 
 __all__ = ["LearnerGroup", "LearnerLostError", "Pending"]
 
@@ -70,6 +70,9 @@ class LearnerGroup:
             ).remote(settings)
             for rank in range(learner.num_ranks)
         ]
+        self.delivery = Delivery(
+            settings.trainee.weights, self._ranks, host=ray.util.get_node_ip_address()
+        )
         self._loop = GangLoop(learner.num_ranks, stall_s=learner.stall_s, bell=bell)
         # A reference given as an argument arrives resolved, so nothing waits here.
         endpoint = self._ranks[0].endpoint.remote()
@@ -144,29 +147,19 @@ class LearnerGroup:
     def begin_publish(
         self, version: int, *, incarnation: int = 0, use_ema: bool = False
     ) -> Pending[tuple[WeightsManifest, list[Any]]]:
-        """Return the manifest and one object reference per bucket, owned by the caller.
+        """Return the manifest and the parts for the actors (`rlvid.learners.delivery`).
 
-        The ranks go on with the next call while their buckets are fetched.
+        Objects among them are owned by the caller: they outlive the ranks, which go on with the
+        next call while their buckets are fetched.
 
         Args:
             incarnation: starts of the learner in the run; it orders publishes at the actors.
         """
 
-        def fetch(answers: tuple[Any, ...]) -> tuple[WeightsManifest, list[Any]]:
-            manifest: WeightsManifest = answers[0]
-            owners = [owner_of(bucket.index, len(self._ranks)) for bucket in manifest.buckets]
-            buckets = [
-                self._ranks[owner].bucket.remote(version, bucket.index)
-                for owner, bucket in zip(owners, manifest.buckets, strict=True)
-            ]
-            for rank in self._ranks:
-                rank.release_buckets.remote(version)
-            return manifest, buckets
-
         return self._loop.begin(
             f"publishing version {version}",
-            lambda: [rank.publish.remote(version, incarnation, use_ema) for rank in self._ranks],
-            fetch,
+            lambda: self.delivery.calls(version, incarnation, use_ema),
+            self.delivery.finish,
             deadline_s=self._learner.deadline_s,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +17,16 @@ from torch import Tensor
 from rlvid import durable
 from rlvid.algorithms.score_table import RewardTable
 from rlvid.learners.checkpoint_manifest import files_of
+from rlvid.learners.delivery import RankPublish
 from rlvid.learners.rl import RlSettings
 from rlvid.learners.sft import SftSettings
 from rlvid.learners.workers import open_learner
 from rlvid.records import RolloutGroup, StepPlan, StepReport, WeightsManifest
+from rlvid.weights import WeightsError
+from rlvid.weights.broadcast import BroadcastPart, send_buckets
+from rlvid.weights.folder import write_bucket
+
+logger = logging.getLogger(__name__)
 
 RANK_LOST = (RayActorError, OutOfMemoryError)
 """What Ray raises for a dead rank; one that its memory monitor killed is no RayActorError."""
@@ -76,6 +83,7 @@ class LearnerActor:
         self._learner: Any = None
         self._held: dict[int, Mapping[int, Any]] = {}
         """Version to this rank's buckets, until they are fetched."""
+        self._is_group_broken = False
 
     def endpoint(self) -> tuple[str, int]:
         """Return an address of this node and a free port, for the ranks to meet at."""
@@ -124,12 +132,33 @@ class LearnerActor:
         reports: list[StepReport] = self._learner.train_steps(first, last)
         return reports
 
-    def publish(self, version: int, incarnation: int, use_ema: bool) -> WeightsManifest:
+    def publish(self, version: int, incarnation: int, use_ema: bool) -> RankPublish:
         """Snapshot the weights; each rank holds its buckets until they are fetched one by one."""
         manifest: WeightsManifest
         manifest, buckets = self._learner.publish(version, incarnation=incarnation, use_ema=use_ema)
         self._held[version] = buckets
-        return manifest
+        return RankPublish(
+            manifest=manifest,
+            metrics=self._learner.publish_metrics,
+            is_group_broken=self._is_group_broken,
+        )
+
+    @ray.method(concurrency_group="weights")
+    def write_buckets(self, published: RankPublish, temporary: Path) -> RankPublish:
+        """Write this rank's buckets into a shared folder; return what it was given."""
+        for index, bucket in self._held[published.manifest.version].items():
+            write_bucket(temporary, index, bucket)
+        return published
+
+    @ray.method(concurrency_group="weights")
+    def send_buckets(self, manifest: WeightsManifest, part: BroadcastPart, rank: int) -> None:
+        """Broadcast this rank's buckets; where that fails the actors have another way to them."""
+        try:
+            send_buckets(part, rank, manifest, self._held[manifest.version])
+            self._is_group_broken = False
+        except WeightsError as error:
+            logger.warning("weights version %d: broadcast failed: %s", manifest.version, error)
+            self._is_group_broken = True
 
     @ray.method(concurrency_group="weights")
     def bucket(self, version: int, index: int) -> Any:

@@ -202,6 +202,11 @@ class RlLearner:
         self._forget_old()
         return manifest, buckets
 
+    @property
+    def publish_metrics(self) -> dict[str, float]:
+        """Seconds of the last publish, of the slowest rank."""
+        return self.trainee.publish_metrics
+
     def release_buckets(self, version: int) -> None:
         """Let the next publish use the memory of this one again."""
         self.trainee.publisher.release(version)

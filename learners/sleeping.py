@@ -104,6 +104,10 @@ class SleepingLearner:
         self._version = version
         return manifest, {0: bucket}
 
+    @property
+    def publish_metrics(self) -> dict[str, float]:
+        return {}
+
     def release_buckets(self, version: int) -> None:
         """Every publish has a buffer of its own."""
 

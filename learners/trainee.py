@@ -88,6 +88,8 @@ class Trainee:
             bucket_mb=settings.weights.bucket_mb,
         )
         self._moved = publishing.Moved()
+        self.publish_metrics: dict[str, float] = {}
+        """Seconds of the last publish, of the slowest rank."""
         self.optimizer_steps = 0
         """Optimiser steps taken."""
 
@@ -143,8 +145,11 @@ class Trainee:
             WeightsError: as `publish`.
         """
         part = self.publisher.part(self.rank, version)
-        everybody = self.engine.ranks.gather_json(list(part.digests.items()))
-        manifest = merge_digests(part.head, [dict(digests) for digests in everybody])
+        everybody = self.engine.ranks.gather_json([list(part.digests.items()), part.metrics()])
+        manifest = merge_digests(part.head, [dict(digests) for digests, _ in everybody])
+        self.publish_metrics = {
+            name: max(metrics[name] for _, metrics in everybody) for name in part.metrics()
+        }
         self._moved.check(manifest)
         return manifest
 

@@ -54,6 +54,7 @@ class Recipe(Section):
                 f"got {sorted(judges)}; the rewards with weight are {sorted(trained)}"
             )
         self._check_judge_names()
+        self._check_transport()
         self._check_early_stop(judges - trained)
         check_names(
             self.rewards.aggregation,
@@ -67,6 +68,18 @@ class Recipe(Section):
                 f"{self.rollout.group_size}, got {best_of_n}"
             )
         return self
+
+    def _check_transport(self) -> None:
+        without = [
+            name
+            for name, section in (("learner", self.learner), ("rollout", self.rollout))
+            if not section.num_gpus
+        ]
+        if self.weights.transport == "nccl" and without:
+            raise ValueError(
+                f"weights.transport: nccl goes from GPU to GPU, got num_gpus 0 in "
+                f"{' and '.join(without)}; set weights.transport=object_store"
+            )
 
     def _check_judge_names(self) -> None:
         """One name is one scorer in the pool; another judge of that name would not be asked."""

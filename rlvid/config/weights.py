@@ -19,7 +19,7 @@ class WeightsConfig(Section):
     bucket_mb: int = Field(default=64, ge=1)
     """MiB of one bucket, which is all that a rank holds whole of a model sharded by ZeRO 3."""
     folder: str | None = None
-    """For `shared_folder`: one that all nodes see; None is `weights` in the run folder."""
+    """For `shared_folder`: one of this run alone that all nodes see."""
     deadline_s: float = Field(default=120.0, gt=0.0)
     """Seconds in which the actors must have taken a publish."""
     verify_live_every: int = Field(default=1, ge=0)
@@ -31,9 +31,9 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> WeightsConfig:
-        if self.folder is not None and self.transport != "shared_folder":
+        if (self.folder is not None) != (self.transport == "shared_folder"):
             raise ValueError(
-                f"folder is for transport shared_folder, got transport {self.transport!r}; "
-                "drop it, or set transport: shared_folder"
+                f"folder goes with transport shared_folder, got transport {self.transport!r} and "
+                f"folder {self.folder!r}; set both or none"
             )
         return self

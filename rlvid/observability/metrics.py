@@ -114,6 +114,7 @@ METRICS: dict[str, Metric] = {
     "learner/importance/truncated_frac": Metric(
         "frac", (0, 0.05), "rows whose importance weight was cut to the cap"
     ),
+    "learner/devices/peak_tflops": Metric("TFLOP/s", None, "dense bf16 of all ranks, where known"),
     "learner/memory/peak_mb": Metric("MB", None, "most device memory a rank held"),
     "tiny_base/vae_loss/mean": Metric("1", (0, None), "weighted L1 and KL of the tiny VAE"),
     "sft/loss/mean": Metric("1", (0, None), "flow-matching loss"),
@@ -149,6 +150,7 @@ METRICS: dict[str, Metric] = {
     "weights/rejected/count": Metric("count", (0, 0), "publishes refused by a digest or canary"),
     "weights/gather/seconds": Metric("s", (0, None), "collecting a publish from the ranks"),
     "weights/d2h/seconds": Metric("s", (0, None), "copying it from devices to host memory"),
+    "weights/hash/seconds": Metric("s", (0, None), "hashing it, of the slowest rank"),
     "weights/transport/seconds": Metric("s", (0, None), "slowest way of a publish to an actor"),
     "weights/verify/seconds": Metric("s", (0, None), "slowest check of its digests at an actor"),
     "weights/swap_pause/seconds": Metric("s", (0, 1), "longest an actor paused to swap weights"),

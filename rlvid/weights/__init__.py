@@ -16,7 +16,6 @@ from rlvid.weights.parts import (
     merge_digests,
     merge_parts,
     owner_of,
-    publish_metrics,
 )
 from rlvid.weights.sources import WeightsPart
 
@@ -47,7 +46,6 @@ __all__ = [
     "owner_of",
     "pack",
     "plan_layout",
-    "publish_metrics",
     "trainable_parameters",
     "unpack",
 ]

@@ -48,6 +48,9 @@ class BroadcastPart:
     num_senders: int
     num_receivers: int
     deadline_s: float
+    fallback: tuple[Any, ...] = ()
+    """References to the buckets in an object store, for those whom the broadcast failed or who were
+    not among its members; whoever runs the actor fetches them."""
 
     @property
     def world_size(self) -> int:

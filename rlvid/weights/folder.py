@@ -104,11 +104,11 @@ def write_bucket(temporary: Path, index: int, bucket: Bucket) -> None:
     write_file(bucket_path(temporary, index), [bucket.data], num_bytes=bucket.nbytes)
 
 
-def commit_publish(temporary: Path, manifest: WeightsManifest) -> FolderPart:
+def commit_publish(folder: Path, manifest: WeightsManifest) -> FolderPart:
     """Seal the buckets with their manifest, make them visible, and drop what is older than KEEP."""
+    temporary = folder / f"{_TEMPORARY}{_name(*manifest.order)}"
     write_file(temporary / MANIFEST_FILE, [manifest_to_bytes(manifest)])
     sync(temporary)
-    folder = temporary.parent
     target = folder / _name(*manifest.order)
     if target.exists():  # of a driver that died after the rename, and published again
         shutil.rmtree(target)

@@ -42,9 +42,13 @@ class PublishPart:
     hash_s: float
     """Seconds of hashing those, beside whatever the rank did then."""
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(self.head.layout.bucket_bytes[index] for index in self.digests)
+    def metrics(self) -> dict[str, float]:
+        """Return the seconds by the names of the metrics table."""
+        return {
+            "weights/gather/seconds": self.gather_s,
+            "weights/d2h/seconds": self.copy_s,
+            "weights/hash/seconds": self.hash_s,
+        }
 
 
 def owner_of(bucket: int, world_size: int) -> int:
@@ -97,16 +101,6 @@ def merge_parts(parts: Sequence[PublishPart]) -> WeightsManifest:
                 "layout); all ranks must read one recipe"
             )
     return merge_digests(parts[0].head, [part.digests for part in parts])
-
-
-def publish_metrics(parts: Sequence[PublishPart]) -> dict[str, float]:
-    """Return what a publish cost the learner; seconds are the slowest rank's."""
-    return {
-        "weights/publish/mb": sum(part.num_bytes for part in parts) / 2**20,
-        "weights/gather/seconds": max(part.gather_s for part in parts),
-        "weights/pack/seconds": max(part.copy_s for part in parts),
-        "weights/hash/seconds": max(part.hash_s for part in parts),
-    }
 
 
 def content_digest(manifest: WeightsManifest) -> str:

@@ -28,7 +28,7 @@ def _write(folder: Path, version: int, incarnation: int = 0) -> tuple[WeightsMan
     temporary = begin_publish(folder, incarnation=incarnation, version=version)
     for index, bucket in enumerate(buckets):
         write_bucket(temporary, index, bucket)
-    return manifest, commit_publish(temporary, manifest)
+    return manifest, commit_publish(folder, manifest)
 
 
 def _holder() -> WeightsHolder:
