@@ -88,6 +88,14 @@ def run(
             "--restarts", min=0, help="Start the driver so often again, with --resume, if it dies."
         ),
     ] = 0,
+    stall_s: Annotated[
+        float,
+        typer.Option(
+            "--stall",
+            min=5.0,
+            help="With --restarts: seconds without a sign of life after which a driver is killed.",
+        ),
+    ] = 60.0,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything, write recipe and versions, then stop."),
@@ -112,7 +120,7 @@ def run(
         started = resume or (resume_if_exists and holds_run(folder))
         again = driver_command(recipe, overrides or (), folder, "--resume-if-exists")
         first = driver_command(recipe, overrides or (), folder, *["--resume"] * started)
-        raise typer.Exit(run_with_restarts(first, again, restarts=restarts))
+        raise typer.Exit(run_with_restarts(first, again, restarts=restarts, stall_s=stall_s))
     resume = resume or (resume_if_exists and holds_run(folder))
     show_logs()
     from rlvid.launch.planner import check_machine

@@ -2,6 +2,7 @@
 
     exit 0, 2 (an error of the user's), 75 (asked to make room), Ctrl-C --> passed on
     anything else: a signal, a crash --> a pause, then again with --resume-if-exists, N times in all
+    no sign of life (SIGSTOP, a frozen machine) --> killed, then the same
 
 It imports nothing heavy, holds nothing and passes signals on, so there is little it could die of.
 """
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from rlvid.launch.heartbeat import VARIABLE, Heartbeat
 from rlvid.launch.preemption import EXIT_STATUS
 
 FINAL = (0, 2, EXIT_STATUS, 128 + signal.SIGINT, -signal.SIGINT)
@@ -28,6 +30,8 @@ LIVED_S = 300.0
 """A driver that lived so long was no crash at the start: the pauses begin anew."""
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 LOOK_EVERY_S = 0.2
+STALL_S = 60.0
+"""A driver that runs and says nothing for so long is stopped, and is killed."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -37,20 +41,26 @@ def driver_command(recipe: str, overrides: Sequence[str], folder: Path, *flags: 
     return [*python, recipe, *overrides, "--run-folder", str(folder), *flags]
 
 
-def run_with_restarts(first: Sequence[str], again: Sequence[str], *, restarts: int) -> int:
+def run_with_restarts(
+    first: Sequence[str], again: Sequence[str], *, restarts: int, stall_s: float = STALL_S
+) -> int:
     """Run `first`, and `again` after each death, at most `restarts` times.
+
+    Args:
+        stall_s: seconds without a sign of life after which a driver is killed.
 
     Returns:
         The exit status for the shell; of the last driver, when the budget is spent.
     """
-    return Restarter(restarts).run(first, again)
+    return Restarter(restarts, stall_s).run(first, again)
 
 
 class Restarter:
     """Holds the driver that runs and what signal came."""
 
-    def __init__(self, restarts: int) -> None:
+    def __init__(self, restarts: int, stall_s: float) -> None:
         self._restarts = restarts
+        self._stall_s = stall_s
         self._driver: subprocess.Popen[bytes] | None = None
         self._asked = 0
         """Signal that asked to end; 0 for none."""
@@ -93,14 +103,29 @@ class Restarter:
 
     def _drive(self, command: Sequence[str]) -> int:
         """Run one driver to its end and return how it ended, a signal as its negative."""
-        self._driver = subprocess.Popen(command, preexec_fn=drain_with_parent)
-        if self._asked in PASSED_ON:  # it came in between
-            self._driver.send_signal(self._asked)
+        heartbeat = Heartbeat()
+        try:
+            self._driver = subprocess.Popen(
+                command,
+                preexec_fn=drain_with_parent,
+                env={**os.environ, VARIABLE: str(heartbeat.write_fd)},
+                pass_fds=(heartbeat.write_fd,),
+            )
+            if self._asked in PASSED_ON:  # it came in between
+                self._driver.send_signal(self._asked)
+            return self._watch(self._driver, heartbeat)
+        finally:
+            heartbeat.close()
+
+    def _watch(self, driver: subprocess.Popen[bytes], heartbeat: Heartbeat) -> int:
         while True:
             try:
-                return self._driver.wait(timeout=LOOK_EVERY_S)
+                return driver.wait(timeout=LOOK_EVERY_S)
             except subprocess.TimeoutExpired:
-                continue
+                silence_s = heartbeat.silence_s()
+            if silence_s > self._stall_s:
+                say(f"no sign of life from the driver for {silence_s:.0f} s, killing it")
+                driver.kill()  # a stopped process ends too
 
     def _sleep(self, seconds: float) -> bool:
         """Return False as soon as a signal came that asks to end."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from rlvid.config import Recipe
 from rlvid.launch.artifact_names import with_artifacts
 from rlvid.launch.cluster import open_cluster
+from rlvid.launch.heartbeat import beating
 from rlvid.launch.phases.base import (
     Artifacts,
     PhaseContext,
@@ -40,7 +41,7 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
     folder = open_run_folder(run_folder.resolve(), recipe, resume=resume)
     base = Policy(model_path=recipe.model.path)
     artifacts = Artifacts(base_policy=base, policy=base)
-    with open_preemption(recipe.cluster.grace_s) as preemption, open_cluster(recipe):
+    with beating(), open_preemption(recipe.cluster.grace_s) as preemption, open_cluster(recipe):
         for index, (name, phase) in enumerate(zip(recipe.phases, phases, strict=True)):
             path = folder.phase(index, name)
             done = load_artifacts(path)

@@ -32,6 +32,9 @@ elif end == "hang":
     time.sleep(60)
 elif end == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
+elif end == "freeze":
+    os.write(int(os.environ["RLVID_HEARTBEAT_FD"]), b".")
+    os.kill(os.getpid(), signal.SIGSTOP)
 sys.exit(int(end))
 """
 
@@ -147,3 +150,22 @@ def test_an_error_of_the_user_s_is_not_tried_five_times(tmp_path: Path) -> None:
     )  # fmt: skip
     assert answer.returncode == 2
     assert len(answer.stderr.splitlines()) == 1
+
+
+def test_a_stopped_driver_is_killed_and_started_again(tmp_path: Path) -> None:
+    """SIGSTOP ends nothing and raises nothing; only the missing sign of life tells."""
+    status = run_with_restarts(
+        command(tmp_path, "freeze,0"), command(tmp_path, "freeze,0"), restarts=1, stall_s=0.3
+    )
+    assert status == 0
+    assert len(starts(tmp_path)) == 2
+
+
+def test_a_driver_that_beats_is_left_alone(tmp_path: Path) -> None:
+    """A long start without a beat is no silence, and neither is a slow run."""
+    script = (
+        "import time\nfrom rlvid.launch.heartbeat import beating\n"
+        "with beating():\n    time.sleep(2.5)\n"
+    )
+    beats = [sys.executable, "-c", script]
+    assert run_with_restarts(beats, beats, restarts=0, stall_s=1.5) == 0
