@@ -13,28 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors.torch import load_file
 
 from rlvid.config import Recipe
 from rlvid.launch.ledger import open_ledger
 from rlvid.launch.run import run_recipe
 from rlvid.observability.recorder import read_rows
-
-
-def _policy_files(run: Path) -> dict[str, Any]:
-    [folder] = run.glob("phases/*_grpo/policy")
-    tensors: dict[str, Any] = {}
-    for file in sorted(folder.rglob("*.safetensors")):
-        tensors |= {f"{file.name}/{name}": value for name, value in load_file(file).items()}
-    assert tensors, f"no weights under {folder}"
-    return tensors
-
-
-def _assert_same_policy(first: Path, second: Path) -> None:
-    one, two = _policy_files(first), _policy_files(second)
-    assert one.keys() == two.keys()
-    differing = [name for name in one if not one[name].equal(two[name])]
-    assert differing == []
+from tests.system.same_run import differences
 
 
 @pytest.mark.slow
@@ -78,15 +62,16 @@ def test_result_does_not_depend_on_the_number_of_actors(
         tree["rollout"] = {**tree["rollout"], "num_actors": num_actors}
         tree["grpo"] = {**tree["grpo"], "num_steps": 2}
         run_recipe(Recipe.model_validate(tree), tmp_path / name)
-    _assert_same_policy(tmp_path / "one", tmp_path / "two")
+    assert differences(tmp_path / "one", tmp_path / "two") == []
 
 
 @pytest.mark.slow
 def test_killed_and_resumed_run_equals_the_uninterrupted_one(
     small_tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A run killed by SIGKILL in the middle ends with the same weights, bit for bit on a CPU."""
+    """Weights, optimiser, average, RNG and ledger, bit for bit on a CPU."""
     tree = {**small_tree, "phases": ["grpo"]}
+    tree["learner"] = {**tree["learner"], "ema": {"every": 1}}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tree))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -103,7 +88,7 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one(
     assert not list(broken.glob("phases/*/artifacts.json")), "it finished before it was killed"
     subprocess.run([*command, "--resume"], check=True, timeout=280)
 
-    _assert_same_policy(whole, broken)
+    assert differences(whole, broken) == []
     rows = [r["step"] for r in read_rows(broken / "metrics.jsonl") if r["phase"] == "00_grpo"]
     assert rows == [1, 2, 3, 4]
 
