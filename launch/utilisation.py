@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rlvid.config import Recipe
 from rlvid.launch.model_size import read_row_flops
 from rlvid.observability.flops import RowFlops
-from rlvid.observability.mfu import mfu_metrics
+from rlvid.observability.mfu import TERA, mfu_metrics, total_peak
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,22 +27,23 @@ class Utilisation:
         *,
         wall_s: float,
         rollout_devices: Sequence[str],
-        learner_devices: Sequence[str],
     ) -> dict[str, float]:
         """Return mfu/rollout/frac and mfu/learner/frac, each where all its devices are known.
 
         Args:
-            row: the step's metrics; rollout/forwards/count and learner/forward_rows/count are used.
+            row: the step's metrics; rollout/forwards/count, learner/forward_rows/count and
+                learner/devices/peak_tflops are used.
             wall_s: the step's wall time, waiting included.
-            rollout_devices, learner_devices: one `device_name()` for each device of the role.
+            rollout_devices: the `device_name()` of each actor.
         """
         if self.flops is None:
             return {}
         sampled = row.get("rollout/forwards/count", 0.0) * self.branches * self.flops.forward
         rows = row.get("learner/forward_rows/count", 0.0) * self.branches
         learned = rows * self.flops.learned(base_is_frozen=self.base_is_frozen)
+        learner_peak = row.get("learner/devices/peak_tflops", 0.0) * TERA
         return mfu_metrics(
-            wall_s, rollout=(sampled, rollout_devices), learner=(learned, learner_devices)
+            wall_s, rollout=(sampled, total_peak(rollout_devices)), learner=(learned, learner_peak)
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import torch
 
 from rlvid.algorithms.base import Credit, LossTerms
 from rlvid.learners.ranks import Ranks
+from rlvid.observability.mfu import TERA, device_name, peak_flops
 
 MEANS: Mapping[str, str] = {
     "ratio": "learner/ratio/mean",
@@ -63,8 +65,10 @@ class UpdateTotals:
             update_rows: trained rows of one update over all ranks.
         """
         names = list(MEANS)
-        loss, rows, forwards, forward_rows, *sums = ranks.sum(
+        peak = peak_flops(device_name())
+        loss, rows, forwards, forward_rows, tflops, *sums = ranks.sum(
             [self._loss, self._rows, self._forwards, self._forward_rows]
+            + [float("nan") if peak is None else peak / TERA]
             + [self._sums.get(name, 0.0) for name in names]
         )
         seconds, *has = ranks.max([self._seconds] + [float(name in self._sums) for name in names])
@@ -84,6 +88,7 @@ class UpdateTotals:
             "learner/forwards/count": forwards,
             "learner/forward_rows/count": forward_rows,
             "learner/forwards/seconds": seconds,
+            **({"learner/devices/peak_tflops": tflops} if math.isfinite(tflops) else {}),
         }
 
 

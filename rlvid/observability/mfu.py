@@ -9,6 +9,7 @@ whose peak is not in the table gives no figure, for a guess would look like a me
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 TERA = 1e12
 
@@ -47,6 +48,7 @@ Whole, since "H100" alone is one of three, a laptop's 4090 is no 4090, and a MIG
 """
 
 
+@cache
 def device_name() -> str:
     """Return the name of this process's device, "" without a GPU; for a process that uses it."""
     import torch
@@ -60,31 +62,34 @@ def peak_flops(device_name: str) -> float | None:
     return None if peak is None else peak * TERA
 
 
-def mfu(flops: float, wall_s: float, device_names: Iterable[str]) -> float | None:
-    """Return the utilisation in [0, 1] of the devices together, None when a peak is unknown.
-
-    Args:
-        flops: of the work that all of them did, e.g. rows * `RowFlops.forward`.
-        wall_s: seconds, waiting included.
-        device_names: one for each device of the role.
-    """
+def total_peak(device_names: Iterable[str]) -> float | None:
+    """Return the FLOP/s of all devices together, None when one is unknown or there is none."""
     peaks = [peak_flops(name) for name in device_names]
     known = [peak for peak in peaks if peak is not None]
-    if not peaks or len(known) < len(peaks) or wall_s <= 0:
-        return None
-    return flops / (wall_s * sum(known))
+    return sum(known) if known and len(known) == len(peaks) else None
+
+
+def mfu(flops: float, wall_s: float, peak: float | None) -> float | None:
+    """Return the utilisation in [0, 1], None when the peak is unknown.
+
+    Args:
+        flops: of the work that all devices of a role did, e.g. rows * `RowFlops.forward`.
+        wall_s: seconds, waiting included.
+        peak: FLOP/s of the role's devices together.
+    """
+    return flops / (wall_s * peak) if peak and wall_s > 0 else None
 
 
 def mfu_metrics(
-    wall_s: float, *, rollout: tuple[float, Iterable[str]], learner: tuple[float, Iterable[str]]
+    wall_s: float, *, rollout: tuple[float, float | None], learner: tuple[float, float | None]
 ) -> dict[str, float]:
     """Return mfu/rollout/frac and mfu/learner/frac of a step, each where its devices are known.
 
     Args:
-        rollout, learner: FLOPs of the step's work, and the names of the role's devices.
+        rollout, learner: FLOPs of the step's work, and FLOP/s of the role's devices together.
     """
     found = {
-        role: mfu(flops, wall_s, names)
-        for role, (flops, names) in (("rollout", rollout), ("learner", learner))
+        role: mfu(flops, wall_s, peak)
+        for role, (flops, peak) in (("rollout", rollout), ("learner", learner))
     }
     return {f"mfu/{role}/frac": value for role, value in found.items() if value is not None}

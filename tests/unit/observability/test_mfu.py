@@ -16,7 +16,7 @@ from rlvid.models.lora import add_lora
 from rlvid.models.wan import MAX_SEQUENCE_LENGTH
 from rlvid.observability.flops import WanSize, count_tokens, row_flops
 from rlvid.observability.metrics import check_names
-from rlvid.observability.mfu import PEAK_BF16, device_name, mfu, mfu_metrics, peak_flops
+from rlvid.observability.mfu import PEAK_BF16, device_name, mfu, mfu_metrics, peak_flops, total_peak
 
 WIDE = WanSize(
     name="wide", num_heads=2, head_dim=128, num_layers=8, ffn_dim=512, text_dim=64, text_tokens=8,
@@ -77,7 +77,7 @@ def test_text_length_is_the_models() -> None:
 def test_utilisation_of_two_devices_is_over_both_peaks() -> None:
     """400 TFLOP in 1 s on two that could do 312 each."""
     names = ["NVIDIA A100-SXM4-80GB"] * 2
-    assert mfu(400e12, 1.0, names) == pytest.approx(400 / 624)
+    assert mfu(400e12, 1.0, total_peak(names)) == pytest.approx(400 / 624)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_utilisation_of_two_devices_is_over_both_peaks() -> None:
 def test_device_that_is_not_known_has_no_figure(name: str) -> None:
     """A slice or another board of the same chip has another peak."""
     assert peak_flops(name) is None
-    assert mfu(1e12, 1.0, ["NVIDIA H200", name]) is None
-    assert mfu_metrics(1.0, rollout=(1e12, [name]), learner=(1e12, [])) == {}
+    assert total_peak(["NVIDIA H200", name]) is None
+    assert mfu_metrics(1.0, rollout=(1e12, total_peak([name])), learner=(1e12, 0.0)) == {}
 
 
 def test_peaks_are_dense() -> None:
@@ -98,7 +98,7 @@ def test_peaks_are_dense() -> None:
 
 
 def test_metrics_have_the_tables_names() -> None:
-    metrics = mfu_metrics(2.0, rollout=(1e15, ["NVIDIA L40S"]), learner=(1e15, ["NVIDIA H200"]))
+    metrics = mfu_metrics(2.0, rollout=(1e15, 362e12), learner=(1e15, 989e12))
     check_names(metrics)
     assert set(metrics) == {"mfu/rollout/frac", "mfu/learner/frac"}
 
@@ -111,10 +111,13 @@ def test_step_of_a_recipe_has_the_flops_of_its_rows() -> None:
     assert flops is not None
     device = "NVIDIA H200"
     found = utilisation.metrics(
-        {"rollout/forwards/count": 100.0, "learner/forward_rows/count": 10.0},
+        {
+            "rollout/forwards/count": 100.0,
+            "learner/forward_rows/count": 10.0,
+            "learner/devices/peak_tflops": 989.5,
+        },
         wall_s=2.0,
         rollout_devices=[device, device],
-        learner_devices=[device],
     )
     peak = peak_flops(device)
     assert peak is not None
