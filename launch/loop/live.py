@@ -32,6 +32,7 @@ from rlvid.launch.loop.trainer import Batch, Trainer
 from rlvid.launch.phases.base import PhaseContext
 from rlvid.launch.preemption import Preemption
 from rlvid.launch.roles import SamplingRoles
+from rlvid.launch.utilisation import Utilisation, open_utilisation
 from rlvid.observability.timeline import Timeline, open_timeline
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Live:
     writer: StatusWriter
     inbox: ControlInbox
     publisher: MetricsPublisher
+    utilisation: Utilisation
     preemption: Preemption | None
     state: str = "starting"
     """What the status says: starting, running, evaluating, draining, done or failed."""
@@ -103,6 +105,12 @@ class Live:
         self.step = batch.step + 1
         self.sampling.rollouts.note_learner_idle(metrics.get("idle/learner/frac", 0.0))
         return metrics
+
+    def mfu(self, row: Mapping[str, float]) -> dict[str, float]:
+        """Return the step's MFU, for roles whose devices' peaks are known."""
+        devices = [actor.device for actor in self.sampling.rollouts.actors() if actor.is_open]
+        wall_s = row["time/step/seconds"]
+        return self.utilisation.metrics(row, wall_s=wall_s, rollout_devices=devices)
 
     def show(self, row: Mapping[str, float]) -> None:
         """Take a step's finished row of metrics into the view."""
@@ -255,6 +263,7 @@ def open_live(
         writer=StatusWriter(run_folder),
         inbox=open_inbox(run_folder),
         publisher=open_publisher(context.recipe.name),
+        utilisation=open_utilisation(context.recipe),
         preemption=context.preemption,
     )
     logger.info("watch with `rlvid top %s`; Prometheus scrapes %s", run_folder, metrics_url())

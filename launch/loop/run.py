@@ -115,6 +115,7 @@ def finish_step(loop: Loop, batch: Batch) -> dict[str, float]:
     )
     loop.num_lost, loop.last_done_s = num_lost, batch.published_s
     metrics |= loop.live.step_done(batch)
+    metrics |= loop.live.mfu(metrics)
     metrics |= loop.watch.after_step(batch.step + 1, table, batch.groups)
     loop.steps.forget(batch.step)
     return metrics
