@@ -23,6 +23,8 @@ from rlvid.config import RolloutConfig
 from rlvid.models.policy import Policy
 from rlvid.observability.mfu import device_name
 from rlvid.records import GroupSummary, GroupTask, RolloutGroup, WeightsManifest, WeightsReceipt
+from rlvid.weights import WeightsError
+from rlvid.weights.broadcast import BroadcastPart
 
 REMEMBERED = 64
 """Leases an actor remembers to have begun; it holds two at a time."""
@@ -97,8 +99,19 @@ class RolloutActor:
 
     @ray.method(concurrency_group="weights")
     def stage_weights(self, manifest: WeightsManifest, *parts: Any) -> WeightsReceipt:
-        """Take a publish while a group is being sampled; the next one is sampled with it."""
-        return self._open_worker.stage(manifest, parts)
+        """Take a publish while a group is being sampled; the next one is sampled with it.
+
+        Where a broadcast fails, or this actor was not among its members, the object store serves.
+        """
+        try:
+            return self._open_worker.stage(manifest, parts)
+        except WeightsError:
+            broadcasts = [part for part in parts if isinstance(part, BroadcastPart)]
+            if not broadcasts:
+                raise
+        part = broadcasts[0]
+        buckets = ray.get(list(part.fallback), timeout=part.deadline_s)
+        return self._open_worker.stage(manifest, buckets)
 
     def use_policy(self, policy: Policy) -> None:
         self._open_worker.use_policy(policy)

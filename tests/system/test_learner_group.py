@@ -20,7 +20,8 @@ from rlvid.models.lora import add_lora
 from rlvid.models.policy import Policy
 from rlvid.records import RolloutGroup
 from rlvid.testing import tiny_model
-from rlvid.weights import apply_weights
+from rlvid.weights import apply_weights, digest_bytes
+from rlvid.weights.folder import newest_publish
 
 pytestmark = pytest.mark.slow
 
@@ -133,3 +134,24 @@ def test_wait_ends_at_its_deadline_and_names_the_ranks(cluster: None, policy: Po
             gang.wait_ready(0.01)
     finally:
         gang.shutdown()
+
+
+def test_gang_publishes_through_a_shared_folder(cluster: None, tmp_path: Path) -> None:
+    """An actor without Ray finds there what the driver's manifest says, byte for byte."""
+    folder = tmp_path / "weights"
+    recipe = tiny_recipe(
+        learner={"worker": "sleeping", "sleeping": {"publish_s": 0.0}},
+        weights={"transport": "shared_folder", "folder": str(folder)},
+    )
+    gang = LearnerGroup.start_rl(recipe, Policy(model_path="tiny"))
+    try:
+        gang.wait_ready(START_S)
+        for version in (2, 3):
+            manifest, parts = gang.publish(version, incarnation=1)
+    finally:
+        gang.shutdown()
+    found, part = newest_publish(folder)
+    assert (manifest.order, found, parts) == ((1, 3), manifest, [part])
+    out = torch.empty(manifest.num_bytes, dtype=torch.uint8)
+    part.open(manifest).receive(0, out)
+    assert digest_bytes(out.numpy()) == manifest.buckets[0].digest
