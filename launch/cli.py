@@ -43,6 +43,8 @@ ROLE_ERRORS = (
     ("rlvid.algorithms.score_table", "MissingScoresError"),
     ("rlvid.actors.pool", "RolloutLostError"),
     ("rlvid.learners.group", "LearnerLostError"),
+    ("rlvid.durable", "DiskFullError"),
+    ("rlvid.launch.group_keeper", "KeeperLostError"),
 )
 """Module and name of errors whose message says all there is; named, so that none is imported."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rlvid.durable import DiskFullError
 from rlvid.launch.cli import default_folder, user_message
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -119,3 +120,8 @@ def test_error_from_a_ray_worker_is_the_line_that_the_worker_raised() -> None:
     inner = ValueError("rewards.scorers[0].use: unknown name 'x'")
     wrapped = ray.exceptions.RayTaskError("score", "Traceback ...", inner).as_instanceof_cause()
     assert user_message(wrapped) == "rewards.scorers[0].use: unknown name 'x'"
+
+
+def test_full_disk_is_one_line() -> None:
+    """What to do about it is in the message; a traceback would hide it."""
+    assert user_message(DiskFullError("the disk is full")) == "the disk is full"
