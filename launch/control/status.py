@@ -27,7 +27,7 @@ STALE_S = 15.0
 MAX_ROWS = 64
 """Actors that are listed one by one; the counts by state are of all."""
 MAX_EVENTS = 20
-OVER = ("done", "failed")
+OVER = ("done", "stopped", "failed")
 """States in which nobody listens any more."""
 
 STRICT = ConfigDict(extra="forbid")
@@ -105,7 +105,7 @@ class RunStatus:
     """Name of the recipe."""
     phase: str
     state: str
-    """starting, running, draining, evaluating, done or failed."""
+    """starting, running, draining, evaluating, stopped, done or failed."""
     step: int
     """Optimiser steps done."""
     num_steps: int

@@ -30,7 +30,7 @@ from rlvid.launch.control.status import (
 from rlvid.launch.loop.gang import Gang
 from rlvid.launch.loop.trainer import Batch, Trainer
 from rlvid.launch.phases.base import PhaseContext
-from rlvid.launch.preemption import Preemption
+from rlvid.launch.preemption import Preempted, Preemption
 from rlvid.launch.roles import SamplingRoles
 from rlvid.launch.utilisation import Utilisation, open_utilisation
 from rlvid.observability.timeline import Timeline, open_timeline
@@ -59,7 +59,7 @@ class Live:
     utilisation: Utilisation
     preemption: Preemption | None
     state: str = "starting"
-    """What the status says: starting, running, evaluating, draining, done or failed."""
+    """What the status says: starting, running, evaluating, draining, stopped, done or failed."""
     started_s: float = field(default_factory=time.time)
     step: int = 0
     _rewards: deque[float] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
@@ -126,9 +126,9 @@ class Live:
         """Add to the list of what happened."""
         self._events.append(RunEvent(time_s=time.time(), kind=kind, text=text))
 
-    def close(self, *, failed: bool) -> None:
+    def close(self, state: str) -> None:
         """Say how it ended, and refuse further orders."""
-        self.state = "failed" if failed else "done"
+        self.state = state
         now = self.sampling.clock.now()
         self.timeline.close(now)
         self.writer.write(self._status(), now)
@@ -267,9 +267,12 @@ def open_live(
         preemption=context.preemption,
     )
     logger.info("watch with `rlvid top %s`; Prometheus scrapes %s", run_folder, metrics_url())
-    failed = True
+    ended = "failed"
     try:
         yield live
-        failed = False
+        ended = "done"
+    except Preempted:
+        ended = "stopped"
+        raise
     finally:
-        live.close(failed=failed)
+        live.close(ended)
