@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 STATE_STYLES = {
     "busy": "green", "running": "bold green", "evaluating": "bold green", "idle": "yellow",
-    "starting": "cyan", "draining": "magenta", "done": "bold cyan", "stopped": "bold cyan", "failed": "bold red",
+    "starting": "cyan", "draining": "magenta", "done": "bold cyan", "stopped": "bold cyan",
+    "failed": "bold red",
 }  # fmt: skip
 GROUP_STATES = (
     "planned", "leased", "sampled", "scoring", "ready", "claimed", "consumed", "dropped",
