@@ -134,6 +134,10 @@ class GroupLine:
     def num_scoring(self) -> int:
         return len(self._scoring)
 
+    def scoring_ids(self) -> set[str]:
+        """Return the ids of groups that are sampled and wait for their scores."""
+        return {group_id for group_id, _ in self._scoring.values()}
+
     @property
     def quarantined(self) -> Mapping[str, str]:
         """Prompt id to reason."""

@@ -201,10 +201,22 @@ class Trainer:
 
     @property
     def waits_for(self) -> str:
-        """Return what the learner waits for: "" when it works, else "rewards" or "rollouts"."""
+        """Return what the learner waits for: "" when it works, else "rewards" or "rollouts".
+
+        "rewards" when scores are all that is missing of its next chunk, whatever else goes on.
+        """
         if any(batch.calls or batch.publish for batch in self._batches):
             return ""
-        return "rewards" if self._line.num_scoring else "rollouts"
+        awaited = self._awaited
+        return "rewards" if awaited and awaited <= self._line.scoring_ids() else "rollouts"
+
+    @property
+    def _awaited(self) -> set[str]:
+        """Return the groups of the learner's next chunk that are on their way."""
+        if not self._batches or not self._batches[-1].chunks:
+            return set()
+        ids = self._batches[-1].chunks[0].group_ids[self._batches[-1].num_settled :]
+        return {group_id for group_id in ids if self._line.is_on_its_way(group_id)}
 
     # The turns of the loop
 
