@@ -277,9 +277,11 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path)
         elif durable.is_temporary(path):
             path.unlink()
-    for path in sorted(folder.glob(f"{_REPLACED}*")):
-        final = folder / path.name.removeprefix(_REPLACED)
-        step = int(path.name[-8:])
+    for checkpoint in _existing(folder):
+        path, step = checkpoint.path, checkpoint.step
+        if not path.name.startswith(_REPLACED):
+            continue
+        final = folder / _name(step)
         if final.exists() and problem_of(final, step) is None:
             _remove(folder, [path])
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 from pathlib import Path
 from random import Random
@@ -332,3 +333,29 @@ def test_no_damage_to_any_file_passes_for_a_checkpoint() -> None:
             assert found.step == 1, f"{kind} of {path.name} at {place}"
             path.write_bytes(data)
         verify(whole)
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(CheckpointError, match=r"checkpoint 1: .*file/checkpoints' cannot be writ"):
+        begin(tmp_path / "file" / "checkpoints", 1)
+
+
+@pytest.mark.parametrize("new_is_whole", [True, False])
+def test_replacement_cut_in_two_is_finished_or_undone(tmp_path: Path, new_is_whole: bool) -> None:
+    """Both are there between the last rename and the removal; the new one was read back before."""
+    path = _write(tmp_path, 1)
+    (path / "state.json").rename(tmp_path / "kept")
+    if new_is_whole:
+        (tmp_path / "kept").rename(path / "state.json")
+    shutil.copytree(path, tmp_path / ".replaced-step-00000001")
+    if not new_is_whole:
+        (tmp_path / "kept").rename(tmp_path / ".replaced-step-00000001" / "state.json")
+    found = find_latest(tmp_path)
+    assert found is not None
+    assert found.path.name == ("step-00000001" if new_is_whole else ".replaced-step-00000001")
+    begin(tmp_path, 2)
+    after = find_latest(tmp_path)
+    assert after is not None
+    assert after.path == path
+    assert not list(tmp_path.glob(".replaced-*"))
