@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from rlvid.observability.intervals import Interval, length, role_times, window_metrics
@@ -153,3 +155,39 @@ def test_time_lost_inside_a_step_is_taken_off() -> None:
     recovery = Recovery()
     recovery.add(step(1, 0.0, 4.0, lost_s=1.0))
     assert recovery.ettr == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shares_are_those_counted_tick_by_tick(seed: int) -> None:
+    """Random intervals on whole seconds, against looking at every second of every row."""
+    source = random.Random(seed)
+    rows = ["learner", "rollout/a", "rollout/b", "rewards/x"]
+    intervals = [
+        Interval(
+            row=source.choice(rows),
+            what=source.choice(["rollout", "rewards"]),
+            start_s=(start := source.randint(-5, 25)),
+            end_s=start + source.randint(0, 6),
+            is_wait=source.random() < 0.5,
+        )
+        for _ in range(30)
+    ]
+    presence = {"rollout/a": [(-5.0, 12.0), (15.0, 30.0)], "rollout/b": [(3.0, 9.0)]}
+    times = role_times(intervals, presence, 0.0, 20.0)
+
+    def at(row: str, second: int, *, is_wait: bool, what: str = "") -> bool:
+        return any(
+            i.row == row and i.is_wait == is_wait and i.start_s <= second < i.end_s
+            and what in ("", i.what)
+            for i in intervals
+        )  # fmt: skip
+
+    for role, time in times.items():
+        own = [row for row in rows if row.partition("/")[0] == role]
+        seconds = [(row, second) for row in own for second in range(20)]
+        assert time.work_s == sum(at(*place, is_wait=False) for place in seconds)
+        for on, waited in time.waits_s.items():
+            assert waited == sum(
+                at(*place, is_wait=True, what=on) and not at(*place, is_wait=False)
+                for place in seconds
+            )
