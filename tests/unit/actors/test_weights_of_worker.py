@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import threading
 from dataclasses import replace
 from typing import Any
@@ -232,3 +234,36 @@ def test_canary_speaks_for_staged_weights() -> None:
     answers = [w.canary(latents, sigma, "a red ball falls") for w in (worker, other)]
     assert torch.equal(*answers)
     assert not torch.equal(answers[0], open_worker().canary(latents, sigma, "a red ball falls"))
+
+
+def test_racing_publishes_never_tear_a_group() -> None:
+    """Threads stage versions in random orders, damaged ones among them, while groups are sampled:
+    every group is, bit for bit, the one of the version that it names."""
+    bundles = {version: published(version) for version in range(1, 7)}
+    damaged = {version: _damaged(version) for version in bundles}
+    reference = open_worker()
+    expected = {}
+    for version, bundle in bundles.items():
+        reference.fetch_weights(*bundle)
+        expected[version] = clips(reference.sample(task()))
+    worker = open_worker()
+    worker.fetch_weights(*bundles[1])
+
+    def stage(seed: int) -> None:
+        for version in random.Random(seed).choices(sorted(bundles), k=12):
+            manifest, buckets = bundles[version]
+            with contextlib.suppress(WeightsError):  # older than what another thread has staged
+                worker.stage(manifest, buckets)
+            with contextlib.suppress(WeightsError):
+                worker.stage(*damaged[version])
+
+    threads = [threading.Thread(target=stage, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        group = worker.sample(task())
+        assert torch.equal(clips(group), expected[group.policy_version])
+    for thread in threads:
+        thread.join()
+    assert worker.held == (0, 6)
+    assert torch.equal(clips(worker.sample(task())), expected[6])
