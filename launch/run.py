@@ -21,6 +21,7 @@ from rlvid.launch.phases.base import (
 from rlvid.launch.preemption import open_preemption
 from rlvid.launch.preflight import check_model_folder, preflight
 from rlvid.launch.run_folder import RunFolder, open_run_folder
+from rlvid.launch.run_lock import held
 from rlvid.models.policy import Policy
 from rlvid.observability.recorder import Recorder
 
@@ -41,7 +42,12 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
     folder = open_run_folder(run_folder.resolve(), recipe, resume=resume)
     base = Policy(model_path=recipe.model.path)
     artifacts = Artifacts(base_policy=base, policy=base)
-    with beating(), open_preemption(recipe.cluster.grace_s) as preemption, open_cluster(recipe):
+    with (
+        beating(),
+        held(folder.path),
+        open_preemption(recipe.cluster.grace_s) as preemption,
+        open_cluster(recipe),
+    ):
         for index, (name, phase) in enumerate(zip(recipe.phases, phases, strict=True)):
             path = folder.phase(index, name)
             done = load_artifacts(path)

@@ -28,6 +28,7 @@ from rlvid.launch.control.status import (
     StatusWriter,
 )
 from rlvid.launch.loop.gang import Gang
+from rlvid.launch.loop.line import LineCounts
 from rlvid.launch.loop.trainer import Batch, Trainer
 from rlvid.launch.phases.base import PhaseContext
 from rlvid.launch.preemption import Preempted, Preemption
@@ -69,7 +70,6 @@ class Live:
     _row: Mapping[str, float] = field(default_factory=dict)
     _heldout: float | None = None
     _seen: set[str] = field(default_factory=set)
-    _wasted: tuple[int, float] = (0, 0.0)
 
     # Called by the loop
 
@@ -83,18 +83,17 @@ class Live:
             self.writer.write(self._status(), now)
         self.timeline.flush_if_due()
 
-    def step_done(self, batch: Batch) -> dict[str, float]:
+    def step_done(self, batch: Batch, counts: LineCounts) -> dict[str, float]:
         """Close the step's window of the timeline and return its metrics."""
         assert batch.report is not None, "the step is trained"
         staleness = Counter(batch.step - group.summary.policy_version for group in batch.groups)
-        counts = self.sampling.line.counts
         refused = counts.late_answers + counts.stale_answers
-        self.timeline.wasted(
-            "refused",
-            videos=(refused - self._wasted[0]) * self.recipe.rollout.group_size,
-            seconds=counts.wasted_s - self._wasted[1],
-        )
-        self._wasted = (refused, counts.wasted_s)
+        if refused:
+            self.timeline.wasted(
+                "refused",
+                videos=refused * self.recipe.rollout.group_size,
+                seconds=counts.wasted_s,
+            )
         metrics = self.timeline.step_done(
             batch.step + 1,
             batch.published_s,

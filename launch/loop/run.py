@@ -114,7 +114,10 @@ def finish_step(loop: Loop, batch: Batch) -> dict[str, float]:
         pool=loop.sampling.rewards.step_metrics(),
     )
     loop.num_lost, loop.last_done_s = num_lost, batch.published_s
-    metrics |= loop.live.step_done(batch)
+    counts = loop.sampling.line.take_counts()
+    metrics |= counts.metrics() | loop.sampling.rollouts.step_metrics()
+    metrics |= loop.keeper.step_metrics() if loop.keeper is not None else {}
+    metrics |= loop.live.step_done(batch, counts)
     metrics |= loop.live.mfu(metrics)
     metrics |= loop.watch.after_step(batch.step + 1, table, batch.groups)
     loop.steps.forget(batch.step)

@@ -21,6 +21,7 @@ from rlvid.data.prompts import load_prompts
 from rlvid.launch.driver_state import DriverState, load_driver_state
 from rlvid.launch.group_keeper import Keeper
 from rlvid.launch.heldout import heldout_prompts, with_judges
+from rlvid.launch.local_disk import ledger_home
 from rlvid.launch.loop.gang import Gang
 from rlvid.launch.loop.live import open_live
 from rlvid.launch.loop.recovery import Recovery
@@ -164,8 +165,9 @@ def open_loop(
     # Judges are loaded only where something is held out for them.
     sampling_recipe = with_judges(recipe) if config.evaluate_every else recipe
     with ExitStack() as stack:
+        ledger_path = stack.enter_context(ledger_home(context.folder))
         sampling = stack.enter_context(
-            open_sampling(sampling_recipe, policy, recipe.learner, context.folder / "ledger.sqlite")
+            open_sampling(sampling_recipe, policy, recipe.learner, ledger_path)
         )
         gang = Gang(recipe, policy, sampling.ledger, sampling.bell)
         stack.callback(gang.shutdown)
