@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import ray
 
+from rlvid.bell import Bell
 from rlvid.config import ClusterConfig, ModelConfig, RewardsConfig, ScorerConfig
 from rlvid.data.video_files import write_mp4
 from rlvid.records import Prompt
@@ -180,6 +181,51 @@ def test_a_stopped_replica_costs_one_deadline(tmp_path: Path) -> None:
         ]
         answers = collect_all(pool, tickets)
         assert all(score.value is not None for a in answers for score in a.scores)
+        assert pool.num_replaced == 1
+
+
+def test_stopped_processes_cost_one_deadline_and_their_late_answers_count_for_nobody(
+    model: ModelConfig,
+) -> None:
+    """The decoder and a scorer are stopped, found, replaced; the scorer goes on and answers."""
+    bell = Bell()
+    sleeping = ScorerConfig(use="sleeping", config={"score_s": 0.1, "per": "call"}, deadline_s=5.0)
+    rewards = RewardsConfig(scorers=(sleeping,), deadline_s=30.0, cache_entries=0)
+    pool = RewardPool(rewards, model, CLUSTER, bell=bell)
+    pool.start()
+    try:
+        pool.health_check(120.0)
+        assert pool.num_replicas("sleeping") == 1
+        before = {label: pid for label, _, pid in pool.processes()}
+        assert sorted(before) == ["decoder", "sleeping"]
+        [right] = pool.score(sampled(1))
+        os.kill(before["sleeping"], signal.SIGSTOP)
+        tickets = [pool.submit(ref) for ref in sampled(3)]
+        while bell.wait(0.0):
+            pass
+        wait_until(lambda: pool.num_replaced == 1)
+        os.kill(before["sleeping"], signal.SIGCONT)  # before Ray's SIGKILL comes, 5 s later
+        assert bell.wait(60.0)
+        answers = collect_all(pool, tickets)
+        # The clips are alike, so every score is that of the first one, and none is missing.
+        assert [values(a, "sleeping") for a in answers] == 3 * [values(right, "sleeping")]
+        assert [a.scores[0].group_id for a in answers] == [f"000000-{n:02d}" for n in range(3)]
+        assert pool.num_replaced == 1
+        wait_until(lambda: not Path(f"/proc/{before['sleeping']}").exists() or is_zombie(before))
+    finally:
+        pool.shutdown()
+
+
+def is_zombie(processes: dict[str, int]) -> bool:
+    return " Z " in Path(f"/proc/{processes['sleeping']}/stat").read_text()
+
+
+def test_a_stopped_decoder_is_replaced(model: ModelConfig) -> None:
+    with open_pool(model, deadline_s=6.0) as pool:
+        [decoder] = [pid for label, _, pid in pool.processes() if label == "decoder"]
+        os.kill(decoder, signal.SIGSTOP)
+        [answer] = collect_all(pool, [pool.submit(sampled(1)[0])])
+        assert None not in values(answer, "mean")
         assert pool.num_replaced == 1
 
 
