@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from rlvid.config import EmaConfig
+from rlvid.learners.fragments import Piece, PieceReader, check_names, write_pieces
 from rlvid.learners.ranks import Ranks
 from rlvid.learners.zero_engine import ZeroEngine
 from rlvid.weights import TensorSpec
+
+STEM = "ema"
 
 
 class Ema:
@@ -77,24 +80,17 @@ class Ema:
         owner = self._index[name] % self.ranks.world_size
         return self.ranks.broadcast(value, owner).to(self._dtypes[name])
 
-    def save(self, path: Path) -> None:
+    def save(self, folder: Path) -> None:
         """Write this rank's averages."""
-        from safetensors.torch import save_file
+        pieces = (Piece("average", name, 0, v.view(-1)) for name, v in self._average.items())
+        write_pieces(folder, STEM, self.ranks.rank, pieces)
 
-        save_file({name: value.cpu() for name, value in self._average.items()}, path)
-
-    def load(self, path: Path) -> None:
-        """Read what `save` wrote on the same rank of a gang of the same size."""
-        from safetensors.torch import load_file
-
-        loaded = load_file(path)
-        if set(loaded) != set(self._average):
-            raise ValueError(
-                f"checkpoint {path}: expected averages of {len(self._average)} parameters of this "
-                f"rank, got {len(loaded)}; resume with the same number of ranks"
-            )
-        for name, value in self._average.items():
-            value.copy_(loaded[name])
+    def load(self, folder: Path) -> None:
+        """Read this rank's averages of what any number of ranks wrote."""
+        with PieceReader(folder, STEM) as reader:
+            check_names(reader, "average", self._shapes, f"checkpoint {folder}")
+            for name, value in self._average.items():
+                reader.fill("average", name, 0, value.view(-1))
 
     def _is_mine(self, index: int) -> bool:
         return index % self._engine.ranks.world_size == self._engine.ranks.rank

@@ -299,15 +299,13 @@ class LearnerGroup:
             fill: writes into the folder what the caller wants to find in it again.
             recipe: digest of what a resume must agree with; "" is not checked.
         """
-        return self.begin_save(
-            folder, step=step, keep=keep, fill=fill, recipe=recipe
-        ).result()
+        return self.begin_save(folder, step=step, keep=keep, fill=fill, recipe=recipe).result()
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Go on from a checkpoint; right after `wait_ready`.
 
-        Digests are verified first: the files of DeepSpeed are pickles, and only bytes that this
-        project wrote are opened.
+        Digests are verified first. It may have been written by another number of ranks, at another
+        ZeRO stage (`Trainee.load`).
         """
         checkpoint.verify(path)
         self.begin_load(path).result()

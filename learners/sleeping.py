@@ -114,12 +114,10 @@ class SleepingLearner:
     def restore_published(self, pairs: Iterable[tuple[int, str]]) -> None:
         """All groups are admitted."""
 
-    def save(self, folder: Path) -> list[str]:
-        """Write the version, rank 0 alone; return the names of the files."""
-        if os.environ.get("RANK", "0") != "0":
-            return []
-        (folder / _STATE_FILE).write_text(f'{{"version": {self._version}}}')
-        return [_STATE_FILE]
+    def save(self, folder: Path) -> None:
+        """Write the version; rank 0 alone."""
+        if os.environ.get("RANK", "0") == "0":
+            (folder / _STATE_FILE).write_text(f'{{"version": {self._version}}}')
 
     def load(self, folder: Path) -> None:
         (folder / _STATE_FILE).read_text()

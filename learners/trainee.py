@@ -190,7 +190,7 @@ class Trainee:
 
         self.engine.save(folder)
         if self.ema is not None:
-            self.ema.save(folder / f"ema-{self.rank:04d}.safetensors")
+            self.ema.save(folder)
         save_file(_rng_state(), folder / f"rng-{self.rank:04d}.safetensors")
         if self.rank == 0:
             tree = {
@@ -202,24 +202,33 @@ class Trainee:
         self.engine.ranks.barrier()
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Read what `save` wrote, right after opening; return the caller's state.
+        """Read what `save` wrote, right after opening; return the caller's state. A collective.
+
+        Another number of ranks and another ZeRO stage than wrote it hold the same values, bit for
+        bit. A rank that was not there before starts its random numbers from the recipe's seed.
 
         Raises:
-            ValueError: it was written by another layout (ranks, stage, mode, average).
+            ValueError: it was written with another mode, or with an average where there is none.
         """
         from safetensors.torch import load_file
 
         tree = json.loads((folder / _STATE_FILE).read_text())
-        if tree["layout"] != self._layout():
+        written, mine = tree["layout"], self._layout()
+        fixed = ("mode", "has_ema")
+        if any(written[key] != mine[key] for key in fixed):
             raise ValueError(
-                f"checkpoint {folder}: learner: expected {self._layout()} (the recipe's), got "
-                f"{tree['layout']}; resume with the settings it was written with"
+                f"checkpoint {folder}: learner: expected {mine} (the recipe's), got {written}; "
+                f"ranks and stage may change, {' and '.join(fixed)} may not"
             )
-        self.engine.load(folder)
+        steps = int(tree["optimizer_steps"])
+        self.engine.load(folder, num_steps=steps)
         if self.ema is not None:
-            self.ema.load(folder / f"ema-{self.rank:04d}.safetensors")
-        _set_rng_state(load_file(folder / f"rng-{self.rank:04d}.safetensors"))
-        self.optimizer_steps = int(tree["optimizer_steps"])
+            self.ema.load(folder)
+        if self.rank < written["num_ranks"]:
+            _set_rng_state(load_file(folder / f"rng-{self.rank:04d}.safetensors"))
+        else:
+            torch.manual_seed(derive_seed(self.settings.seed, "rank", self.rank, steps))
+        self.optimizer_steps = steps
         self._moved.forget()
         state: dict[str, Any] = tree["state"]
         return state

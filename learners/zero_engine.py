@@ -24,13 +24,13 @@ from torch import distributed as dist
 
 from rlvid.config import LearnerConfig
 from rlvid.learners.ranks import Ranks
+from rlvid.learners.zero_state import ZeroState
 from rlvid.weights import TensorSpec, trainable_parameters
 
 GATHER_ELEMENTS = 64 * 2**20
 """Elements of full parameters that exist at once while a sharded model is read out."""
 PERSISTENT_ELEMENTS = 100_000
 """Stage 3 keeps smaller parameters whole on every rank between uses (DeepSpeed's default)."""
-_TAG = "engine"
 
 
 class ZeroEngine:
@@ -62,6 +62,7 @@ class ZeroEngine:
             config=_deepspeed_config(config, self.ranks.world_size),
             dist_init_required=False,
         )
+        self._state = ZeroState(self._optimizer, config.zero_stage, self._parameters, self.ranks)
         self._gathered = deepspeed.zero.GatheredParameters
         self._full_master = deepspeed.utils.safe_get_full_fp32_param
 
@@ -201,24 +202,19 @@ class ZeroEngine:
             }
 
     def save(self, folder: Path) -> None:
-        """Write this rank's share of parameters and optimiser into `folder`; a collective."""
-        self._engine.save_checkpoint(
-            str(folder),
-            tag=_TAG,
-            save_latest=False,
-            exclude_frozen_parameters=self._config.mode == "lora",
-        )
+        """Write this rank's share of float32 parameters and moments."""
+        self._state.save(folder)
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote, into an engine of the same layout that has not stepped yet.
+    def load(self, folder: Path, *, num_steps: int) -> None:
+        """Read what ranks of any number and stage wrote, into an engine that has not stepped yet.
 
-        The files are DeepSpeed's pickles: the caller has verified their digests.
+        A collective. The live parameters follow from the float32 ones.
+
+        Args:
+            num_steps: optimiser steps taken when it was written.
         """
-        path, _ = self._engine.load_checkpoint(
-            str(folder), tag=_TAG, load_module_strict=self._config.mode == "full"
-        )
-        if path is None:
-            raise ValueError(f"checkpoint {folder}: DeepSpeed found nothing to load in {_TAG!r}")
+        self._state.load(folder, num_steps=num_steps)
+        self._state.refresh_live()
 
     def _plain_grad_norm(self, divisor: float) -> float:
         """Divide the gradient and return its norm.

@@ -92,10 +92,9 @@ def killed(folder: Path) -> None:
         learner = open_learner(stage, mode)
         train(learner, recipe_of(stage, mode), 0, SAVED_AT)
         place = folder / f"checkpoints-{mode}-{stage}"
-        if learner.trainee.rank == 0:
-            checkpoint.begin(place, SAVED_AT)
-        learner.trainee.engine.ranks.barrier()
-        temporary = place / f".writing-step-{SAVED_AT:08d}"
+        ranks = learner.trainee.engine.ranks
+        begun = str(checkpoint.begin(place, SAVED_AT)) if ranks.rank == 0 else ""
+        temporary = Path(ranks.gather_json(begun)[0])
         learner.save(temporary)
         if learner.trainee.rank == 0:
             checkpoint.commit(temporary, step=SAVED_AT, keep=2)
