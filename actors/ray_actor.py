@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rlvid.actors.worker import Worker, WorkerSettings, open_worker
 from rlvid.config import RolloutConfig
+from rlvid.group_digest import digest_of_group
 from rlvid.models.policy import Policy
 from rlvid.observability.mfu import device_name
 from rlvid.records import GroupSummary, GroupTask, RolloutGroup, WeightsManifest, WeightsReceipt
@@ -81,7 +82,7 @@ class RolloutActor:
                 return None, None
             self._begun.append(task.lease_id)
         group = self._open_worker.sample(task)
-        return group, group.summary()
+        return group, group.summary(digest_of_group(group))
 
     @ray.method(concurrency_group="control")
     def withdraw(self, lease_id: str) -> bool:

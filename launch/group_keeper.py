@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rlvid.bell import Bell
 from rlvid.config.storage import StorageConfig
 from rlvid.durable import DiskFullError
+from rlvid.group_digest import digest_of_group
 from rlvid.launch.group_store import GroupStore, StoredGroup, open_group_store
 from rlvid.launch.keep_queue import KeepItem, KeepQueue
 from rlvid.records import GroupSummary, RolloutGroup
@@ -87,7 +88,7 @@ class KeeperActor:
     def load(self, group_id: str) -> tuple[RolloutGroup, tuple[GroupSummary, GroupScores]]:
         """The group stays in the object store; the driver fetches the rest."""
         group, scores = self._store.read(group_id)
-        return group, (group.summary(), scores)
+        return group, (group.summary(digest_of_group(group)), scores)
 
     def index(self, first_step: int) -> dict[int, list[StoredGroup]]:
         return self._store.index(first_step)

@@ -28,7 +28,6 @@ from rlvid import durable
 from rlvid.launch.record_codec import CodecError, decode, encode
 from rlvid.records import RolloutGroup
 from rlvid.rewards.scoring import GroupScores
-from rlvid.weights import digest_bytes, digest_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -198,24 +197,6 @@ def open_group_store(folder: Path) -> GroupStore:
         if durable.is_temporary(path):
             path.unlink()
     return GroupStore(folder)
-
-
-def digest_of_group(group: RolloutGroup) -> str:
-    """Return a digest of what was sampled: prompt, plan, seeds and every tensor.
-
-    Lease, actor, times and the version's number are left out, so that two runs that sampled the
-    same agree, whoever did it and however often it was tried.
-    """
-    tree, _ = encode(group)
-    kept = {name: tree[name] for name in ("group_id", "prompt", "plan")}
-    tensors: dict[str, Tensor] = {}
-    seeds = []
-    for rollout in group.rollouts:
-        own, parts = encode(rollout)
-        tensors |= {f"{rollout.index}.{name}": tensor for name, tensor in parts.items()}
-        seeds.append({name: value for name, value in own.items() if name not in parts})
-    text = msgpack.packb([kept, seeds, digest_tensors(tensors)])
-    return digest_bytes(text)
 
 
 def set_aside(path: Path, problem: str) -> None:

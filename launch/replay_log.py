@@ -48,7 +48,7 @@ class ReplayRecord:
     """Starts of the learner until those weights were published."""
     weights_digest: str
     group_digest: str
-    """See `group_store.digest_of_group`."""
+    """See `rlvid.group_digest`."""
 
 
 class ReplayLog:

@@ -135,7 +135,8 @@ class RolloutGroup:
     swap_s: float = 0.0
     """Seconds by which new weights held the group up; 0 where none were waiting."""
 
-    def summary(self) -> GroupSummary:
+    def summary(self, digest: str = "") -> GroupSummary:
+        """Return what the driver may know; `digest` is `group_digest.digest_of_group`'s."""
         return GroupSummary(
             group_id=self.group_id,
             lease_id=self.lease_id,
@@ -145,6 +146,7 @@ class RolloutGroup:
             sample_s=self.sample_s,
             num_forwards=self.num_forwards,
             swap_s=self.swap_s,
+            digest=digest,
         )
 
 
@@ -160,6 +162,8 @@ class GroupSummary:
     sample_s: float
     num_forwards: int
     swap_s: float = 0.0
+    digest: str = ""
+    """Of what was sampled (`rlvid.group_digest`); "" where nobody took it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from rlvid.launch.loop.gang import Gang
 from rlvid.launch.loop.line import Issue
 from rlvid.launch.loop.live import Live
 from rlvid.launch.loop.recovery import Recovery
+from rlvid.launch.loop.replay import Replay
 from rlvid.launch.loop.steps import GrpoSteps
 from rlvid.launch.loop.trainer import Batch, Trainer
 from rlvid.launch.phases.base import PhaseContext
@@ -46,6 +47,7 @@ class Loop:
     heldout: tuple[Prompt, ...]
     progress: PhaseProgress
     live: Live
+    replay: Replay
     watch: Watch
     preemption: Preemption | None
     step: int = 0
@@ -96,6 +98,8 @@ def finish_step(loop: Loop, batch: Batch) -> dict[str, float]:
     """Return the row of metrics of a step that is trained and published."""
     assert batch.report is not None, "the batch is not trained"
     assert batch.manifest is not None, "the batch is not published"
+    groups_per_step = loop.recipe.rollout.groups_per_step
+    loop.replay.learned(batch, first_order=batch.step * groups_per_step)
     table = loop.steps.tables[batch.step]
     num_lost = loop.sampling.rollouts.num_lost
     began = max(loop.last_done_s, 0.0) or batch.opened_s

@@ -31,6 +31,8 @@ class GrpoSteps:
     state: DriverState
     restore_group: Callable[[Issue], ScoredGroup | None] = lambda issue: None
     """Reads a group back from the disk after a restart."""
+    versions: Mapping[str, int] = field(default_factory=dict)
+    """Group id to the version that must sample it, where a run is done again."""
     weights: dict[int, Mapping[str, float]] = field(default_factory=dict)
     """Step to the scorers' weights in force in it."""
     tables: dict[int, ScoreTable] = field(default_factory=dict)
@@ -53,16 +55,21 @@ class GrpoSteps:
     def _make_issues(self, step: int) -> list[Issue]:
         recipe = self.recipe
         chosen = prompts_for_step(self.prompts, recipe.seed, step, recipe.rollout.groups_per_step)
-        return [
-            Issue(
-                task=training_task(recipe, prompt, visit=visit, step=step, position=position),
-                step=step,
-                min_version=oldest_version(step, recipe.rollout.max_staleness),
-                max_version=step,
-                scorers=self._scorers,
+        oldest = oldest_version(step, recipe.rollout.max_staleness)
+        issues = []
+        for position, (prompt, visit) in enumerate(chosen):
+            task = training_task(recipe, prompt, visit=visit, step=step, position=position)
+            known = self.versions.get(task.group_id)
+            issues.append(
+                Issue(
+                    task=task,
+                    step=step,
+                    min_version=oldest if known is None else known,
+                    max_version=step if known is None else known,
+                    scorers=self._scorers,
+                )
             )
-            for position, (prompt, visit) in enumerate(chosen)
-        ]
+        return issues
 
     def restore(self, issue: Issue) -> ScoredGroup | None:
         return self.restore_group(issue)

@@ -25,6 +25,7 @@ from rlvid.launch.local_disk import ledger_home
 from rlvid.launch.loop.gang import Gang
 from rlvid.launch.loop.live import open_live
 from rlvid.launch.loop.recovery import Recovery
+from rlvid.launch.loop.replay import open_replay
 from rlvid.launch.loop.run import (
     Loop,
     check_canary,
@@ -98,6 +99,7 @@ def begin(loop: Loop, latest: Checkpoint | None) -> None:
     state = load_driver_state(latest.path) if latest else DriverState()
     loop.use_state(state)
     loop.context.recorder.resume_after(latest.step if latest else None)
+    loop.replay.rewind(step)
     loop.gang.open(latest.path if latest else None, version=step)
     loop.trainer.rewind(step, loop.gang, incarnation=loop.gang.incarnation)
     loop.step = step
@@ -177,7 +179,10 @@ def open_loop(
         progress = stack.enter_context(
             open_progress("grpo", config.num_steps, first_step=first_step)
         )
+        replay = open_replay(context.folder, writes=config.replay_log, earlier=config.replay)
+        stack.callback(replay.close)
         steps = GrpoSteps(recipe, load_prompts(recipe.prompts), DriverState())
+        steps.versions = replay.versions
         recovery = Recovery(
             keeper=keeper,
             ledger=sampling.ledger,
@@ -209,6 +214,7 @@ def open_loop(
             heldout=heldout,
             progress=progress,
             live=live,
+            replay=replay,
             watch=Watch(recipe, steps.state.memory, context.recorder, progress),
             preemption=context.preemption,
         )

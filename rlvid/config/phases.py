@@ -68,6 +68,12 @@ class GrpoConfig(Section):
     score them too, and nothing else."""
     alarms: AlarmsConfig = AlarmsConfig()
     early_stop: EarlyStopConfig = EarlyStopConfig()
+    replay_log: bool = True
+    """Write down which weights sampled each group that was learned from (`replay.log`)."""
+    replay: str | None = None
+    """The `replay.log` of another run of this recipe, to do that run again: every group is sampled
+    with the same version. It makes an overlapped run repeatable, bit for bit on a CPU; a group
+    that comes out otherwise ends the run."""
     max_replay_drift_frac: float = Field(default=1.0, gt=0.0)
     """Stop when |ratio - 1| before an update exceeds this share of the clip range."""
 

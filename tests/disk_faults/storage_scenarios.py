@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from rlvid.launch.group_store import digest_of_group, open_group_store
+from rlvid.group_digest import digest_of_group
+from rlvid.launch.group_store import open_group_store
 from rlvid.launch.ledger import open_ledger
 from rlvid.launch.local_disk import snapshot
 from rlvid.launch.replay_log import ReplayRecord, open_replay_log

@@ -14,10 +14,11 @@ import ray
 from rlvid.bell import Bell
 from rlvid.config import Recipe, StorageConfig
 from rlvid.durable import disk_full
+from rlvid.group_digest import digest_of_group
 from rlvid.launch import group_keeper
 from rlvid.launch.cluster import open_cluster
 from rlvid.launch.group_keeper import Keeper, KeeperLostError, KeepFailure
-from rlvid.launch.group_store import StoredGroup, StoredGroupError, digest_of_group
+from rlvid.launch.group_store import StoredGroup, StoredGroupError
 from tests.disk_faults.storage_scenarios import small_group
 
 DEADLINE_S = 60.0
@@ -82,7 +83,8 @@ def test_group_comes_back_as_it_was_and_in_the_checkpoint(start: Start, tmp_path
     loaded = keeper.load(ids[2], DEADLINE_S)
     group, scores = small_group(ids[2], 2.0)
     assert digest_of_group(ray.get(loaded.group, timeout=DEADLINE_S)) == digest_of_group(group)
-    assert (loaded.summary, loaded.scores) == (group.summary(), scores)
+    summary = group.summary(digest_of_group(group))
+    assert (loaded.summary, loaded.scores) == (summary, scores)
     assert keeper.link_into(tmp_path / "checkpoint", 2, DEADLINE_S) == 2
     keeper.drop_before(3)
     assert sorted(keeper.index(DEADLINE_S)) == [3]

@@ -14,10 +14,10 @@ import msgpack
 import pytest
 import torch
 
+from rlvid.group_digest import digest_of_group
 from rlvid.launch.group_store import (
     GroupStore,
     StoredGroupError,
-    digest_of_group,
     open_group_store,
 )
 from rlvid.launch.record_codec import CodecError, decode, encode

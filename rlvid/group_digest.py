@@ -1,0 +1,33 @@
+"""What was sampled, as one digest: by it two runs of a recipe are known to be the same run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from torch import Tensor
+
+from rlvid.records import RolloutGroup
+from rlvid.weights import digest_bytes, digest_tensors
+
+
+def digest_of_group(group: RolloutGroup) -> str:
+    """Return a digest of what was sampled: prompt, plan, seeds and every tensor.
+
+    Lease, actor, times and the version's number are left out, so that two runs that sampled the
+    same agree, whoever did it and however often it was tried.
+    """
+    tensors: dict[str, Tensor] = {}
+    seeds = []
+    for place, rollout in enumerate(group.rollouts):
+        seeds.append((rollout.index, rollout.noise_seed, rollout.step_seed))
+        tensors |= {
+            f"{place}.latents": rollout.latents,
+            f"{place}.trained_latents": rollout.trained_latents,
+            f"{place}.trained_next_latents": rollout.trained_next_latents,
+            f"{place}.behaviour_mean": rollout.behaviour_mean,
+            f"{place}.behaviour_log_prob": rollout.behaviour_log_prob,
+        }
+    prompt = {**asdict(group.prompt), "facts": sorted(group.prompt.facts.items())}
+    told = [group.group_id, prompt, asdict(group.plan), seeds, digest_tensors(tensors)]
+    return digest_bytes(json.dumps(told, sort_keys=True).encode())
