@@ -121,7 +121,7 @@ class Feeder:
 
     def give_up_stale(self, newest: Publish | None) -> None:
         """Hand back what may only be sampled with weights that no actor has any more."""
-        if not self._capped or newest is None:
+        if not self._capped or newest is None or min(self._capped) >= newest.version:
             return
         crew = self._crew
         held = {a.version for a in crew.actors.values() if a.state is State.READY}

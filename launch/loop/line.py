@@ -79,6 +79,7 @@ class GroupLine:
     counts: LineCounts = field(default_factory=LineCounts)
     _open: dict[str, Issue] = field(default_factory=dict)
     _scoring: dict[int, tuple[str, SampledGroup]] = field(default_factory=dict)
+    _being_scored: set[str] = field(default_factory=set)
     _ready: dict[str, ScoredGroup] = field(default_factory=dict)
     _deaths: Counter[str] = field(default_factory=Counter)
     _quarantined: dict[str, str] = field(default_factory=dict)
@@ -134,9 +135,9 @@ class GroupLine:
     def num_scoring(self) -> int:
         return len(self._scoring)
 
-    def scoring_ids(self) -> set[str]:
-        """Return the ids of groups that are sampled and wait for their scores."""
-        return {group_id for group_id, _ in self._scoring.values()}
+    def is_being_scored(self, group_id: str) -> bool:
+        """Return whether the group is sampled and waits for its scores."""
+        return group_id in self._being_scored
 
     @property
     def quarantined(self) -> Mapping[str, str]:
@@ -180,6 +181,7 @@ class GroupLine:
         for ticket, scores in self.rewards.collect(0.0):
             moved = True
             group_id, sampled = self._scoring.pop(ticket)
+            self._being_scored.discard(group_id)
             issue = self._open.get(group_id)
             if issue is None or issue.task.lease_id != sampled.summary.lease_id:
                 continue  # the run ended it meanwhile, or an evaluation is made again
@@ -222,6 +224,7 @@ class GroupLine:
         self._deaths.pop(issue.task.prompt.prompt_id, None)  # the actors died of something else
         ticket = self.rewards.submit(answer.group, issue.scorers)
         self._scoring[ticket] = (summary.group_id, answer)
+        self._being_scored.add(summary.group_id)
         self.ledger.scoring(summary.group_id)
 
     def _lost(self, lost: LostGroup) -> None:

@@ -8,6 +8,7 @@ paces the rollouts; nothing is dropped for being slow, which would favour fast p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -25,9 +26,12 @@ class Chunk:
 
     @property
     def group_ids(self) -> tuple[str, ...]:
-        return tuple(
-            training_group_id(self.step, self.first + offset) for offset in range(self.num_groups)
-        )
+        return tuple(self.ids_from(0))
+
+    def ids_from(self, offset: int) -> Iterator[str]:
+        """Yield the ids of its groups, but for the first `offset`."""
+        for position in range(self.first + offset, self.first + self.num_groups):
+            yield training_group_id(self.step, position)
 
 
 def training_group_id(step: int, position: int) -> str:

@@ -207,16 +207,16 @@ class Trainer:
         """
         if any(batch.calls or batch.publish for batch in self._batches):
             return ""
-        awaited = self._awaited
-        return "rewards" if awaited and awaited <= self._line.scoring_ids() else "rollouts"
-
-    @property
-    def _awaited(self) -> set[str]:
-        """Return the groups of the learner's next chunk that are on their way."""
         if not self._batches or not self._batches[-1].chunks:
-            return set()
-        ids = self._batches[-1].chunks[0].group_ids[self._batches[-1].num_settled :]
-        return {group_id for group_id in ids if self._line.is_on_its_way(group_id)}
+            return "rollouts"
+        whom = "rollouts"
+        batch = self._batches[-1]
+        for group_id in batch.chunks[0].ids_from(batch.num_settled):
+            if self._line.is_being_scored(group_id):
+                whom = "rewards"
+            elif self._line.is_on_its_way(group_id):
+                return "rollouts"
+        return whom
 
     # The turns of the loop
 
