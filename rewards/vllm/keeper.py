@@ -29,6 +29,7 @@ from pathlib import Path
 
 LOOK_EVERY_S = 0.2
 RECORD_FILE = "server.json"
+TOKEN_FILE = "token"
 
 
 def main() -> None:
@@ -105,6 +106,7 @@ def clear(folder: Path, nonce: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         if json.loads((folder / RECORD_FILE).read_text())["nonce"] == nonce:
             (folder / RECORD_FILE).unlink()
+            (folder / TOKEN_FILE).unlink(missing_ok=True)
 
 
 def identity(guard: int) -> dict[str, object]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvid.rewards.base import RewardError
-from rlvid.rewards.vllm.keeper import RECORD_FILE, boot_id, started
+from rlvid.rewards.vllm.keeper import RECORD_FILE, TOKEN_FILE, boot_id, started
 
 ATTACH_WAIT_S = 20.0
 """For the processes of a driver that died a moment ago to let go of its servers."""
@@ -162,7 +162,7 @@ class Slot:
     def new_lease(self, key: str) -> str:
         """Write the key, make a lease that is renewed from now on, and return its nonce."""
         self.stop_renewing()
-        descriptor = os.open(self.folder / "token", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(self.folder / TOKEN_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(key)
         nonce = secrets.token_hex(8)
@@ -172,7 +172,7 @@ class Slot:
     def key(self) -> str:
         """Return the key of the server that runs here; "" when there is none."""
         try:
-            return (self.folder / "token").read_text()
+            return (self.folder / TOKEN_FILE).read_text()
         except FileNotFoundError:
             return ""
 
@@ -221,7 +221,7 @@ class Slot:
                 while is_running(kept.pid, kept.pid_started) and time.monotonic() < give_up:
                     time.sleep(0.02)
                 _send(kept.pid, signal.SIGKILL)
-        for name in (f"{kept.nonce}.lease", f"{kept.nonce}.ready", RECORD_FILE):
+        for name in (f"{kept.nonce}.lease", f"{kept.nonce}.ready", RECORD_FILE, TOKEN_FILE):
             (self.folder / name).unlink(missing_ok=True)
 
     def _try_lock(self) -> bool:
