@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -27,6 +28,8 @@ from rlvid.records import GroupSummary, GroupTask, RolloutGroup, WeightsManifest
 from rlvid.weights import WeightsError
 from rlvid.weights.broadcast import BroadcastPart
 
+LEAVE_S = 1.0
+"""In which a process goes by itself when Ray ends its actor."""
 REMEMBERED = 64
 """Leases an actor remembers to have begun; it holds two at a time."""
 
@@ -135,14 +138,21 @@ def _signal_there(pid: int, number: int) -> bool:
 
 def signal_process(pid: int, number: int) -> bool:
     """Send a signal to a rollout actor of this machine; False when the pid is none any more."""
+    if not is_rollout_actor(pid):
+        return False
     try:
-        # Ray names its workers so; a pid may belong to somebody else by now.
-        if not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::RolloutActor"):
-            return False
         os.kill(pid, number)
-    except (FileNotFoundError, ProcessLookupError):
+    except ProcessLookupError:
         return False
     return True
+
+
+def is_rollout_actor(pid: int) -> bool:
+    """Ray names its workers by what they run; a pid may belong to somebody else by now."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::RolloutActor")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 Handler = Callable[[Future[Any]], None]
@@ -201,13 +211,8 @@ class ActorSet:
     def send_signal(self, actor_id: str, number: int) -> None:
         """Send a signal to an actor's process, on whichever node it is."""
         address = self._addresses.get(actor_id)
-        if address is None:
-            return
-        if address.node_id == ray.get_runtime_context().get_node_id():
-            signal_process(address.pid, number)
-            return
-        there = NodeAffinitySchedulingStrategy(address.node_id, soft=False)
-        _signal_there.options(scheduling_strategy=there).remote(address.pid, number)
+        if address is not None:
+            self._signal(address, number)
 
     def kill(self, actor_id: str, *, is_stuck: bool) -> None:
         """End an actor; Ray's own kill leaves a stopped process as it is, with all it holds."""
@@ -221,12 +226,29 @@ class ActorSet:
         self._addresses.pop(actor_id, None)
 
     def kill_all(self) -> None:
+        """End all actors; SIGKILL is for those that do not go, since Ray reports it as a crash."""
+        addresses = list(self._addresses.values())
         for actor_id in list(self._actors):
-            self.kill(actor_id, is_stuck=True)
+            self.kill(actor_id, is_stuck=False)
+        here = ray.get_runtime_context().get_node_id() if addresses else ""
+        until = time.monotonic() + LEAVE_S
+        while time.monotonic() < until and any(
+            address.node_id == here and is_rollout_actor(address.pid) for address in addresses
+        ):
+            time.sleep(0.01)
+        for address in addresses:
+            self._signal(address, signal.SIGKILL)
 
     def crash(self, actor_id: str) -> None:
         """End an actor as a crash would, and say nothing of it."""
         ray.kill(self._actors[actor_id])
+
+    def _signal(self, address: Address, number: int) -> None:
+        if address.node_id == ray.get_runtime_context().get_node_id():
+            signal_process(address.pid, number)
+            return
+        there = NodeAffinitySchedulingStrategy(address.node_id, soft=False)
+        _signal_there.options(scheduling_strategy=there).remote(address.pid, number)
 
     def _watch(self, ref: ray.ObjectRef, handle: Handler) -> None:
         ref.future().add_done_callback(lambda future: self._post(partial(handle, future)))
