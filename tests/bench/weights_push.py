@@ -6,8 +6,10 @@ The real path on one machine: a learner's rank snapshots and hashes, returns one
 every actor maps them, and `WeightsHolder` copies into its spare buffer, verifies and swaps. The
 bare copy is `np.copyto` of the same mapped buckets into the same buffers in the same processes at
 the same time. The two take turns; the figures are medians over the rounds, seconds of the actors
-are means over them. Two buffers for each of 8 actors and 1000 MB are more memory than a small
-machine has: where less is free than that needs, publishes are staged and dropped, not swapped.
+are means over them. In a run `live_digest_s` passes beside the sampling; here it is waited for.
+`fresh_shm_s` is what `return_s` costs at least. Two buffers for each of 8 actors and 1000 MB are
+more memory than a small machine has: where less is free than that needs, publishes are staged and
+dropped, not swapped.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import shared_memory
 from typing import Any
 
 import numpy as np
@@ -108,10 +111,29 @@ class Learner:
             snapshot_s = time.perf_counter() - began
             part = self._publisher.part(0, 0)
         seconds = {"snapshot_s": snapshot_s, "pack_s": part.copy_s, "hash_s": part.hash_s}
+        seconds["fresh_shm_s"] = _write_fresh(self._publisher.buckets(0).values())
         return merge_parts([part]), seconds
 
     def bucket(self, index: int) -> Any:
         return self._publisher.buckets(0)[index]
+
+
+def _write_fresh(buckets: Iterable[Any]) -> float:
+    """Return the seconds of writing buckets to shared memory that nobody has touched yet.
+
+    That is what returning them costs at least: the object store's pages come from the system too.
+    """
+    seconds = 0.0
+    for bucket in buckets:
+        block = shared_memory.SharedMemory(create=True, size=bucket.nbytes)
+        target: Any = np.ndarray(bucket.shape, dtype=np.uint8, buffer=block.buf)
+        began = time.perf_counter()
+        np.copyto(target, bucket)
+        seconds += time.perf_counter() - began
+        del target
+        block.close()
+        block.unlink()
+    return seconds
 
 
 class Actor:
@@ -121,7 +143,7 @@ class Actor:
         torch.set_num_threads(1)
         self._swaps = swaps
         self._holder: Any = WeightsHolder(
-            module(size_mb), mode="full", actor_id="bench", verify_live_every=0
+            module(size_mb), mode="full", actor_id="bench", verify_live_every=1
         )
 
     def push(self, manifest: WeightsManifest, references: list[Any]) -> dict[str, float]:
@@ -130,8 +152,10 @@ class Actor:
         get_s = time.perf_counter() - began
         receipt = self._holder.stage(manifest, buckets)
         stage_s = time.perf_counter() - began - get_s
-        swap_s = self._holder.swap() if self._swaps else 0.0
-        if not self._swaps:
+        swap_s = 0.0
+        if self._swaps:
+            swap_s = self._holder.swap()
+        else:
             self._holder._spare, self._holder._staged = self._holder._staged.buffer, None
         return {
             "get_s": get_s,
@@ -140,6 +164,15 @@ class Actor:
             "stage_s": stage_s,
             "swap_s": swap_s,
         }
+
+    def check_live(self) -> float:
+        """Hash the live parameters, waiting for it."""
+        if self._swaps:
+            self._holder.check_live()
+            self._holder._start_check(self._holder._live)
+        began = time.perf_counter()
+        self._holder.check_live()
+        return time.perf_counter() - began
 
     def bare_copy(self, references: list[Any]) -> float:
         """Copy the same bytes into the same spare buffers."""
@@ -187,6 +220,8 @@ def _round(
     answers = ray.get(calls, timeout=DEADLINE_S)
     figures = {key: statistics.mean(answer[key] for answer in answers) for key in answers[0]}
     figures["wall_s"] = time.perf_counter() - began
+    live = ray.get([actor.check_live.remote() for actor in actors], timeout=DEADLINE_S)
+    figures["live_digest_s"] = statistics.mean(live)
     if version >= 2:
         began = time.perf_counter()
         bare = ray.get([actor.bare_copy.remote(references) for actor in actors], timeout=DEADLINE_S)
