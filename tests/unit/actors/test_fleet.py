@@ -532,21 +532,34 @@ def test_death_of_a_leaving_actor_brings_no_replacement() -> None:
     assert len(played.sampled) == 3
 
 
-@pytest.mark.parametrize("seed", range(20))
+def _lease_again(played: PlayedFleet, seen: int) -> int:
+    """Submit what was lost since `seen`, for whatever weights; return how many were lost."""
+    for lost in played.lost[seen:]:
+        one = lost.task
+        lease_id = f"{one.lease_id}+"
+        played.submit(FleetTask(lease_id=lease_id, group_id=one.group_id, prompt_id=one.prompt_id))
+    return len(played.lost)
+
+
+@pytest.mark.parametrize("seed", range(30))
 def test_no_group_is_lost_or_doubled_whatever_happens(seed: int) -> None:
-    """Random kills, stops, scaling and publishes: what was submitted is sampled or handed back."""
+    """Random kills, stops, scaling, publishes and pinned versions: each group comes back once."""
     draw = random.Random(seed)
     played = PlayedFleet(3, settings=settings(crash_budget=1000))
+    played.refuses = lambda actor_id, publish: draw.random() < 0.1
     played.publish(0)
-    submitted, version, num_lost = 0, 0, 0
+    num_submitted, version, seen = 0, 0, 0
     for _ in range(60):
         played.run(draw.uniform(0.0, 6.0))
         living = [a for a in played.ids() if played._lives(a)]
         what = draw.choice(["submit", "submit", "kill", "stop", "scale", "publish"])
         if what == "submit":
             for _ in range(draw.randint(1, 6)):
-                played.submit(task(f"{submitted:06d}", min_version=draw.randint(0, version)))
-                submitted += 1
+                low = draw.randint(0, version)
+                high = draw.choice([None, None, version])
+                name = f"{num_submitted:06d}"
+                played.submit(task(name, min_version=low, max_version=high))
+                num_submitted += 1
         elif what == "kill" and living:
             played.kill(draw.choice(living))
         elif what == "stop" and living:
@@ -556,31 +569,17 @@ def test_no_group_is_lost_or_doubled_whatever_happens(seed: int) -> None:
         elif what == "publish":
             version += 1
             played.publish(version)
-        for lost in played.lost[num_lost:]:
-            assert lost.cause in (Cause.DIED, Cause.STUCK)
-            played.submit(
-                FleetTask(
-                    lease_id=f"{lost.task.lease_id}+",
-                    group_id=lost.task.group_id,
-                    prompt_id=lost.task.prompt_id,
-                    min_version=lost.task.min_version,
-                )
-            )
-        num_lost = len(played.lost)
+        seen = _lease_again(played, seen)
     for _ in range(40):
         played.run(20.0)
-        for lost in played.lost[num_lost:]:
-            played.submit(
-                FleetTask(
-                    lease_id=f"{lost.task.lease_id}+", group_id=lost.task.group_id, prompt_id="p"
-                )
-            )
-        num_lost = len(played.lost)
-    assert names(played) == [f"{number:06d}" for number in range(submitted)]
+        seen = _lease_again(played, seen)
+    assert names(played) == [f"{number:06d}" for number in range(num_submitted)]
+    assert played.fleet.is_up_to_date
     assert played.fleet.num_queued == 0
     assert all(not actor.tasks for actor in played.fleet.actors)
-    assert played.fleet._crew.takers.count(0) == played.fleet.num_actors
-    assert played.fleet._crew.num_withdrawing == played.fleet._crew.num_busy == 0
+    crew = played.fleet._crew
+    assert crew.takers.count(0) == played.fleet.num_actors
+    assert crew.num_withdrawing == crew.num_busy == 0
 
 
 def test_policy_from_files_replaces_that_of_the_learner() -> None:
