@@ -274,6 +274,12 @@ class RolloutPool:
         with self._loop.changed:
             return tuple(actor.actor_id for actor in self._fleet.actors)
 
+    @property
+    def receiver_ids(self) -> tuple[str, ...]:
+        """Of the actors that would take a publish now: their policy is loaded."""
+        with self._loop.changed:
+            return tuple(actor.actor_id for actor in self._fleet.actors if actor.is_open)
+
     def actors(self) -> list[ActorView]:
         """Return what every actor does now, in the order of `actor_ids`."""
         with self._loop.changed:

@@ -36,12 +36,15 @@ class Gang:
         self._losses: deque[float] = deque()
         self.plans_of: Callable[[int], Sequence[StepPlan]] = lambda step: ()
         """Step to the plans of all its groups, which its loss weights are normalised over."""
+        self.receivers: Callable[[], Sequence[str]] = tuple
+        """Names of the rollout actors there are now, for a publish by broadcast."""
         self.start()
 
     def start(self) -> None:
         """Start the ranks; they load while the caller goes on."""
         self.incarnation = self._ledger.count(STARTS)
         self.group = LearnerGroup.start_rl(self._recipe, self._policy, bell=self._bell)
+        self.group.delivery.receivers = lambda: self.receivers()
 
     def open(self, checkpoint: Path | None, *, version: int) -> None:
         """Wait for the ranks and bring them to where training goes on.

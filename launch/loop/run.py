@@ -120,6 +120,7 @@ def finish_step(loop: Loop, batch: Batch) -> dict[str, float]:
     loop.num_lost, loop.last_done_s = num_lost, batch.published_s
     counts = loop.sampling.line.take_counts()
     metrics |= counts.metrics() | loop.sampling.rollouts.step_metrics()
+    metrics |= loop.gang.group.delivery.metrics
     metrics |= loop.keeper.step_metrics() if loop.keeper is not None else {}
     metrics |= loop.live.step_done(batch, counts)
     metrics |= loop.live.mfu(metrics)

@@ -191,6 +191,7 @@ def open_loop(
         )
         steps.restore_group = recovery.restore
         gang.plans_of = steps.plans
+        gang.receivers = lambda: sampling.rollouts.receiver_ids
         trainer = Trainer(
             loop_settings(recipe),
             first_step=first_step,
