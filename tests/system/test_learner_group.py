@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import pytest
 import ray
 import torch
 
+from rlvid.algorithms.score_table import RewardTable
+from rlvid.bell import Bell
 from rlvid.config import Recipe
 from rlvid.learners.checkpoint import find_latest
 from rlvid.learners.group import LearnerGroup, LearnerLostError
@@ -155,3 +160,94 @@ def test_gang_publishes_through_a_shared_folder(cluster: None, tmp_path: Path) -
     out = torch.empty(manifest.num_bytes, dtype=torch.uint8)
     part.open(manifest).receive(0, out)
     assert digest_bytes(out.numpy()) == manifest.buckets[0].digest
+
+
+def _sleeping(train_s: float = 0.2) -> Recipe:
+    return tiny_recipe(
+        learner={
+            "worker": "sleeping",
+            "num_ranks": 2,
+            "num_cpus": 0.5,
+            "stall_s": 4.0,
+            "sleeping": {"train_s": train_s, "publish_s": 0.0},
+        }
+    )
+
+
+def _chunk(gang: LearnerGroup, step: int, row: int, num_groups: int = 2) -> Any:
+    """Hand in a chunk of one group that nobody looks at."""
+    name = f"{step:06d}-{row:02d}"
+    rewards = RewardTable(
+        group_ids=(name,), values={"reward": torch.zeros(1, 4)}, weights={"reward": 1.0}
+    )
+    return gang.begin_chunk(
+        {name: ray.put(None)},
+        rewards,
+        step=step,
+        num_groups=num_groups,
+        first_row=row,
+        is_last=row == num_groups - 1,
+    )
+
+
+def test_calls_queue_up_behind_each_other_and_a_stopped_rank_is_found(
+    cluster: None, policy: Policy
+) -> None:
+    """The end of a step, its publish and the next step are given without a wait between them.
+
+    Then a rank is stopped: Ray never notices, its heartbeat does, far below `deadline_s`; and a
+    new gang starts beside what is left of the old one.
+    """
+    bell = Bell()
+    recipe = _sleeping()
+    gang = LearnerGroup.start_rl(recipe, policy, bell=bell)
+    try:
+        gang.wait_ready(START_S)
+        while bell.wait(0.0):
+            pass
+        calls = [_chunk(gang, 0, 0), _chunk(gang, 0, 1), gang.begin_publish(1), _chunk(gang, 1, 0)]
+        assert not calls[-1].poll()
+        assert bell.wait(30.0)
+        report = calls[1].result()
+        assert report.trained_group_ids == ("000000-00", "000000-01")
+        manifest, parts = calls[2].result()
+        assert len(ray.get(parts[0])) == manifest.buckets[0].num_bytes
+        assert calls[3].result() is None
+
+        os.kill(gang.process_ids[1], signal.SIGSTOP)
+        late = [_chunk(gang, 1, 1), gang.begin_publish(2)]
+        began = time.monotonic()
+        with pytest.raises(LearnerLostError, match=r"rank 1 gave no sign of life for 4 s"):
+            late[0].result()
+        assert time.monotonic() - began < 60.0
+        with pytest.raises(LearnerLostError, match="rank 1 gave no sign of life"):
+            late[1].result()
+        with pytest.raises(LearnerLostError):
+            gang.check()
+    finally:
+        gang.shutdown()
+    assert _ends(gang.process_ids, within_s=30.0)
+    again = LearnerGroup.start_rl(recipe, policy)
+    try:
+        again.wait_ready(START_S)
+        assert again.publish(1)[0].version == 1
+    finally:
+        again.shutdown()
+
+
+def _ends(process_ids: Sequence[int], *, within_s: float) -> bool:
+    """Return whether all processes are gone in time; a zombie is gone."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        states = [_state(number) for number in process_ids]
+        if all(state in ("gone", "Z") for state in states):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _state(process_id: int) -> str:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return "gone"
