@@ -137,15 +137,63 @@ def run(
     typer.echo(f"report: {run_recipe(loaded, folder, resume=resume)}")
 
 
-@app.command(epilog="Example: rlvid plan quickstart_cpu rollout.num_actors=4")
-def plan(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Show what a recipe needs: processes, CPUs, GPUs, memory, forwards a step."""
-    from rich.console import Console
-
+@app.command(
+    epilog="Examples: rlvid plan quickstart_cpu rollout.num_actors=4 | "
+    "rlvid plan my.yaml --simulate --costs runs/first --actors 1,4,16 --staleness 0,1"
+)
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Run the loop in virtual time instead.")
+    ] = False,
+    actors: Annotated[
+        str | None, typer.Option(help="With --simulate: numbers of actors, e.g. 1,4,16.")
+    ] = None,
+    staleness: Annotated[
+        str | None, typer.Option(help="With --simulate: max_staleness, e.g. 0,1,2.")
+    ] = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="With --simulate: a file of costs, or the folder of a run."),
+    ] = None,
+    failures: Annotated[
+        Path | None, typer.Option(help="With --simulate: a file of failure rates.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="With --simulate: steps; at most 50 when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --simulate: as JSON.")] = False,
+) -> None:
+    """Show what a recipe needs: processes, CPUs, GPUs, memory, forwards a step; or its times."""
     from rlvid.config.loader import load_recipe
-    from rlvid.launch import planner
 
     loaded = load_recipe(recipe, overrides or ())
+    options = (actors, staleness, costs, failures, steps, as_json or None)
+    if simulate:
+        from rlvid.launch.cli_simulate import simulate_recipe
+
+        typer.echo(
+            simulate_recipe(
+                loaded,
+                actors=actors,
+                staleness=staleness,
+                costs=costs,
+                failures=failures,
+                steps=steps,
+                as_json=as_json,
+            )
+        )
+        return
+    if any(option is not None for option in options):
+        raise ValueError(
+            "plan: --actors, --staleness, --costs, --failures, --steps and --json belong to "
+            "--simulate; add it"
+        )
+    from rich.console import Console
+
+    from rlvid.launch import planner
+
     Console().print(planner.render(planner.plan(loaded)), highlight=False)
     planner.check_machine(loaded)
 
