@@ -24,6 +24,7 @@ from rlvid import durable
 logger = logging.getLogger(__name__)
 
 LEDGER = "ledger.sqlite"
+_PROBE = ".sqlite-probe-"
 _NETWORK = {
     0x6969: "NFS",
     0x0BD00BD0: "Lustre",
@@ -60,7 +61,9 @@ def is_local(path: Path) -> bool:
 
 def probe_sqlite(folder: Path) -> str | None:
     """Try SQLite's write-ahead log with two connections; return what does not work, else None."""
-    place = Path(tempfile.mkdtemp(prefix=".sqlite-probe-", dir=folder))
+    for leftover in folder.glob(f"{_PROBE}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix=_PROBE, dir=folder))
     path = place / "probe.sqlite"
     try:
         first, second = (sqlite3.connect(path, timeout=0.0, isolation_level=None) for _ in "ab")
@@ -135,20 +138,17 @@ def ledger_path(run_folder: Path, *, snapshot: Path | None = None) -> Path:
 def snapshot(connection: sqlite3.Connection, path: Path) -> None:
     """Write a copy of an open database as one file: whole and synced, or not there at all.
 
-    It is made on a local disk first, since the target may be where SQLite's locks do not hold.
+    It is made in memory, since SQLite's locks may not hold where the target is.
 
     Raises:
         DiskFullError: there is no room.
     """
-    with tempfile.TemporaryDirectory(prefix="rlvid-ledger-") as place:
-        copy = Path(place) / path.name
-        with closing(sqlite3.connect(copy)) as target:
-            connection.backup(target)
-            # The copy says by itself whether it has a log beside it. With one, whoever looks into
-            # a checkpoint's ledger would leave files there, and the checkpoint not verify any more.
-            target.execute("PRAGMA journal_mode = DELETE")
-        size = copy.stat().st_size
-        durable.write_file(path, durable.read_chunks(copy, size), num_bytes=size)
+    data = bytearray(connection.serialize())
+    # The header says whether there is a log beside the file (SQLite's file format, section 1.3.3).
+    # With one, whoever looks into a checkpoint's ledger would leave files there, and the checkpoint
+    # would not verify any more.
+    data[18:20] = b"\x01\x01"
+    durable.write_file(path, (data,), num_bytes=len(data))
 
 
 def _copy(source: Path, target: Path) -> None:

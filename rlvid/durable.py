@@ -56,7 +56,9 @@ def make_folder(path: Path) -> None:
         sync(folder.parent)
 
 
-def write_file(path: Path, parts: Iterable[bytes | memoryview], *, num_bytes: int = 0) -> str:
+def write_file(
+    path: Path, parts: Iterable[bytes | bytearray | memoryview], *, num_bytes: int = 0
+) -> str:
     """Write a file under a temporary name, sync, rename; return the xxh3-128 of its bytes.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,11 @@ def test_snapshot_is_one_file_of_what_was_committed(tmp_path: Path) -> None:
     for number in (1, 2):
         database = _fill(tmp_path / "ledger.sqlite", number)
         snapshot(database, target)
+        assert (tmp_path / "ledger.sqlite-wal").stat().st_size > 0
         database.close()
+        with closing(sqlite3.connect(target)) as copy:
+            assert copy.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+            assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert [path.name for path in target.parent.iterdir()] == ["ledger.sqlite"]
         assert _number(target) == number
 
