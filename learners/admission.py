@@ -13,6 +13,21 @@ class StaleGroupError(ValueError):
     """A group must not be trained on; the message names group, version and digest."""
 
 
+class GroupUnavailableError(LookupError):
+    """A group's tensors are gone, with the machine that held them; it must be sampled again."""
+
+    def __init__(self, group_ids: Sequence[str], reason: str) -> None:
+        super().__init__(
+            f"learner: group {', '.join(group_ids)} cannot be fetched: {reason}. Issue it again; "
+            "nothing was trained"
+        )
+        self.group_ids = tuple(group_ids)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.group_ids, self.reason)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFacts:
     """What every rank must know of a group that one of them holds."""

@@ -116,8 +116,9 @@ class LearnerGroup:
     ) -> Pending[StepReport | None]:
         """Add a chunk's gradient; the last of a step takes the updates and reports.
 
-        A chunk that is refused (StaleGroupError, replay drift) leaves no gradient, and the chunks
-        of its step that are queued behind it are refused as well; the step begins again at row 0.
+        A chunk that is refused (StaleGroupError, GroupUnavailableError, drift) leaves no gradient,
+        and the chunks of its step that are queued behind it are refused as well; the step begins
+        again at row 0.
 
         Args:
             group_refs: group id to object reference of the RolloutGroup, owned by the driver; the

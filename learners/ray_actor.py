@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
 from torch import Tensor
 
 from rlvid import durable
 from rlvid.algorithms.score_table import RewardTable
+from rlvid.learners.admission import GroupUnavailableError
 from rlvid.learners.checkpoint_manifest import files_of
 from rlvid.learners.delivery import RankPublish
 from rlvid.learners.rl import RlSettings
@@ -60,7 +67,11 @@ class FetchedGroups(Mapping[str, RolloutGroup]):
         self._deadline_s = deadline_s
 
     def __getitem__(self, group_id: str) -> RolloutGroup:
-        group: RolloutGroup = ray.get(self._references[group_id], timeout=self._deadline_s)
+        try:
+            group: RolloutGroup = ray.get(self._references[group_id], timeout=self._deadline_s)
+        except (ObjectLostError, GetTimeoutError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise GroupUnavailableError([group_id], f"{type(error).__name__}: {reason}") from error
         return group
 
     def __iter__(self) -> Iterator[str]:

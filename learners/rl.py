@@ -22,7 +22,13 @@ from rlvid.algorithms.batch import all_forwards, assemble, forward_batches, sele
 from rlvid.algorithms.score_table import RewardTable
 from rlvid.config import AlgorithmConfig, GrpoConfig, Recipe, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
-from rlvid.learners.admission import GroupFacts, StaleGroupError, check_groups, facts_of
+from rlvid.learners.admission import (
+    GroupFacts,
+    GroupUnavailableError,
+    StaleGroupError,
+    check_groups,
+    facts_of,
+)
 from rlvid.learners.open_batch import MicroBatch, OpenBatch, joined, open_batch
 from rlvid.learners.parameter_check import ParameterMismatchError, check_same_parameters
 from rlvid.learners.ranks import Ranks
@@ -35,7 +41,14 @@ from rlvid.plugins import resolve
 from rlvid.records import LearnerBatch, RolloutGroup, StepPlan, StepReport, WeightsManifest
 from rlvid.weights import Bucket
 
-__all__ = ["ParameterMismatchError", "RlLearner", "RlSettings", "StaleGroupError", "rl_settings"]
+__all__ = [
+    "GroupUnavailableError",
+    "ParameterMismatchError",
+    "RlLearner",
+    "RlSettings",
+    "StaleGroupError",
+    "rl_settings",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +168,7 @@ class RlLearner:
             ValueError: `rewards` is not of these groups, or the chunk does not follow the last one.
             StaleGroupError: a group is older than `rollout.max_staleness`, or was sampled with
                 weights that were not published under its version.
+            GroupUnavailableError: a rank could not fetch a group.
             ParameterMismatchError: the ranks hold different parameters after the step.
             RuntimeError: before the first update a fresh group's ratio is off 1 by more than
                 `grpo.max_replay_drift_frac` of the clip range.
@@ -296,8 +310,8 @@ class RlLearner:
                     f"learner: step {step}: a batch in several chunks needs the plans of all its "
                     f"{num_groups} groups from the first chunk on, got none"
                 )
-            mine = [facts_of(row, chunk.group(row)) for row in self._mine(chunk.ids)]
-            plans = [fact.plan for fact in self._everybody(mine)]
+            _, facts = self._fetch(chunk, chunk.ids)
+            plans = [fact.plan for fact in facts]
         if len(plans) != num_groups:
             raise ValueError(
                 f"learner: step {step}: expected the plans of {num_groups} groups, got {len(plans)}"
@@ -349,8 +363,7 @@ class RlLearner:
         """
         if not kept:
             return []
-        share = {row: chunk.group(row) for row in self._mine(kept)}
-        facts = self._everybody([facts_of(row, group) for row, group in share.items()])
+        share, facts = self._fetch(chunk, kept)
         self._admit(batch, facts, {row: chunk.ids[row] for row in kept})
         cut = {row: self._cut(batch, row, group, *kept[row]) for row, group in share.items()}
         for micro_batches in cut.values():
@@ -372,13 +385,27 @@ class RlLearner:
         """Return the rows that this rank trains."""
         return [row for row in rows if row % self._ranks.world_size == self._ranks.rank]
 
-    def _everybody(self, facts: Sequence[GroupFacts]) -> list[GroupFacts]:
-        """Return the facts of all ranks in order of rows; a collective."""
-        parts = self._ranks.gather_json([fact.to_json() for fact in facts])
-        return sorted(
-            (GroupFacts.from_json(tree) for part in parts for tree in part),
-            key=lambda fact: fact.row,
-        )
+    def _fetch(
+        self, chunk: _Chunk, rows: Iterable[int]
+    ) -> tuple[dict[int, RolloutGroup], list[GroupFacts]]:
+        """Return this rank's groups by row, and the facts of all ranks' in order of rows.
+
+        A collective, which all ranks leave alike: where one cannot fetch a group, all raise.
+        """
+        share: dict[int, RolloutGroup] = {}
+        missing: list[tuple[str, str]] = []
+        for row in self._mine(rows):
+            try:
+                share[row] = chunk.group(row)
+            except GroupUnavailableError as error:
+                missing.append((chunk.ids[row], error.reason))
+        mine = [facts_of(row, group).to_json() for row, group in share.items()]
+        parts = self._ranks.gather_json([mine, missing])
+        gone = [tuple(pair) for _, absent in parts for pair in absent]
+        if gone:
+            raise GroupUnavailableError(sorted(name for name, _ in gone), gone[0][1])
+        facts = [GroupFacts.from_json(tree) for present, _ in parts for tree in present]
+        return share, sorted(facts, key=lambda fact: fact.row)
 
     def _admit(
         self, batch: OpenBatch, facts: Sequence[GroupFacts], expected: Mapping[int, str]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rlvid.algorithms.score_table import RewardTable
-from rlvid.learners.rl import RlLearner, StaleGroupError
+from rlvid.learners.rl import GroupUnavailableError, RlLearner, StaleGroupError
 from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
 from rlvid.observability.metrics import check_names
 from rlvid.records import RolloutGroup, StepReport
@@ -153,6 +154,28 @@ def test_groups_of_an_earlier_start_of_the_learner_are_admitted() -> None:
     learner.restore_published([(0, "beef" * 8)])
     report = learner.train(groups, rewards, step=0)
     assert name in report.trained_group_ids
+
+
+class _Lossy(dict[str, RolloutGroup]):
+    """Groups of which one is gone with its machine."""
+
+    gone = "000000-02"
+
+    def __getitem__(self, name: str) -> RolloutGroup:
+        if name == self.gone:
+            raise GroupUnavailableError([name], "ObjectLostError: its node died")
+        return super().__getitem__(name)
+
+
+def test_group_that_is_gone_is_named_and_the_batch_can_begin_again() -> None:
+    """Each rank fetches its own; all of them must end the chunk, or the others would hang."""
+    learner, groups, rewards = _open()
+    with pytest.raises(GroupUnavailableError, match="group 000000-02 cannot be fetched") as caught:
+        learner.train(_Lossy(groups), rewards, step=0)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.group_ids == ("000000-02",)
+    assert str(again) == str(caught.value)
+    assert len(learner.train(groups, rewards, step=0).trained_group_ids) == 4
 
 
 def test_replay_of_an_earlier_starts_groups_need_not_be_exact() -> None:
