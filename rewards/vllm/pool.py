@@ -197,7 +197,8 @@ class ServerPool:
             values[f"servers/{name}/restarts"] = float(
                 sum(s.num_restarts for s in heard) + sum(r.num_lost for r in own)
             )
-            values[f"servers/{name}/reattached"] = float(sum(s.is_reattached for s in heard))
+            if own:
+                values[f"servers/{name}/reattached"] = float(sum(s.is_reattached for s in heard))
             if heard:
                 values[f"servers/{name}/start_s"] = max(s.start_s for s in heard)
         return values
