@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from rlvid.learners.calls import LearnerLostError
 from rlvid.learners.zero_engine import ZeroEngine
 from rlvid.weights import digest_tensors
 
 
-class ParameterMismatchError(RuntimeError):
+class ParameterMismatchError(LearnerLostError):
     """Ranks that should hold the same parameters do not; the message names them."""
 
 
