@@ -45,7 +45,7 @@ class Crew:
         self.metrics = FleetMetrics()
         self.actions: list[Action] = []
         self.nobody_since: float | None = None
-        """Since when no actor is open."""
+        """Since when no actor has a process."""
         self._draw = random.Random(seed)
         self._crashes = CrashBudget(settings.crash_budget, settings.crash_window_s)
         self._alarms: list[tuple[float, int, str | int]] = []
@@ -84,6 +84,8 @@ class Crew:
         self.states[actor.state] -= 1
         self.states[state] += 1
         actor.state, actor.since = state, now
+        if state is State.READY:
+            self._crashes.became_ready()
         self.takers.update(actor)
         self.note_nobody(now)
 
@@ -116,27 +118,32 @@ class Crew:
         logger.warning(
             "lost actor=%s cause=%s next_in_s=%.1f reason=%r", actor.actor_id, cause, pause, reason
         )
-        self._crashes.spend(now, num_actors=num_wanted, actor_id=actor.actor_id, reason=reason)
+        self._crashes.spend(
+            now,
+            num_actors=num_wanted,
+            actor_id=actor.actor_id,
+            reason=reason,
+            was_starting=actor.state is not State.READY,
+        )
         slot.respawn_at = now + pause
         heapq.heappush(self._alarms, (slot.respawn_at, next(self._numbers), slot.index))
 
     def note_nobody(self, now: float) -> None:
-        if self.states[State.JOINING] + self.states[State.READY]:
+        if any(self.states[state] for state in State if state is not State.PENDING):
             self.nobody_since = None
         elif self.nobody_since is None:
             self.nobody_since = now
 
     def check_anybody(self, now: float, *, num_wanted: int) -> None:
-        """Raise RolloutLostError when no actor is open for longer than one takes to start."""
+        """Raise RolloutLostError when no actor has a process for longer than one takes to start."""
         limit_s = self.settings.start_deadline_s
         if self.nobody_since is None or now - self.nobody_since < limit_s:
             return
         raise RolloutLostError(
-            f"rollout: no actor works since {limit_s:g} s (cluster.start_deadline_s); of "
-            f"{num_wanted} wanted {self.states[State.PENDING]} wait for room in the cluster and "
-            f"{self.states[State.LOADING]} load. Lower rollout.num_actors or its num_cpus and "
-            "num_gpus, add nodes, or raise cluster.start_deadline_s when nodes or models come "
-            "slowly; then resume the run"
+            f"rollout: no actor has a process since {limit_s:g} s (cluster.start_deadline_s); of "
+            f"{num_wanted} wanted {self.states[State.PENDING]} wait for room in the cluster. Lower "
+            "rollout.num_actors or its num_cpus and num_gpus, add nodes, or raise "
+            "cluster.start_deadline_s when nodes come slowly; then resume the run"
         )
 
     # Time

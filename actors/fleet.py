@@ -33,6 +33,7 @@ from rlvid.actors.fleet_records import (
     FleetTask,
     Publish,
     Reload,
+    RolloutLostError,
     Slot,
     State,
 )
@@ -282,6 +283,11 @@ class Fleet:
             logger.warning("the driver did not run for seconds=%.1f; limits begin anew", late_s)
             crew.begin_limits_anew(now)
         for actor, wrong in crew.check_due(now):
+            if actor.state is State.LOADING and not self._has_opened:
+                raise RolloutLostError(
+                    f"{actor.actor_id}: {wrong}, as the first of all; raise it when a model loads "
+                    "slowly, or look at the actor's log in the Ray session folder"
+                )
             self._lose(actor, Cause.STUCK, wrong, now)
         crew.check_due(now)  # successors that come at once
         self._autoscale(now)

@@ -474,7 +474,7 @@ def test_without_any_room_the_run_ends_with_advice() -> None:
     played.run(3.0)
     played.has_room = lambda: False
     played.kill("actor-0.0")
-    with pytest.raises(RolloutLostError, match="1 wait for room in the cluster"):
+    with pytest.raises(RolloutLostError, match="of 1 wanted 1 wait for room"):
         played.run(100.0)
 
 
@@ -487,6 +487,36 @@ def test_actor_that_does_not_load_is_replaced() -> None:
     played.actors["actor-0.1"].is_stopped = True
     played.run(80.0)
     assert played.ids() == ["actor-0.2", "actor-1.0"]
+
+
+def test_only_actor_stopped_while_it_loads_is_replaced() -> None:
+    """It takes the whole time of a start to notice, which must not be taken for no room."""
+    played = PlayedFleet(1)
+    played.run(3.0)
+    played.kill("actor-0.0")
+    played.stop("actor-0.1")
+    played.submit(task("a"))
+    played.run(80.0)
+    assert names(played) == ["a"]
+    assert played.ids() == ["actor-0.2"]
+
+
+def test_first_actors_that_do_not_load_in_time_end_the_run() -> None:
+    """Others would take as long."""
+    played = PlayedFleet(2, load_s=1e9)
+    with pytest.raises(RolloutLostError, match=r"did not load.*as the first of all"):
+        played.run(100.0)
+
+
+def test_starts_that_never_come_off_end_the_run() -> None:
+    """Each takes so long that the window of the crash budget never sees more than a few."""
+    played = PlayedFleet(1, settings=settings(crash_window_s=100.0))
+    played.run(3.0)
+    played.load_s = 1e9
+    played.kill("actor-0.0")
+    with pytest.raises(RolloutLostError, match="4 actors lost while they started and none"):
+        played.run(1000.0)
+    assert played.now > 200.0
 
 
 # Scaling
