@@ -38,6 +38,10 @@ class Gang:
         """Step to the plans of all its groups, which its loss weights are normalised over."""
         self.receivers: Callable[[], Sequence[str]] = tuple
         """Names of the rollout actors there are now, for a publish by broadcast."""
+        self.canary_text = ""
+        """What canaries are asked with; none is asked while it is empty."""
+        self.wants_canary = False
+        """Ask for one with the next publish, whatever its version."""
         self.start()
 
     def start(self) -> None:
@@ -45,6 +49,7 @@ class Gang:
         self.incarnation = self._ledger.count(STARTS)
         self.group = LearnerGroup.start_rl(self._recipe, self._policy, bell=self._bell)
         self.group.delivery.receivers = lambda: self.receivers()
+        self._canary: tuple[tuple[int, int], Pending[Any]] | None = None
 
     def open(self, checkpoint: Path | None, *, version: int) -> None:
         """Wait for the ranks and bring them to where training goes on.
@@ -99,4 +104,25 @@ class Gang:
         )
 
     def begin_publish(self, version: int) -> Pending[Published]:
-        return self.group.begin_publish(version, incarnation=self.incarnation)
+        published = self.group.begin_publish(version, incarnation=self.incarnation)
+        every = self._recipe.weights.canary_every
+        is_due = self.wants_canary or bool(every and version % every == 0)
+        if self.canary_text and is_due:
+            # Right behind the publish: the ranks answer it with the very weights they published.
+            answer = self.group.begin_canary(self.canary_text)
+            self._canary, self.wants_canary = ((self.incarnation, version), answer), False
+        return published
+
+    def take_canary(self) -> tuple[tuple[int, int], tuple[Any, Any, Any]] | None:
+        """Return once the (incarnation, version) of a canary, its input and the velocity there."""
+        if self._canary is None:
+            return None
+        order, answer = self._canary
+        try:
+            if not answer.poll():
+                return None
+        except LearnerLostError:  # the loop hears of it from its own calls
+            self._canary = None
+            return None
+        self._canary = None
+        return order, answer.result()

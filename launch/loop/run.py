@@ -28,6 +28,7 @@ from rlvid.launch.watch import Watch, best_folder, correlation_table, drop_all_b
 from rlvid.learners.checkpoint import oldest_step
 from rlvid.observability.progress import PhaseProgress
 from rlvid.records import Prompt, WeightsManifest
+from rlvid.weights import canary_tolerance
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,17 @@ class Loop:
             logger.warning("stopping: %s", asked.reason)
             self.live.state = "draining"
             self.trainer.stop(asked.seconds_left / 2)
+        self._compare_canary()
         self.live.tick()
+
+    def _compare_canary(self) -> None:
+        """Hand the pool what the learner answered after a publish; it asks the actors."""
+        found = self.gang.take_canary()
+        if found is not None:
+            order, (latents, sigma, velocity) = found
+            tolerance = canary_tolerance(self.recipe.model.dtype)
+            text = self.gang.canary_text
+            self.sampling.rollouts.set_canary(latents, sigma, text, velocity, tolerance, order)
 
     def ready(self, group: ScoredGroup, issue: Issue) -> None:
         """Have a scored group written to disk."""
@@ -121,6 +132,8 @@ def finish_step(loop: Loop, batch: Batch) -> dict[str, float]:
     counts = loop.sampling.line.take_counts()
     metrics |= counts.metrics() | loop.sampling.rollouts.step_metrics()
     metrics |= loop.gang.group.delivery.metrics
+    if metrics.get("rollout/canary/unchecked"):
+        loop.gang.wants_canary = True
     metrics |= loop.keeper.step_metrics() if loop.keeper is not None else {}
     metrics |= loop.live.step_done(batch, counts)
     metrics |= loop.live.mfu(metrics)
@@ -209,3 +222,4 @@ def check_canary(loop: Loop, manifest: WeightsManifest) -> None:
     rollouts = loop.sampling.rollouts
     rollouts.set_canary(latents, sigma, text, velocity, manifest.canary_tolerance)
     rollouts.wait_canary(loop.recipe.learner.deadline_s)
+    loop.gang.canary_text = text
