@@ -409,7 +409,15 @@ def user_message(error: Exception) -> str | None:
     kinds += [
         getattr(sys.modules[module], name) for module, name in ROLE_ERRORS if module in sys.modules
     ]
-    return str(error) if isinstance(error, tuple(kinds)) else None
+    if isinstance(error, tuple(kinds)):
+        return str(error)
+    durable = sys.modules.get("rlvid.durable")
+    if durable is not None and durable.is_disk_full(error):
+        return (
+            f"a disk is full: {error}. Make room on the run folder's disk and in the temporary "
+            "folder, then resume the run; what was finished is intact"
+        )
+    return None
 
 
 def is_preempted(error: Exception) -> bool:

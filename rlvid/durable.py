@@ -18,7 +18,7 @@ CHUNK = 8 * 2**20
 TEMPORARY = ".writing"
 """End of the names of files that are being written."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
+_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
 class DiskFullError(RuntimeError):
@@ -94,7 +94,7 @@ def is_temporary(path: Path) -> bool:
 def is_disk_full(error: BaseException | None) -> bool:
     """True when the error, or one that led to it, is that a disk or a quota is full.
 
-    torch and safetensors wrap the system's error in ones of their own, which keep its text only.
+    safetensors, Rust's libraries and SQLite raise errors of their own, which keep a text only.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

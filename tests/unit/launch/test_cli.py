@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from sqlite3 import OperationalError
 
 import pytest
 
 from rlvid.durable import DiskFullError
 from rlvid.launch.cli import default_folder, user_message
 
+SQLITE_FULL = "database or disk is full"
+"""What SQLite says of ENOSPC."""
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -125,3 +128,8 @@ def test_error_from_a_ray_worker_is_the_line_that_the_worker_raised() -> None:
 def test_full_disk_is_one_line() -> None:
     """What to do about it is in the message; a traceback would hide it."""
     assert user_message(DiskFullError("the disk is full")) == "the disk is full"
+    for error in (OSError(28, "No space left on device"), OperationalError(SQLITE_FULL)):
+        message = user_message(error)
+        assert message is not None
+        assert message.startswith("a disk is full: ")
+        assert "Make room" in message
