@@ -34,6 +34,10 @@ class Chunk:
             yield training_group_id(self.step, position)
 
 
+MAX_GROUPS, MAX_STEPS = 10_000, 1_000_000
+"""Of a step, and of a run: with more, names would not sort as they are consumed."""
+
+
 def training_group_id(step: int, position: int) -> str:
     """Return the name of a training group; names sort as they are consumed."""
     return f"{step:06d}-{position:04d}"

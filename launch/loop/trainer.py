@@ -21,7 +21,14 @@ from rlvid.launch.groups import ScoredGroup
 from rlvid.launch.ledger import NO_SPREAD, Ledger
 from rlvid.launch.loop.line import GroupLine, Issue
 from rlvid.launch.loop.ports import Clock, Learner, Pending, Published, Rollouts
-from rlvid.launch.loop.schedule import Chunk, chunks_of, steps_to_open, training_group_id
+from rlvid.launch.loop.schedule import (
+    MAX_GROUPS,
+    MAX_STEPS,
+    Chunk,
+    chunks_of,
+    steps_to_open,
+    training_group_id,
+)
 from rlvid.records import StepReport, WeightsManifest
 
 IDLE_S = 0.5
@@ -39,6 +46,18 @@ class LoopSettings:
     max_staleness: int
     incarnation: int
     """Learner starts in the run so far."""
+
+    def __post_init__(self) -> None:
+        _check_range("grpo.num_steps", self.num_steps, 1, MAX_STEPS)
+        _check_range("rollout.groups_per_step", self.groups_per_step, 1, MAX_GROUPS)
+        _check_range("rollout.max_staleness", self.max_staleness, 0, MAX_STEPS)
+        _check_range("learner.chunk_groups", self.chunk_groups, 1, self.groups_per_step)
+
+
+def _check_range(path: str, value: int, low: int, high: int) -> None:
+    """Raise ValueError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ValueError(f"{path} must be from {low} to {high}, got {value}; set it within them")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
-from pathlib import Path
 
-from rlvid.launch.ledger import Ledger, open_ledger
-from rlvid.launch.simulate.clock import VirtualClock
-from rlvid.launch.simulate.driver import DriverLostError, VirtualDriver, Watched
-from rlvid.launch.simulate.failures import Injector
-from rlvid.launch.simulate.keeper import VirtualKeeper
 from rlvid.launch.simulate.plan import SimulationPlan, SimulationResult
 from rlvid.launch.simulate.tally import Tally
+from rlvid.launch.simulate.world import World
 
 
 def simulate(plan: SimulationPlan) -> SimulationResult:
@@ -24,65 +18,13 @@ def simulate(plan: SimulationPlan) -> SimulationResult:
         RolloutLostError: more actors are lost than the plan's budget allows.
     """
     began = time.perf_counter()
-    ledger = open_ledger(Path(":memory:"))
-    source = random.Random(plan.seed)
-    tally, watched = Tally(), Watched()
-    injector = injector_of(plan, random.Random(source.random()))
-    clock = VirtualClock(patience_s=patience_s(plan))
-    keeper = VirtualKeeper(keeps=lambda: plan.keeps_groups)
-    for at_s, num_actors in plan.scale.items():
-        clock.at(at_s, lambda wanted=num_actors: driver.rollouts.scale(wanted))
-    checkpoint = None
-    while True:
-        driver = VirtualDriver(
-            plan,
-            ledger,
-            clock,
-            injector=injector,
-            tally=tally,
-            source=source,
-            keeper=keeper,
-            watched=watched,
-            checkpoint=checkpoint,
-        )
-        try:
-            driver.run()
-            break
-        except DriverLostError:
-            checkpoint = driver.checkpoint
-            clock.on_pass = lambda seconds: None
-            driver.close()
-            clock.skip(plan.costs.driver_start_s.draw(source))
-    driver.close()
-    return _result(plan, ledger, watched, injector, began)
+    world = World(plan)
+    world.run()
+    return _result(world, began)
 
 
-def injector_of(plan: SimulationPlan, source: random.Random) -> Injector:
-    return Injector(
-        plan.failures,
-        source,
-        deadly_prompts=frozenset(f"prompt-{number}" for number in plan.deadly_prompts),
-        dead_actors=plan.dead_actors,
-    )
-
-
-def patience_s(plan: SimulationPlan) -> float:
-    """Return how long a run may get nothing done before it is stuck: every wait has a deadline."""
-    costs = plan.costs
-    longest = [
-        plan.deadline_s,
-        plan.start_deadline_s,
-        plan.reward_deadline_s,
-        costs.learner_start_s.mean_s,
-        costs.driver_start_s.mean_s,
-        plan.groups_per_step * costs.train_s.mean_s + costs.update_s.mean_s,
-    ]
-    return 100.0 * sum(longest)
-
-
-def _result(
-    plan: SimulationPlan, ledger: Ledger, watched: Watched, injector: Injector, began: float
-) -> SimulationResult:
+def _result(world: World, began: float) -> SimulationResult:
+    plan, watched, injector = world.plan, world.watched, world.injector
     snapshots = watched.snapshots
     first = min(plan.max_staleness + 2, len(snapshots) // 3)
     (from_s, before), (until_s, after) = snapshots[first], snapshots[-1]
@@ -101,7 +43,7 @@ def _result(
     cpu_hours = after.actor_s / 3600 * plan.cpus_per_actor + hours * (
         ranks * plan.cpus_per_rank + reward_workers * plan.cpus_per_reward_worker
     )
-    prices, counts, ledger_counts = plan.costs.prices, watched.counts, ledger.counts()
+    prices, counts, ledger_counts = plan.costs.prices, watched.counts, world.ledger.counts()
     return SimulationResult(
         num_actors=plan.num_actors,
         max_staleness=plan.max_staleness,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 
@@ -22,7 +22,7 @@ class Tally:
     """Of the learner: chunks and updates."""
     publishing_s: float = 0.0
     """Of the learner: gathering, checkpoints."""
-    waits_s: Counter[str] = field(default_factory=Counter)
+    waits_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Of the learner, by what it waited for."""
     num_sampling: int = 0
     """Groups that an actor began."""
@@ -43,7 +43,7 @@ class Tally:
             wasted_scoring_s=self.wasted_scoring_s,
             learning_s=self.learning_s,
             publishing_s=self.publishing_s,
-            waits_s=Counter(self.waits_s),
+            waits_s=defaultdict(float, self.waits_s),
             num_sampling=self.num_sampling,
             starts=self.starts,
         )
