@@ -247,6 +247,10 @@ class RewardPool:
                 count[label] += 1
         return found
 
+    def server_processes(self) -> list[tuple[str, int, int]]:
+        """Return (server, replica, process group on its node) of the model servers that run."""
+        return [] if self._servers is None else self._servers.processes()
+
     def metrics(self) -> dict[str, float]:
         """Return counts since the start, latencies of the last calls, and what is so now."""
         return self._row(of_step=False)

@@ -203,6 +203,14 @@ class ServerPool:
                 values[f"servers/{name}/start_s"] = max(s.start_s for s in heard)
         return values
 
+    def processes(self) -> list[tuple[str, int, int]]:
+        """Return (server, replica, process group on its node) of what runs, its guard first."""
+        return [
+            (r.server, r.index, r.status.group)
+            for r in self._replicas
+            if r.status is not None and r.status.group
+        ]
+
     def shutdown(self, *, keeps_servers: bool = False) -> None:
         """End every server; returns when their processes are gone or 40 s passed.
 

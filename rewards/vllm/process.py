@@ -39,7 +39,7 @@ class ServerProcess(Protocol):
 
     @property
     def group(self) -> int:
-        """Id of the group that holds every process of the server."""
+        """Id of the group that holds every process of the server; 0 when there is none."""
         ...
 
     def has_ended(self) -> bool: ...
@@ -115,8 +115,7 @@ class KeptProcess:
 
     @property
     def group(self) -> int:
-        assert self._kept is not None, "it has ended"
-        return self._kept.guard
+        return 0 if self._kept is None else self._kept.guard
 
     def has_ended(self) -> bool:
         return self._kept is None or not self._kept.is_alive

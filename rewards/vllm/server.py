@@ -60,6 +60,8 @@ class ServerStatus:
     num_restarts: int
     start_s: float
     """Seconds the last start took until the first answer."""
+    group: int
+    """Id of the group that holds every process of the server, its guard first; 0 for none."""
     is_reattached: bool
     """It was started by an earlier supervisor."""
     api_key: str = field(repr=False)
@@ -141,10 +143,14 @@ class VllmServer:
             was_ready=self._was_ready,
             num_restarts=self._num_restarts,
             start_s=self._start_s,
+            group=self._group(),
             is_reattached=self._is_reattached,
             api_key=self._api_key,
             detail=self._detail,
         )
+
+    def _group(self) -> int:
+        return 0 if self._process is None else self._process.group
 
     @property
     def process_group(self) -> int:

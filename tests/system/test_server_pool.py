@@ -94,6 +94,7 @@ def test_a_kept_server_outlives_its_actor_and_its_pool(folder: Path) -> None:
         pool.start()
         pool.wait_ready()
         before, leader = pool.endpoints("judge"), int((folder / "leader").read_text())
+        assert pool.processes() == [("judge", 0, os.getpgid(leader))]
         ray.kill(pool._replicas[0].actor)
         until(pool, lambda: pool.metrics()["servers/judge/reattached"] == 1.0)
         assert pool.endpoints("judge") == before
