@@ -96,6 +96,9 @@ class KeeperActor:
     def drop_before(self, step: int) -> int:
         return self._store.drop_before(step)
 
+    def shrink(self, max_bytes: float, before_step: int) -> int:
+        return self._store.shrink(max_bytes, before_step)
+
     def link_into(self, checkpoint: Path, first_step: int) -> int:
         return self._store.link_into(checkpoint, first_step)
 
@@ -115,6 +118,7 @@ class Keeper:
         self._answers: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._news: list[StoredGroup | KeepFailure] = []
         self._num_replaced = 0
+        self._disk_bytes = 0
         self._lost: Exception | None = None
         self._actor: Any = None
         self._opening: Any = None
@@ -193,6 +197,13 @@ class Keeper:
             call = self._actor.drop_before.remote(step)
             call.future().add_done_callback(partial(self._put, _warn, step))
 
+    def learned_from(self, before_step: int) -> None:
+        """Say that steps before `before_step` are trained: their groups go where all take more than
+        `storage.max_mb`. Does not block."""
+        if self._actor is not None:
+            call = self._actor.shrink.remote(1e6 * self._config.max_mb, before_step)
+            call.future().add_done_callback(partial(self._put, self._take_size, before_step))
+
     def link_into(self, checkpoint: Path, first_step: int, deadline_s: float) -> int:
         """Put the groups on disk of `first_step` and later into a checkpoint; return how many.
 
@@ -230,6 +241,7 @@ class Keeper:
             "storage/groups/backlog": float(self._queue.backlog),
             "storage/write/mb": counts.num_bytes / 1e6,
             "storage/write/seconds": counts.seconds,
+            "storage/disk/mb": self._disk_bytes / 1e6,
         }
 
     def shutdown(self) -> None:
@@ -274,6 +286,11 @@ class Keeper:
         self._answers.put(partial(take, key, future))
         if self._bell is not None:
             self._bell.ring()
+
+    def _take_size(self, step: int, future: Future[Any]) -> None:
+        _warn(step, future)
+        if future.exception() is None:
+            self._disk_bytes = future.result()
 
     def _take_open(self, actor: Any, future: Future[Any]) -> None:
         if actor is not self._actor:

@@ -127,6 +127,21 @@ class GroupStore:
             path.unlink(missing_ok=True)
         return len(old)
 
+    def shrink(self, max_bytes: float, before_step: int) -> int:
+        """Remove groups of steps before `before_step`, the oldest first, while all take too much.
+
+        Returns:
+            The bytes that groups take then.
+        """
+        files = [(step, path, path.stat().st_size) for step, _, path in self._files()]
+        total = sum(size for _, _, size in files)
+        for step, path, size in files:
+            if step >= before_step or total <= max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+        return total
+
     def link_into(self, checkpoint: Path, first_step: int) -> int:
         """Put the groups of `first_step` and later into a checkpoint being written.
 

@@ -12,6 +12,10 @@ class StorageConfig(Section):
 
     keep_groups: bool = True
     """Write every scored group into the run folder; False samples them again after a restart."""
+    max_mb: float = Field(default=100_000.0, gt=0.0)
+    """Megabytes that groups may take beside the checkpoints' share of them. Above it those that
+    were learned from longest ago go, and are sampled again if the learner is lost; groups that
+    nobody learned from yet stay, whatever they take."""
     disk_deadline_s: float = Field(default=60.0, gt=0.0)
     """Seconds a group's write may take. A slower one is counted and warned of; training goes on,
     and until it is written the group would be sampled again after a restart."""

@@ -171,6 +171,7 @@ METRICS: dict[str, Metric] = {
     "storage/groups/late": Metric("count", (0, 0), "writes over storage.disk_deadline_s"),
     "storage/groups/backlog": Metric("count", (0, None), "groups not on the disk yet"),
     "storage/write/mb": Metric("MB", (0, None), "bytes of the groups written"),
+    "storage/disk/mb": Metric("MB", (0, None), "groups on the disk after the step before"),
     "storage/write/seconds": Metric("s", (0, None), "their writes' seconds, each from its start"),
     "time/step/seconds": Metric("s", (0, None), "wall time of the whole step"),
     "time/<stage>/seconds": Metric("s", (0, None), "wall time of one stage of the step"),

@@ -88,6 +88,12 @@ def test_group_comes_back_as_it_was_and_in_the_checkpoint(start: Start, tmp_path
     assert keeper.link_into(tmp_path / "checkpoint", 2, DEADLINE_S) == 2
     keeper.drop_before(3)
     assert sorted(keeper.index(DEADLINE_S)) == [3]
+    keeper.learned_from(3)
+    end = time.monotonic() + DEADLINE_S
+    while keeper.step_metrics()["storage/disk/mb"] == 0.0 and time.monotonic() < end:
+        keeper._bell.wait(1.0)
+        keeper.poll()
+    assert keeper.step_metrics()["storage/disk/mb"] > 0.0
     assert keeper.restore_from(tmp_path / "checkpoint", DEADLINE_S) == 1
     assert sorted(keeper.index(DEADLINE_S)) == [2, 3]
     with pytest.raises(StoredGroupError, match="expected one file of group 000000-00, got 0"):

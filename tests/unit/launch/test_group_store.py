@@ -123,6 +123,16 @@ def test_groups_of_past_steps_go(store: GroupStore) -> None:
     assert list(store.index(3)) == [3]
 
 
+def test_groups_learned_from_longest_ago_go_when_all_take_too_much(store: GroupStore) -> None:
+    """And those that nobody learned from stay, whatever they take."""
+    stored = [store.write(*small_group(f"{s:06d}-00", 1.0), step=s) for s in range(5)]
+    size = stored[0].num_bytes
+    assert store.shrink(3.5 * size, before_step=3) == 3 * size
+    assert list(store.index()) == [2, 3, 4]
+    assert store.shrink(0.0, before_step=3) == 2 * size
+    assert list(store.index()) == [3, 4]
+
+
 def test_checkpoint_holds_groups_by_hard_link_and_gives_them_back(
     store: GroupStore, tmp_path: Path
 ) -> None:
