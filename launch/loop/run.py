@@ -134,7 +134,9 @@ def finish_step(loop: Loop, batch: Batch) -> dict[str, float]:
     metrics |= loop.gang.group.delivery.metrics
     if metrics.get("rollout/canary/unchecked"):
         loop.gang.wants_canary = True
-    metrics |= loop.keeper.step_metrics() if loop.keeper is not None else {}
+    if loop.keeper is not None:
+        loop.keeper.learned_from(batch.step + 1)
+        metrics |= loop.keeper.step_metrics()
     metrics |= loop.live.step_done(batch, counts)
     metrics |= loop.live.mfu(metrics)
     metrics |= loop.watch.after_step(batch.step + 1, table, batch.groups)
