@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from rlvid.algorithms import ALGORITHMS
@@ -10,6 +11,7 @@ from rlvid.data.prompts import load_prompts
 from rlvid.flow.step_plans import make_step_plan
 from rlvid.launch.artifact_names import check_artifact
 from rlvid.launch.heldout import heldout_prompts
+from rlvid.launch.model_size import read_model_size
 from rlvid.models import MODELS, model_folder
 from rlvid.plugins import resolve
 from rlvid.rewards.registry import open_scorer
@@ -25,6 +27,7 @@ def preflight(recipe: Recipe) -> None:
     resolve(recipe.model.use, MODELS, where="model.use")
     if recipe.phases[0] != "tiny_base":
         check_model_folder(recipe.model)
+        _check_store(recipe)
     _check_training(recipe)
     if "grpo" in recipe.phases:
         make_step_plan(recipe.rollout, recipe_seed=recipe.seed, prompt_id="preflight", step=0)
@@ -70,6 +73,26 @@ def _check_training(recipe: Recipe) -> None:
         raise ValueError(
             "sft.ema_is_policy: there are no averaged weights to hand on; "
             "set sft.learner.ema, or leave ema_is_policy off"
+        )
+
+
+def _check_store(recipe: Recipe) -> None:
+    """Refuse publishes that Ray's store could only spill to the disk, which takes minutes.
+
+    Two are there while the actors go over from one to the next. Adapters are float32 on any base.
+    """
+    learner, cluster = recipe.learner, recipe.cluster
+    is_ours = cluster.address is None and recipe.weights.transport != "shared_folder"
+    if "grpo" not in recipe.phases or not is_ours:
+        return
+    width = 4 if learner.mode == "lora" or recipe.model.dtype == "float32" else 2
+    size = read_model_size(recipe.model, learner)
+    needed_mb = math.ceil(2 * size.trainable_parameters * width / 2**20)
+    if needed_mb > cluster.object_store_mb:
+        raise ValueError(
+            f"cluster.object_store_mb: two publishes of the weights need {needed_mb}, got "
+            f"{cluster.object_store_mb}; raise it, with room for the groups besides, or set "
+            "weights.transport=shared_folder"
         )
 
 

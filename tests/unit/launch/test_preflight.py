@@ -29,6 +29,7 @@ LORA: dict[str, Any] = {"learner": {"mode": "lora"}}
         ({"phases": ["sft", "grpo"], "sft": LORA}, "LoRA on top of a LoRA"),
         ({"sft": {"ema_is_policy": True}, "phases": ["sft"]}, r"sft\.ema_is_policy: there are no"),
         ({"evaluate": {"use_ema": True}}, r"evaluate\.use_ema: the last training phase keeps no"),
+        ({"learner": {"lora": {"rank": 10**5}}}, r"cluster\.object_store_mb: two publishes of"),
     ],
 )
 def test_mistake_is_refused_by_its_path(sections: dict[str, Any], expected: str) -> None:
@@ -54,6 +55,20 @@ def test_sound_recipe_passes(sections: dict[str, Any]) -> None:
 
 def test_model_folder_is_not_asked_for_where_the_run_builds_it(tmp_path: Path) -> None:
     preflight(recipe(phases=["tiny_base", "sft"], model={"path": str(tmp_path / "none")}))
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"transport": "nccl"}, "nccl goes from GPU to GPU, got num_gpus 0 in learner and rollout"),
+        ({"transport": "shared_folder"}, "folder goes with transport shared_folder"),
+        ({"folder": "somewhere"}, "folder goes with transport shared_folder, got .*object_store"),
+    ],
+)
+def test_transport_that_cannot_be_is_refused(weights: dict[str, Any], expected: str) -> None:
+    """Before anything starts, not at the first publish."""
+    with pytest.raises(ValueError, match=expected):
+        recipe(weights=weights)
 
 
 def test_no_phases_is_no_recipe() -> None:
