@@ -11,6 +11,7 @@ URL. A server with `keep_s` outlives its actor too, and the next one attaches to
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import shutil
 import tempfile
@@ -237,9 +238,9 @@ class ServerPool:
         ready, _ = ray.wait([replica.question], timeout=0, fetch_local=False)
         now = time.monotonic()
         if not ready:
-            # Until it has room on a node an actor cannot answer, which is no fault of its own.
-            if replica.status is not None and now - replica.asked > SILENT_S:
-                self._replace(replica, f"did not answer for {SILENT_S:g} s")
+            limit_s = self._silence_s(replica)
+            if now - replica.asked > limit_s:
+                self._replace(replica, f"did not answer for {limit_s:g} s")
             return
         try:
             replica.status = ray.get(replica.question, timeout=5.0)
@@ -250,6 +251,16 @@ class ServerPool:
             raise (error.cause if isinstance(error.cause, Exception) else error) from error
         replica.question = replica.actor.status.remote()
         replica.asked = now
+
+    def _silence_s(self, replica: _Replica) -> float:
+        """Return how long an actor may say nothing.
+
+        Until it has room on a node it cannot answer, which is no fault of its own: `wait_ready` has
+        the deadline of the first ones, a successor has the same.
+        """
+        if replica.status is not None:
+            return SILENT_S
+        return self._servers[replica.server].start_deadline_s if replica.num_lost else math.inf
 
     def _replace(self, replica: _Replica, reason: str) -> None:
         config = self._servers[replica.server]

@@ -25,6 +25,7 @@ class VllmActor:
         self._arguments = (config, name, api_key, log_folder, index, run)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
 
     def open(self, is_loopback: bool) -> ServerStatus:
         """Start the server, or attach to the one kept for us, and return at once.
@@ -51,6 +52,9 @@ class VllmActor:
         return self._server.status
 
     def status(self) -> ServerStatus:
+        """Return what is known; raises what ended the watching, e.g. a disk that is full."""
+        if self._error is not None:
+            raise self._error
         return self._server.status
 
     def stop(self, keeps: bool) -> None:
@@ -69,4 +73,8 @@ class VllmActor:
 
     def _watch(self) -> None:
         while not self._stopping.wait(WATCH_EVERY_S):
-            self._server.check()
+            try:
+                self._server.check()
+            except Exception as error:  # carried to the driver by `status`
+                self._error = error
+                return
