@@ -104,6 +104,8 @@ def _to_device(view: Bucket, target: Tensor) -> None:
         warnings.simplefilter("ignore", UserWarning)
         host = torch.from_numpy(view)
     stream = torch.cuda.Stream(target.device)
+    # Memory that is new here may have been freed by kernels that are still to run.
+    stream.wait_stream(torch.cuda.default_stream(target.device))
     with torch.cuda.stream(stream):
         target.copy_(host, non_blocking=True)
     stream.synchronize()
