@@ -5,7 +5,8 @@ OMP_NUM_THREADS=1 python -m tests.bench.rollout_scaling [--actors 1,2,4,8,16,32]
 Real Ray and the real pool with sleeping actors, 1 s a group, `TICKETS` groups outstanding for each
 actor as a training loop would have. Linear is one group a second and actor. The driver's CPU time
 is that of its whole process, Ray's threads included. A soak runs many short groups and watches
-the driver's memory.
+the driver's memory. Last, one actor more is asked for during a run: seconds until its first group
+is there, of a sleeping one and of one with the shipped tiny model.
 """
 
 from __future__ import annotations
@@ -101,6 +102,33 @@ def run(num_actors: int, num_groups: int, sample_s: float) -> dict[str, Any]:
     }
 
 
+def join(made: Recipe) -> float:
+    """Return the seconds from asking for a second actor to the end of its first group."""
+    pool = RolloutPool(
+        Policy(model_path="tiny"),
+        made.model,
+        made.rollout,
+        None,
+        num_threads=1,
+        start_deadline_s=600.0,
+    )
+    pool.start()
+    try:
+        pool.wait_ready()
+        supply = tasks(made)
+        pool.scale(2)
+        began = time.perf_counter()
+        while True:
+            while pool.num_outstanding < 2 * TICKETS:
+                pool.submit(next(supply))
+            for answer in pool.collect(60.0):
+                assert isinstance(answer, SampledGroup), f"lost: {answer}"
+                if answer.summary.actor_id == "actor-1.0":
+                    return time.perf_counter() - began
+    finally:
+        pool.shutdown()
+
+
 def sample(
     pool: RolloutPool, supply: Iterator[GroupTask], num_groups: int, rss: list[float] | None = None
 ) -> None:
@@ -150,6 +178,11 @@ def main() -> None:
             soak = run(num_actors, num_groups, SOAK_SAMPLE_S)
             first, *_, last = soak["driver_rss_mb"]
             soak["rss_growth_frac"] = round(last / first - 1.0, 4)
+        tiny = Recipe.model_validate({"name": "join", "rollout": {"group_size": 4}})
+        joins = {
+            "sleeping": round(join(recipe(1, SAMPLE_S)), 2),
+            "tiny model, groups of 4": round(join(tiny), 2),
+        }
     finally:
         ray.shutdown()
     result = {
@@ -161,6 +194,7 @@ def main() -> None:
         "holds": all(row["of_linear"] >= ACCEPTED for row in table),
         "table": table,
         "soak": soak,
+        "first_group_of_a_joining_actor_s": joins,
         "environment": environment(torch.device("cpu")),
     }
     text = json.dumps(result, indent=1) + "\n"
