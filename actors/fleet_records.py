@@ -17,7 +17,7 @@ MAX_REFUSALS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetSettings:
-    """What the recipe says; see `RolloutConfig` for the meaning of each."""
+    """What the recipe says; see `RolloutConfig` and `WeightsConfig` for the meaning of each."""
 
     deadline_s: float
     stall_s: float
@@ -25,6 +25,7 @@ class FleetSettings:
     start_deadline_s: float
     crash_budget: int
     crash_window_s: float
+    weights_deadline_s: float = 120.0
     prefetch: bool = True
     autoscale: AutoscaleConfig | None = None
 

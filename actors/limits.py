@@ -26,7 +26,9 @@ def limits(actor: Actor, settings: FleetSettings) -> list[tuple[float, str]]:
         found.append((actor.progressed + stall_s, f"did no denoising step for {stall}"))
         found.append((actor.head_since + deadline_s, f"overran {late}"))
     if actor.staging is not None:
-        found.append((actor.staging_since + deadline_s, f"took no weights for {late}"))
+        seconds = settings.weights_deadline_s
+        text = f"took no weights for weights.deadline_s, {seconds:g} s"
+        found.append((actor.staging_since + seconds, text))
     if actor.canary_since is not None and not actor.tasks:
         since = max(actor.canary_since, actor.head_since)
         found.append((since + deadline_s, f"gave no canary for {late}"))

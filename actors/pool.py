@@ -58,7 +58,11 @@ class RolloutPool:
             num_threads=num_threads,
             options=rollout_config.worker_options,
         )
-        fleet = Fleet(fleet_settings(rollout_config, start_deadline_s), rollout_config.num_actors)
+        weights_config = weights_config or WeightsConfig()
+        fleet = Fleet(
+            fleet_settings(rollout_config, weights_config, start_deadline_s),
+            rollout_config.num_actors,
+        )
         self._fleet = fleet
         """The thread's; only touched under `_loop.changed`."""
         self._loop = PoolLoop(fleet, settings, rollout_config, bell)
@@ -343,13 +347,16 @@ class RolloutPool:
                 )
 
 
-def fleet_settings(config: RolloutConfig, start_deadline_s: float) -> FleetSettings:
+def fleet_settings(
+    config: RolloutConfig, weights: WeightsConfig, start_deadline_s: float
+) -> FleetSettings:
     """Return what of the recipe the fleet decides by."""
     return FleetSettings(
         deadline_s=config.deadline_s,
         stall_s=config.stall_s,
         heartbeat_s=config.heartbeat_s,
         start_deadline_s=start_deadline_s,
+        weights_deadline_s=weights.deadline_s,
         crash_budget=config.crash_budget,
         crash_window_s=config.crash_window_s,
         autoscale=config.autoscale,

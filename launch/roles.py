@@ -70,6 +70,7 @@ def open_sampling(
         learner,
         num_threads=cluster.threads_per_role,
         start_deadline_s=cluster.start_deadline_s,
+        weights_config=recipe.weights,
         bell=bell,
     )
     home = ExitStack()

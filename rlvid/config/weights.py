@@ -21,7 +21,8 @@ class WeightsConfig(Section):
     folder: str | None = None
     """For `shared_folder`: one of this run alone that all nodes see."""
     deadline_s: float = Field(default=120.0, gt=0.0)
-    """Seconds in which the members of a broadcast must meet, and each bucket must arrive."""
+    """Seconds an actor may take for a publish before it is replaced; and in which the members of a
+    broadcast must meet, and each of its buckets must arrive."""
     verify_live_every: int = Field(default=1, ge=0)
     """Versions between digests of the parameters that sample, taken beside the sampling; 0 never.
     What arrives is always verified."""

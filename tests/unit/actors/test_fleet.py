@@ -252,6 +252,16 @@ def test_weights_arrive_beside_sampling_and_nothing_is_thrown_away() -> None:
     assert len({began for began, _, _ in played.began}) == 4
 
 
+def test_actor_that_takes_no_weights_in_time_is_replaced() -> None:
+    """A transfer that hangs would leave it at old weights, able to do nothing, for good."""
+    played = PlayedFleet(1, settings=settings(weights_deadline_s=20.0), stage_s=1000.0)
+    played.publish(0)
+    played.run(5.0)
+    assert not played.killed
+    played.run(40.0)
+    assert played.killed
+
+
 def test_actor_that_missed_versions_takes_the_newest_only() -> None:
     """Catching up one by one would cost a transfer each for weights nobody samples with."""
     played = PlayedFleet(1, stage_s=5.0)
