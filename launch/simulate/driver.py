@@ -248,11 +248,14 @@ class VirtualDriver:
 
 
 def fleet_settings(plan: SimulationPlan) -> FleetSettings:
-    """Return what the fleet goes by; where nothing fails it asks no actor how far it is."""
+    """Return what the fleet goes by; where nothing fails it asks no actor how far it is.
+
+    Nor is one then stuck for having said nothing.
+    """
     listens = not plan.failures.is_none or plan.deadly_prompts or plan.dead_actors
     return FleetSettings(
         deadline_s=plan.deadline_s,
-        stall_s=plan.stall_s,
+        stall_s=plan.stall_s if listens else QUIET_S,
         heartbeat_s=plan.heartbeat_s if listens else QUIET_S,
         start_deadline_s=plan.start_deadline_s,
         crash_budget=plan.crash_budget,

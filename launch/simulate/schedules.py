@@ -22,7 +22,7 @@ from typing import Any
 
 from rlvid.actors.answers import LostGroup, SampledGroup
 from rlvid.launch.ledger import Ledger
-from rlvid.launch.simulate.clock import StuckError, VirtualClock
+from rlvid.launch.simulate.clock import VirtualClock
 from rlvid.launch.simulate.costs import parse_costs
 from rlvid.launch.simulate.driver import DriverLostError, VirtualDriver, Watched
 from rlvid.launch.simulate.failures import FailureRates

@@ -7,12 +7,14 @@ without those done again and without restarts, over all wall time since the star
 the stricter `clean_frac`: wall time of the same run without failures over its wall time with them,
 which also counts what a step takes longer because actors are missing.
 
-Costs are those of a video run in which a step takes about two minutes: sampling a group 60 s, on as
-many actors as keep the learner busy, rewards 20 s, training 15 s a group; a replaced actor loads for
+Costs are those of a video run in which a step takes two minutes: sampling a group 60 s, on as many
+actors as keep the learner busy, rewards 20 s, training 15 s a group; a replaced actor loads for
 30 s, a learner for 60 s, a driver for 60 s; a checkpoint after each step, 2 s; max_staleness 1.
-"10 % failure injection" is taken in two ways: of all groups that an actor begins, a tenth end in a
-failure (killed, stuck, zombie, slow, raised, in equal parts), scorers alike; and of all optimiser
-steps, a tenth are hit by a failure, the learner's rank or the driver alike.
+
+"10 % failure injection" is taken in three ways: a tenth of all groups that actors and reward
+workers begin end in a failure (killed, stuck, zombie, slow, raised, in equal parts); a tenth of the
+steps are hit by a failure, in equal parts of an actor, a reward worker, a learner rank and the
+driver; a tenth of the steps are hit by a loss of learner or driver, the hardest there is.
 """
 
 from __future__ import annotations
@@ -64,11 +66,19 @@ EVERY_ROLE = {
     "score_killed": 0.05,
     "score_stuck": 0.05,
 }
+GROUPS = PLAN.groups_per_step
 CASES = {
     "none": FailureRates(),
-    "a tenth of the groups of actors and scorers": FailureRates(**EVERY_ROLE),
+    "a tenth of the groups": FailureRates(**EVERY_ROLE),
+    "a tenth of the steps, every role": FailureRates(
+        sample_killed=0.0125 / GROUPS,
+        sample_stuck=0.0125 / GROUPS,
+        score_killed=0.0125 / GROUPS,
+        score_stuck=0.0125 / GROUPS,
+        learner_lost=0.025,
+        driver_lost=0.025,
+    ),
     "a tenth of the steps, learner and driver": FailureRates(learner_lost=0.05, driver_lost=0.05),
-    "both": FailureRates(**EVERY_ROLE, learner_lost=0.05, driver_lost=0.05),
 }
 
 
