@@ -133,7 +133,8 @@ class LearnerGroup:
             first_row=first_row,
             is_last=is_last,
             rows=None if rows is None else tuple(rows),
-            plans=None if plans is None else tuple(plans),
+            # They open the batch; later chunks need not carry them.
+            plans=None if plans is None or first_row else tuple(plans),
         )
         # References inside a mapping stay references: a rank resolves what it looks up.
         references = dict(group_refs)
