@@ -72,6 +72,15 @@ class LearnerConfig(Section):
     replay: Literal["as_sampled", "batched"] = "as_sampled"
     """How the trained steps of a group are forwarded: in the rollout's own batches, so that the
     ratio of fresh groups is exactly 1, or all at once, which is faster and rounds differently."""
+    chunk_groups: int = Field(default=1, ge=1)
+    """Groups the learner takes at a time as they become ready, rounded up to whole turns of the
+    ranks; the gradient is that of the whole step. Larger chunks cost less per group and begin
+    later. Credit that looks at the whole step (`advantage.std` global, running statistics) makes
+    it one chunk."""
+    crash_budget: int = Field(default=3, ge=0)
+    """Times the ranks may be lost within `crash_window_s`; they are started again from the last
+    checkpoint, and one more loss ends the run."""
+    crash_window_s: float = Field(default=1800.0, gt=0.0)
     check_parameters_every: int = Field(default=50, ge=0)
     """Optimiser steps between comparisons of the ranks' parameters, digest by digest; 0: never."""
     deadline_s: float = Field(default=600.0, gt=0.0)
