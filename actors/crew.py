@@ -161,7 +161,8 @@ class Crew:
 
     def check_due(self, now: float) -> list[tuple[Actor, str]]:
         """Do what is due: successors, probes; return stuck actors with what is wrong with them."""
-        stuck = []
+        stuck: list[tuple[Actor, str]] = []
+        pending: list[Actor] = []
         while self._alarms and self._alarms[0][0] <= now:
             due, _, who = heapq.heappop(self._alarms)
             if isinstance(who, int):
@@ -169,9 +170,21 @@ class Crew:
                 if slot.respawn_at is not None and slot.respawn_at <= now:
                     self.spawn(slot, now)
             elif who in self.actors and self.actors[who].armed_at == due:
-                wrong = self._check(self.actors[who], now)
-                if wrong:
-                    stuck.append((self.actors[who], wrong))
+                actor = self.actors[who]
+                if actor.state is State.PENDING:
+                    actor.is_reported, actor.armed_at = True, None
+                    pending.append(actor)
+                elif wrong := self._check(actor, now):
+                    stuck.append((actor, wrong))
+        if pending:
+            logger.warning(
+                "actors=%d have no process since seconds=%.0f, first=%s: the cluster has no room, "
+                "or starts them slowly. Raise cluster.num_cpus of a local one, add nodes, or lower "
+                "rollout.num_cpus, num_gpus or the number of actors",
+                len(pending),
+                now - pending[0].since,
+                pending[0].actor_id,
+            )
         return stuck
 
     def _check(self, actor: Actor, now: float) -> str:
@@ -182,23 +195,10 @@ class Crew:
                 continue
             if wrong:
                 return wrong
-            if actor.state is State.PENDING:
-                self._report_pending(actor, now)
-            else:
-                actor.probe_sent = now
-                self.actions.append(Probe(actor_id=actor.actor_id))
+            actor.probe_sent = now
+            self.actions.append(Probe(actor_id=actor.actor_id))
         self.arm(actor)
         return ""
-
-    def _report_pending(self, actor: Actor, now: float) -> None:
-        actor.is_reported = True
-        logger.warning(
-            "actor=%s has no process since seconds=%.0f: the cluster has no room, or starts it "
-            "slowly. Raise cluster.num_cpus of a local one, add nodes, or lower rollout.num_cpus, "
-            "num_gpus or the number of actors",
-            actor.actor_id,
-            now - actor.since,
-        )
 
     def begin_limits_anew(self, now: float) -> None:
         """For a driver that did not run itself: the actors' answers are on their way."""

@@ -488,6 +488,24 @@ def test_without_any_room_the_run_ends_with_advice() -> None:
         played.run(100.0)
 
 
+def test_actors_without_room_are_told_of_once_and_the_others_work(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Scaling beyond a local cluster is no error: it is said, with what to do."""
+    played = PlayedFleet(2)
+    played.run(3.0)
+    played.has_room = lambda: False
+    played.scale(5)
+    played.submit(*groups(6))
+    played.run(200.0)
+    assert len(played.sampled) == 6
+    assert played.fleet.gauges()["rollout/actors/pending"] == 3
+    told = [record.getMessage() for record in caplog.records if "no process" in record.getMessage()]
+    assert len(told) == 1
+    assert "actors=3" in told[0]
+    assert "cluster.num_cpus" in told[0]
+
+
 def test_actor_that_does_not_load_is_replaced() -> None:
     played = PlayedFleet(2)
     played.run(3.0)
