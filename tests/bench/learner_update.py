@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -107,7 +108,7 @@ def measured(replay: str, num_steps: int, mode: str, chunk: int) -> dict[str, An
     }
 
 
-def main(modes: Sequence[str]) -> None:
+def measure_all(modes: Sequence[str]) -> dict[str, Any]:
     torch.set_num_threads(1)
     join_alone()
     result: dict[str, Any] = {"groups": NUM_GROUPS, "group_size": 8, "replay": [], "chunks": []}
@@ -123,8 +124,10 @@ def main(modes: Sequence[str]) -> None:
         result["chunks"].append(row)
         print(row, file=sys.stderr)
     result["environment"] = environment(torch.device("cpu"))
-    print(json.dumps(result, indent=1))
+    return result
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ("lora", "full"))
+    with redirect_stdout(sys.stderr):  # DeepSpeed talks on stdout
+        found = measure_all(sys.argv[1:] or ("lora", "full"))
+    print(json.dumps(found, indent=1))

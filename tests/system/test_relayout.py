@@ -32,7 +32,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _state(folder: Path) -> dict[str, Tensor]:
     """Return float32 parameters, moments and averages, whole and flat."""
-    found = {}
+    found: dict[str, Tensor] = {}
     kinds = (("optimizer", "master"), ("optimizer", "exp_avg"), ("optimizer", "exp_avg_sq"))
     for stem, kind in (*kinds, ("ema", "average")):
         with PieceReader(folder, stem) as reader:
