@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 import yaml
 
 from tests.bench.timing import environment
@@ -54,7 +55,7 @@ def main() -> None:
             for number in range(arguments.kills)
         ]
     result = {
-        "environment": environment(),
+        "environment": environment(torch.device("cpu")),
         "uninterrupted_s": round(whole_s, 1),
         "kills": len(trials),
         "identical": sum(not found["differences"] for found in trials),

@@ -70,11 +70,11 @@ class Chaos:
             if not self._wait(lambda role=role: bool(self._living(role)), recover_s):
                 return
             self._pause()
+            before = len(self._living(role))
             blow = self._hit(role, number)
             if blow is None:
                 continue
             self.blows.append(blow)
-            before = len(self._living(role)) + 1
             hit_at = time.monotonic()
 
             def is_over(blow: Blow = blow, before: int = before) -> bool:

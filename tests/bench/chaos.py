@@ -1,0 +1,171 @@
+"""A GRPO run under fire, and the same run in peace; prints JSON.
+
+OMP_NUM_THREADS=1 python -m tests.bench.chaos --blows 32
+
+Real Ray, DeepSpeed and the tiny model, two overlapping steps (`max_staleness: 1`). Rollout actors,
+the scorers' process, the learner rank and the driver are killed (SIGKILL) and stopped (SIGSTOP) in
+a seeded order, each kind at least twice; every recovery is witnessed from outside. Afterwards:
+issued = consumed + dropped, nothing consumed twice, nothing in flight, and the held-out reward of
+the last step lies inside the interval of the undisturbed runs with other seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from rlvid.launch.ledger import open_ledger
+from rlvid.launch.replay_log import read_replay_log
+from rlvid.observability.recorder import read_rows
+from tests.bench.timing import environment
+from tests.system.chaos import KINDS, Chaos, run_command, schedule
+from tests.system.conftest import SMALL, merged
+
+CHANGES: dict[str, Any] = {
+    "phases": ["grpo"],
+    "rollout": {
+        "num_actors": 2,
+        "groups_per_step": 4,
+        "max_staleness": 1,
+        "heartbeat_s": 1.0,
+        "stall_s": 15.0,
+        "deadline_s": 60.0,
+        "crash_budget": 100,
+        "max_deaths_per_prompt": 5,
+    },
+    "rewards": {"colocate": True, "deadline_s": 30.0, "max_lost_in_a_row": 50},
+    "learner": {"stall_s": 15.0, "deadline_s": 120.0, "crash_budget": 100},
+    "grpo": {
+        "num_steps": 60,
+        "evaluate_every": 60,
+        "evaluate_prompts": 16,
+        "checkpoint": {"every": 2, "keep": 2},
+    },
+}
+"""Deadlines of seconds, so that what is stopped is found soon."""
+STALL_S = 20.0
+RECOVER_S = 180.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--blows", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--undisturbed", type=int, default=3, help="runs to compare with")
+    parser.add_argument("--keep", type=Path, help="folder for the runs; else a temporary one")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="chaos_") as name:
+        folder = arguments.keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        recipe = folder / "recipe.yaml"
+        length = {"grpo": {"num_steps": arguments.steps, "evaluate_every": arguments.steps}}
+        recipe.write_text(yaml.safe_dump(merged(SMALL, CHANGES, length)))
+        found = under_fire(recipe, folder / "chaos", arguments.blows, arguments.seed)
+        peaceful = [
+            in_peace(recipe, folder / f"peace-{n}", n) for n in range(arguments.undisturbed)
+        ]
+    result = {
+        "environment": environment(torch.device("cpu")),
+        **found,
+        "undisturbed_heldout": peaceful,
+    }
+    if len(peaceful) > 1:
+        middle, spread = statistics.fmean(peaceful), statistics.stdev(peaceful)
+        # Of one more run: two-sided 95 % of Student's t with n - 1 degrees of freedom.
+        half = T_95[len(peaceful) - 2] * spread * (1 + 1 / len(peaceful)) ** 0.5
+        result["interval"] = [round(middle - half, 4), round(middle + half, 4)]
+    print(json.dumps(result, indent=1))
+    sys.exit(0 if found["problems"] == [] else 1)
+
+
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571)
+
+
+def under_fire(recipe: Path, run: Path, num_blows: int, seed: int) -> dict[str, Any]:
+    """Run once under fire; return what was hit, what recovered, and what is wrong at the end."""
+    started = time.monotonic()
+    restarts = num_blows + 2
+    chaos = Chaos(run_command(recipe, run, restarts=restarts, stall_s=STALL_S), run, seed=seed)
+    try:
+        chaos.strike(schedule(num_blows, seed=seed), recover_s=RECOVER_S)
+        status = chaos.finish(timeout_s=3600.0)
+    finally:
+        chaos.stop()
+    summary = chaos.summary()
+    return {
+        "exit_status": status,
+        "seconds": round(time.monotonic() - started, 1),
+        "heldout": heldout_of(run) if status == 0 else None,
+        **summary,
+        "ledger": account_of(run),
+        "problems": problems_of(run, status, summary),
+    }
+
+
+def problems_of(run: Path, status: int, summary: dict[str, Any]) -> list[str]:
+    """Return what must not be; [] is a pass. A run that was hardly hit fails as vacuous."""
+    account, found = account_of(run), []
+    if status != 0:
+        found.append(f"the run ended with status {status}")
+    if account["issued"] != account["consumed"] + account["dropped"] or account["in_flight"]:
+        found.append(f"groups are unaccounted for: {account}")
+    if account["consumed_twice"]:
+        found.append(f"consumed twice: {account['consumed_twice']}")
+    for role, number in KINDS:
+        kind = f"{role} {signal.Signals(number).name}"
+        recovered = summary["by_kind"].get(kind, {}).get("recovered", 0)
+        if recovered < 2:
+            found.append(f"vacuous: {recovered} recoveries of {kind} were witnessed, expected 2")
+    return found
+
+
+def account_of(run: Path) -> dict[str, Any]:
+    """Return the ledger's counts, and the groups that the learner took more than once."""
+    [path] = run.glob("phases/*_grpo/ledger.sqlite")
+    ledger = open_ledger(path)
+    counts, reasons = ledger.counts(), ledger.drop_reasons()
+    ledger.close()
+    learned = [record.group_id for record in read_replay_log(path.parent / "replay.log")]
+    return {
+        "issued": counts.issued,
+        "consumed": counts.consumed,
+        "dropped": counts.dropped,
+        "in_flight": counts.in_flight,
+        "drop_reasons": reasons,
+        "consumed_twice": sorted({group for group in learned if learned.count(group) > 1}),
+    }
+
+
+def in_peace(recipe: Path, run: Path, seed: int) -> float:
+    """Run undisturbed and return the last held-out reward."""
+    command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(recipe), f"seed={seed}"]
+    subprocess.run(
+        [*command, "--run-folder", str(run)], check=True, timeout=3600, stderr=subprocess.DEVNULL
+    )
+    return heldout_of(run)
+
+
+def heldout_of(run: Path) -> float:
+    """Return the held-out reward after the last step."""
+    rows = [row["metrics"] for row in read_rows(run / "metrics.jsonl")]
+    return next(
+        round(float(row["heldout/reward/mean"]), 4)
+        for row in reversed(rows)
+        if "heldout/reward/mean" in row
+    )
+
+
+if __name__ == "__main__":
+    main()
