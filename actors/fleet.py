@@ -37,6 +37,7 @@ from rlvid.actors.fleet_records import (
     Slot,
     State,
 )
+from rlvid.actors.fleet_views import gauges, view
 from rlvid.actors.task_queue import fits
 from rlvid.actors.updater import Updater
 
@@ -334,7 +335,7 @@ class Fleet:
 
     def views(self, now: float) -> list[ActorView]:
         """Return what every actor does, in the order of their slots."""
-        return [_view(actor, now) for actor in self.actors]
+        return [view(actor, now) for actor in self.actors]
 
     @property
     def is_complete(self) -> bool:
@@ -368,19 +369,7 @@ class Fleet:
 
     def gauges(self) -> dict[str, float]:
         """Return the present numbers under the names of the metrics table."""
-        actors, states = self._crew.actors.values(), self._crew.states
-        newest = self._updater.newest
-        lags = [newest.version - a.version for a in actors if a.is_open] if newest else []
-        return {
-            "rollout/actors/wanted": float(self._wanted),
-            "rollout/actors/alive": float(states[State.READY]),
-            "rollout/actors/pending": float(states[State.PENDING]),
-            "rollout/actors/starting": float(states[State.LOADING] + states[State.JOINING]),
-            "rollout/actors/draining": float(sum(actor.is_leaving for actor in actors)),
-            "rollout/actors/busy": float(self._crew.num_busy),
-            "rollout/queue/length": float(len(self._crew.queue)),
-            "weights/version_lag/max": float(max(lags, default=0)),
-        }
+        return gauges(self._crew, newest=self._updater.newest, num_wanted=self._wanted)
 
     # Inside
 
@@ -437,21 +426,3 @@ class Fleet:
             learner_idle_frac=self._learner_idle_frac,
         )
         self.scale(wanted_actors(config, load), now)
-
-
-def _view(actor: Actor, now: float) -> ActorView:
-    group_id = actor.tasks[0].task.group_id if actor.tasks else ""
-    state = "busy" if group_id else "idle"
-    if actor.state is not State.READY:
-        state = "starting"
-    elif actor.is_leaving:
-        state = "draining"
-    return ActorView(
-        actor_id=actor.actor_id,
-        state=state,
-        group_id=group_id,
-        since_s=max(0.0, now - (actor.head_since if group_id else actor.since)),
-        version=actor.version,
-        is_open=actor.is_open,
-        device=actor.device,
-    )
