@@ -178,6 +178,15 @@ class Fleet:
         if hopeless:
             self._lose(actor, Cause.WEIGHTS, hopeless, now)
 
+    def stage_unreachable(self, actor_id: str, publish: Publish, reason: str, now: float) -> None:
+        """The bytes are gone with the node that held them, which is no fault of the actor's.
+
+        It is tried again at each heartbeat; a restarted learner publishes anew meanwhile.
+        """
+        actor = self._crew.actors.get(actor_id)
+        if actor is not None:
+            self._updater.unreachable(actor, publish, reason)
+
     def distrusted(self, actor_id: str, reason: str, now: float) -> None:
         """The actor found that it does not sample with what was published."""
         actor = self._crew.actors.get(actor_id)
@@ -217,6 +226,7 @@ class Fleet:
             actor.num_steps, actor.progressed = num_steps, now
         actor.probe_sent = None
         actor.next_probe = now + self._settings.heartbeat_s
+        self._updater.look_at(actor)
         self._crew.arm(actor)
 
     def died(self, actor_id: str, reason: str, now: float) -> None:

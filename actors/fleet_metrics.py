@@ -69,6 +69,7 @@ class FleetMetrics:
             "rollout/groups/late": 0.0,
             "rollout/groups/withdrawn": 0.0,
             "weights/rejected/count": 0.0,
+            "weights/unreachable/count": 0.0,
             "rollout/canary/passed": 0.0,
             "rollout/canary/unchecked": 0.0,
         }

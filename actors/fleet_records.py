@@ -191,7 +191,8 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Have an actor take weights beside what it does; answer `staged` or `stage_refused`."""
+    """Have an actor take weights beside what it does; answer `staged`, `stage_refused` or
+    `stage_unreachable`."""
 
     actor_id: str
     publish: Publish

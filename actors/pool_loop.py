@@ -27,7 +27,7 @@ from rlvid.actors.fleet_records import (
     Stage,
     Withdraw,
 )
-from rlvid.actors.ray_actor import ActorSet, arguments, cause_of, is_death
+from rlvid.actors.ray_actor import ActorSet, arguments, cause_of, is_death, is_lost_object
 from rlvid.actors.worker import WorkerSettings
 from rlvid.bell import Bell
 from rlvid.config import RolloutConfig
@@ -255,7 +255,11 @@ class PoolLoop:
             return
         error, now = future.exception(), time.monotonic()
         if error is not None:
-            self.fleet.stage_refused(actor_id, publish, first_line(cause_of(error)), now)
+            reason = first_line(cause_of(error))
+            if is_lost_object(error):
+                self.fleet.stage_unreachable(actor_id, publish, reason, now)
+            else:
+                self.fleet.stage_refused(actor_id, publish, reason, now)
             return
         receipt = future.result()
         if receipt.digest != digest or (receipt.incarnation, receipt.version) != publish:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
@@ -257,6 +257,11 @@ class ActorSet:
 def is_death(error: BaseException) -> bool:
     """True when the process is gone; one that Ray's memory monitor killed is no RayActorError."""
     return isinstance(error, RayActorError | OutOfMemoryError)
+
+
+def is_lost_object(error: BaseException) -> bool:
+    """True when an argument of the call was lost with its node."""
+    return isinstance(error, ObjectLostError) or isinstance(cause_of(error), ObjectLostError)
 
 
 def cause_of(error: BaseException) -> Exception:

@@ -107,6 +107,19 @@ class Updater:
             raise RolloutLostError(f"{actor.actor_id}: {times}")
         return times
 
+    def unreachable(self, actor: Actor, publish: Publish, reason: str) -> None:
+        """See `Fleet.stage_unreachable`."""
+        if actor.staging != publish:
+            return
+        self._crew.metrics.counts["weights/unreachable/count"] += 1
+        logger.warning(
+            "publish out of reach actor=%s version=%d reason=%r",
+            actor.actor_id,
+            publish.version,
+            reason,
+        )
+        actor.staging = None
+
     def set_canary(self, publish: Publish, now: float) -> None:
         """See `Fleet.set_canary`."""
         self.canary = publish

@@ -147,6 +147,9 @@ METRICS: dict[str, Metric] = {
     "alarms/<kind>/active": Metric("count", (0, 0), "signs of reward hacking that are on"),
     "weights/version/value": Metric("version", (0, None), "policy version after the step"),
     "weights/publish/mb": Metric("MB", (0, None), "bytes of the publish"),
+    "weights/unreachable/count": Metric(
+        "count", (0, 0), "times the bytes of a publish were gone with their node"
+    ),
     "weights/rejected/count": Metric("count", (0, 0), "publishes refused by a digest or canary"),
     "weights/gather/seconds": Metric("s", (0, None), "collecting a publish from the ranks"),
     "weights/d2h/seconds": Metric("s", (0, None), "copying it from devices to host memory"),

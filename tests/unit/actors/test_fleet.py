@@ -312,6 +312,32 @@ def test_refused_publish_is_fetched_again() -> None:
     assert played.fleet.metrics.take()["weights/rejected/count"] == 2
 
 
+def test_publish_that_is_gone_with_its_node_costs_no_actor() -> None:
+    """The actor works on with what it has, asks again, and takes what a new learner publishes."""
+    played = PlayedFleet(1)
+    played.publish(0)
+    played.run(3.0)
+    stage = played._stage
+
+    def gone(actor_id: str, publish: Publish) -> None:
+        played.later(
+            0.1,
+            lambda: played.fleet.stage_unreachable(actor_id, publish, "lost", played.now),
+        )
+
+    played._stage = gone  # type: ignore[method-assign]
+    played.publish(1)
+    played.submit(*groups(3))
+    played.run(13.0)
+    assert len(played.sampled) == 3
+    assert not played.killed
+    assert 5 <= played.fleet.metrics.take()["weights/unreachable/count"] <= 15
+    played._stage = stage  # type: ignore[method-assign]
+    played.publish(1, incarnation=1)
+    played.run(3.0)
+    assert played.fleet.is_up_to_date
+
+
 def test_actor_that_refuses_three_times_is_replaced() -> None:
     played = PlayedFleet(2)
     played.refuses = lambda actor_id, publish: actor_id == "actor-0.0"
