@@ -179,7 +179,7 @@ class Trainer:
     @property
     def has_half_fed(self) -> bool:
         """Return whether the learner holds part of a batch that will not be completed."""
-        return any(batch.chunks and batch.calls for batch in self._batches)
+        return any(batch.chunks and batch.chunks[0].first for batch in self._batches)
 
     def rewind(self, step: int, learner: Learner, *, incarnation: int) -> None:
         """Go on with another learner that stands before `step`.
@@ -202,8 +202,12 @@ class Trainer:
         return self._line.take(wanted)
 
     def drain(self, seconds: float) -> None:
-        """Issue nothing more, and give what is on its way `seconds` to become ready."""
+        """Issue and feed nothing more; give what is on its way `seconds` to become ready.
+
+        The learner stays where it is, since a checkpoint of just that comes next.
+        """
         self._stops_at = self._clock.now()
+        self._batches.clear()
         end = self._clock.now() + seconds
         self.pump(lambda: not any(self._line.in_flight()) or self._clock.now() >= end)
 
