@@ -14,7 +14,7 @@ from rlvid.learners.fragments import PieceReader
 from rlvid.learners.testing import run_ranks
 
 WORKER = Path(__file__).with_name("relayout_ranks.py")
-WAY = [(1, 2, "-", "a"), (2, 3, "a", "b"), (1, 0, "b", "c"), (2, 1, "c", "d"), (1, 2, "d", "e")]
+WAY = [(1, 2, "-", "a"), (2, 3, "a", "b"), (1, 0, "b", "c"), (2, 1, "c", "d")]
 """Ranks, stage, checkpoint read and written."""
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five steps, each with another layout; and five with one."""
+    """A step each, with another layout each."""
     folder = tmp_path_factory.mktemp("relayout")
     for num_ranks, stage, read, write in WAY:
         arguments = (str(folder), str(stage), read, write)
