@@ -92,6 +92,8 @@ class Trainee:
         """Seconds of the last publish, of the slowest rank."""
         self.optimizer_steps = 0
         """Optimiser steps taken."""
+        # A process starts from a seed of its own choice; two runs of a recipe must be one run.
+        torch.manual_seed(derive_seed(settings.seed, "rank", self.rank, 0))
 
     @property
     def rank(self) -> int:
