@@ -76,6 +76,7 @@ class GangLoop:
         self._bell = bell
         self._pending: dict[int, Pending[Any]] = {}
         self._changed = threading.Condition()
+        self._order = threading.Lock()
         self._stops = False
         self._beat: Callable[[int], Any] | None = None
         self._unanswered: set[int] = set()
@@ -103,14 +104,20 @@ class GangLoop:
             finish: makes the caller's answer of the ranks' answers, in a thread of its own.
             explain: returns what to raise for a failure, there as well.
         """
-        with self._changed:
-            number = self._queue.add(doing, deadline_s, time.monotonic(), has_progress=has_progress)
-            pending = Pending(number, finish, explain)
-            self._pending[number] = pending
-            if self._queue.lost is None:
+        # The order of numbers is the order at the ranks. Ray is never called with the state locked:
+        # its own threads wait for that lock to hand answers in.
+        with self._order:
+            with self._changed:
+                number = self._queue.add(
+                    doing, deadline_s, time.monotonic(), has_progress=has_progress
+                )
+                pending = Pending(number, finish, explain)
+                self._pending[number] = pending
+                is_lost = self._queue.lost is not None
+                self._changed.notify()
+            if not is_lost:
                 for rank, reference in enumerate(give()):
                     self._hear(reference, partial(self._came, number, rank))
-            self._changed.notify()
         return pending
 
     def set_deadline(self, pending: Pending[Any], deadline_s: float) -> None:
@@ -178,10 +185,12 @@ class GangLoop:
                 if self._queue.lost is not None and not was_lost and self._bell is not None:
                     self._bell.ring()
                 waiters = [(self._pending.pop(one.number), one) for one in settled]
-                self._send_beats(now)
-                if not settled and not self._stops:
+                silent = self._due_beats(now)
+                if not settled and not silent and not self._stops:
                     wakeup = min(self._queue.next_wakeup(now), self._next_beat_s or now + 3600.0)
                     self._changed.wait(max(wakeup - now, 0.0))
+            for rank in silent:
+                self._send_beat(rank)
             for pending, one in waiters:
                 self._settle(pending, one)
             if self._stops and not waiters:
@@ -195,16 +204,21 @@ class GangLoop:
 
         self._finisher.submit(settle)
 
-    def _send_beats(self, now: float) -> None:
+    def _due_beats(self, now: float) -> list[int]:
+        """Return the ranks to ask for a sign of life now; one that owes an answer is not asked."""
         if self._beat is None or self._queue.lost is not None or self._stops:
             self._next_beat_s = 0.0
-            return
+            return []
         if now < self._next_beat_s:
-            return
+            return []
         self._next_beat_s = now + self._beat_s
-        for rank in set(range(self._num_ranks)) - self._unanswered:
-            self._unanswered.add(rank)
-            self._hear(self._beat(rank), partial(self._beaten, rank))
+        due = [rank for rank in range(self._num_ranks) if rank not in self._unanswered]
+        self._unanswered.update(due)
+        return due
+
+    def _send_beat(self, rank: int) -> None:
+        assert self._beat is not None, "no beat is due before there is one to send"
+        self._hear(self._beat(rank), partial(self._beaten, rank))
 
 
 def _own(settled: Settled) -> Exception | None:
