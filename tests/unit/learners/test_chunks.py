@@ -208,6 +208,27 @@ def test_importance_weight_of_fresh_groups_is_exactly_one(updates: int) -> None:
     assert digests[0] == digests[1]
 
 
+def test_groups_of_the_version_before_are_weighted_and_new_ones_are_not() -> None:
+    """Half of the batch is a version behind: its mean weight is off 1, and no more than the cap."""
+    learner, groups, rewards = _open(
+        learner={"zero_stage": 0, "mode": "full", "optimizer": {"learning_rate": 1e-2}},
+        rollout={"max_staleness": 1},
+        algorithm={"importance_cap": 1.0},
+        grpo={"max_replay_drift_frac": 1e6},
+    )
+    learner.train(groups, rewards, step=0)
+    learner.publish(1)
+    digest = learner.published_digest(1)
+    mixed = {
+        name: replace(group, policy_version=1, weights_digest=digest) if row < 2 else group
+        for row, (name, group) in enumerate(groups.items())
+    }
+    metrics = learner.train(mixed, rewards, step=1).metrics
+    assert 0.0 < metrics["learner/importance/truncated_frac"] <= 0.5
+    assert metrics["learner/importance/mean"] < 1.0
+    assert metrics["learner/importance/mean"] > 0.5
+
+
 def test_batched_replay_gives_the_gradient_of_the_sampled_batches() -> None:
     """Fewer forwards, the same numbers up to float32 rounding: 1e-5 of the norm."""
     norms, forwards = [], []
