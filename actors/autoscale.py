@@ -42,7 +42,8 @@ def wanted_actors(config: AutoscaleConfig, load: Load) -> int:
         return min(max(num, config.min_actors), config.max_actors)
     change = max(1, int(num * STEP_FRAC))
     learner_waits = load.learner_idle_frac > config.learner_idle_frac
-    actors_wait = load.rollout_idle_frac > config.rollout_idle_frac
+    # While none is ready, none waits for work either: they are still loading.
+    actors_wait = load.num_ready > 0 and load.rollout_idle_frac > config.rollout_idle_frac
     may_grow = load.num_ready >= num and load.queued_frac > 0.5
     if learner_waits and not actors_wait and may_grow:
         return min(num + change, config.max_actors)
