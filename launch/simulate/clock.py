@@ -66,7 +66,6 @@ class VirtualClock:
         Raises:
             StuckError: nothing is under way, or nothing got done for `patience_s`.
         """
-        self._turns = 0
         if not self._events:
             self._empty_waits += 1
             self._pass(self._now_s + timeout_s)
@@ -90,4 +89,4 @@ class VirtualClock:
     def _pass(self, until_s: float) -> None:
         if until_s > self._now_s:
             self.on_pass(until_s - self._now_s)
-            self._now_s = until_s
+            self._now_s, self._turns = until_s, 0

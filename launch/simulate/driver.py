@@ -138,6 +138,7 @@ class VirtualDriver:
         self.trainer.on_tick = clock.turned
         clock.on_pass = self._passed
         self._last_s = clock.now()
+        self._stop_s = self._worked_s = 0.0
         watched.share.began(clock.now())
 
     def run(self) -> None:
@@ -178,6 +179,7 @@ class VirtualDriver:
             self._source,
             incarnation=incarnation,
             version=step,
+            uniform_frac=self.plan.uniform_frac,
             starts_s=learner_start_s,
         )
         self.trainer.rewind(step, self._learner, incarnation=incarnation)
@@ -188,25 +190,52 @@ class VirtualDriver:
     def _train(self) -> None:
         plan, steps = self.plan, self.steps
         step = self.checkpoint.step if self.checkpoint else 0
+        if plan.evaluate_every and step == 0:
+            self._evaluate(0)
         while step < plan.num_steps:
             if self._injector.strikes("driver_lost"):
                 self._clock.after(self._source.random() * self._step_s(), self._die)
             batch = self.trainer.next_batch()
-            assert batch is not None, "nothing stops a virtual run"
+            if batch is None:
+                self._leave(step)
+            assert batch is not None, "a run that is left does not go on"
             self._done(batch)
             step = batch.step + 1
-            if steps.is_evaluated(batch.step) and plan.evaluate_groups:
-                if self._injector.strikes("learner_lost"):
-                    self._clock.after(self._source.random() * self._step_s(), self._lose_learner)
-                for group in self.trainer.run_issues(steps.evaluation(step)):
-                    self._ledger.drop(group.task.group_id, "evaluation")
+            if steps.is_evaluated(batch.step):
+                self._evaluate(step)
             if steps.is_checkpoint(batch.step):
                 self._write_checkpoint(step)
+
+    def stop(self, seconds: float) -> None:
+        """Make room within `seconds`."""
+        self._stop_s = seconds
+        if not self.trainer.is_stopping:
+            self.trainer.stop(seconds / 2)
+
+    def _evaluate(self, step: int) -> None:
+        if self._injector.strikes("learner_lost"):
+            self._clock.after(self._source.random() * self._step_s(), self._lose_learner)
+        for group in self.trainer.run_issues(self.steps.evaluation(step)):
+            self._ledger.drop(group.task.group_id, "evaluation")
+
+    def _leave(self, step: int) -> None:
+        """As `launch.phases.grpo.leave`.
+
+        Raises:
+            DriverLostError: always; the launcher starts another one.
+        """
+        assert self._learner is not None, "it trained"
+        if self.trainer.has_half_fed:
+            self._learner.abandon()
+        self.trainer.drain(self._stop_s / 2)
+        self._write_checkpoint(step)
+        self._injector.counts["made_room"] += 1
+        raise DriverLostError("the driver made room")
 
     def _write_checkpoint(self, step: int) -> None:
         assert self._learner is not None, "it trained"
         seconds = self.plan.costs.checkpoint_s.draw(self._source)
-        self.trainer.pump(self._learner.begin_rest(seconds).poll)
+        self.trainer.pump(self._learner.begin_checkpoint(step, seconds).poll)
         self.checkpoint = VirtualCheckpoint(step)
         self._keeper.drop_before(step)
 
@@ -222,7 +251,12 @@ class VirtualDriver:
         watched.share.add(
             StepWindow(step=batch.step + 1, start_s=self._last_s, end_s=batch.published_s)
         )
-        self._last_s = batch.published_s
+        tally = self._tally
+        worked_s = tally.learning_s + tally.publishing_s
+        seconds = max(batch.published_s - self._last_s, 1e-9)
+        idle_frac = 1.0 - min(1.0, (worked_s - self._worked_s) / seconds)
+        self.rollouts.fleet.note_learner_idle(idle_frac)
+        self._worked_s, self._last_s = worked_s, batch.published_s
         watched.snapshots.append((batch.published_s, self._tally.copy()))
 
     def _passed(self, seconds: float) -> None:

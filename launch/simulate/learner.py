@@ -63,7 +63,8 @@ class VirtualLearner:
     _free_s: float = 0.0
     _lost_s: float = float("inf")
     _batch: list[str] = field(default_factory=list)
-    _num_chunks: int = 0
+    _step: int = -1
+    """Of the batch it was given chunks of last."""
 
     def __post_init__(self) -> None:
         self._free_s = self.clock.now() + self.starts_s
@@ -81,6 +82,9 @@ class VirtualLearner:
             raise RuntimeError(f"chunk of step {chunk.step}: the learner stands at {self.version}")
         if not set(groups) <= set(chunk.group_ids) or tuple(groups) != rewards.group_ids:
             raise RuntimeError(f"chunk {chunk}: got groups {list(groups)}")
+        if chunk.first and self._step != chunk.step:
+            raise RuntimeError(f"chunk {chunk}: the learner was told to give up this batch")
+        self._step = chunk.step
         self._batch += groups
         seconds = sum(self.costs.train_s.draw(self.source) for _ in groups)
         if not chunk.is_last:
@@ -112,8 +116,21 @@ class VirtualLearner:
         due_s = self._work(self.costs.gather_s.draw(self.source))
         return VirtualCall(self, due_s, lambda: (manifest, None))
 
-    def begin_rest(self, seconds: float) -> VirtualCall[None]:
-        """Write a checkpoint, or the like."""
+    def abandon(self) -> None:
+        """Forget the chunks of a batch that will not be completed."""
+        self._batch.clear()
+        self._step = -1
+
+    def begin_checkpoint(self, step: int, seconds: float) -> VirtualCall[None]:
+        """Rest while a checkpoint is written.
+
+        Raises:
+            RuntimeError: what it holds is not what the loop says it writes.
+        """
+        if step != self.version or self._batch:
+            raise RuntimeError(
+                f"checkpoint {step}: the learner stands at {self.version} with {self._batch}"
+            )
         return VirtualCall(self, self._work(seconds), lambda: None)
 
     def is_done(self, due_s: float) -> bool:

@@ -33,6 +33,10 @@ class SimulationPlan:
     """Scored groups are on disk, so that restarts lose none."""
     costs: CostModel = CostModel()
     failures: FailureRates = FailureRates()
+    uniform_frac: float = 0.0
+    """Share of groups whose rewards have no spread, which are dropped."""
+    stops: Mapping[float, float] = field(default_factory=dict)
+    """Seconds at which the run is asked to make room, to the seconds it is given."""
     deadly_prompts: frozenset[int] = frozenset()
     """Numbers of prompts that kill every actor."""
     dead_actors: frozenset[int] = frozenset()

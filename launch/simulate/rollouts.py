@@ -37,6 +37,8 @@ from rlvid.records import GroupSummary, GroupTask, WeightsManifest
 
 ANSWER_S = 1e-3
 """Of an actor to a question, e.g. how far it is."""
+TICK_S = 1e-6
+"""Least time until the fleet is looked at again, so that rounding cannot stop the clock."""
 ZOMBIE_FACTOR = 3.0
 """Deadlines until a stopped process wakes up."""
 DENOISING_STEPS = 10
@@ -141,7 +143,7 @@ class VirtualRollouts:
         wakeup_s = self.fleet.next_wakeup()
         if wakeup_s < self._wakeup_s:
             self._wakeup_s = wakeup_s
-            self._clock.after(max(0.0, wakeup_s - now), self._wake)
+            self._clock.after(max(TICK_S, wakeup_s - now), self._wake)
 
     def _wake(self) -> None:
         self._wakeup_s = float("inf")

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from rlvid.actors.answers import LostGroup, SampledGroup
+from rlvid.config.elasticity import AutoscaleConfig
 from rlvid.launch.ledger import Ledger
 from rlvid.launch.simulate.clock import VirtualClock
 from rlvid.launch.simulate.costs import parse_costs
@@ -235,7 +236,7 @@ def _evaluations(plan: SimulationPlan) -> int:
         for step in range(plan.num_steps)
         if (step + 1) % plan.evaluate_every == 0 or step + 1 == plan.num_steps
     }
-    return len(due) * plan.evaluate_groups
+    return (1 + len(due)) * plan.evaluate_groups
 
 
 def random_schedule(seed: int) -> Schedule:
@@ -269,6 +270,7 @@ def random_schedule(seed: int) -> Schedule:
     }
     times = sorted(draw.uniform(0, 40) for _ in range(draw.choice([0, 0, 1, 3])))
     evaluate_every = draw.choice([0, 0, 1, 3])
+    num_stops = draw.choice([0, 0, 0, 1, 3])
     plan = SimulationPlan(
         num_steps=draw.randint(1, 8),
         groups_per_step=groups_per_step,
@@ -285,6 +287,9 @@ def random_schedule(seed: int) -> Schedule:
         costs=parse_costs(costs, "schedule"),
         failures=_rates(rates),
         scale={at_s: draw.randint(1, 6) for at_s in times},
+        stops={draw.uniform(0, 40): draw.choice([0.0, 1.0, 20.0]) for _ in range(num_stops)},
+        autoscale=AutoscaleConfig(cooldown_s=5.0, max_actors=6) if draw.random() < 0.2 else None,
+        uniform_frac=draw.choice([0.0, 0.0, 0.3]),
         prefetch=draw.random() < 0.7,
         deadline_s=20.0,
         stall_s=8.0,
@@ -296,7 +301,9 @@ def random_schedule(seed: int) -> Schedule:
         deadly_prompts=_deadly(draw, evaluate_every),
         seed=seed,
     )
-    if num_actors > 1 and draw.random() < 0.15:
+    # Not with scaling, which may leave the one place that never works.
+    is_fixed = not plan.scale and plan.autoscale is None
+    if is_fixed and num_actors > 1 and draw.random() < 0.2:
         plan = replace(plan, dead_actors=frozenset({draw.randrange(num_actors)}))
     return Schedule(
         plan=plan,

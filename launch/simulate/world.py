@@ -42,6 +42,8 @@ class World:
         self._driver: VirtualDriver | None = None
         for at_s, num_actors in plan.scale.items():
             self.clock.at(at_s, partial(self._scale, num_actors))
+        for at_s, seconds in plan.stops.items():
+            self.clock.at(at_s, partial(self._stop, seconds))
 
     def run(
         self,
@@ -90,6 +92,10 @@ class World:
     def _scale(self, num_actors: int) -> None:
         if self._driver is not None:
             self._driver.rollouts.scale(num_actors)
+
+    def _stop(self, seconds: float) -> None:
+        if self._driver is not None:
+            self._driver.stop(seconds)
 
 
 def patience_s(plan: SimulationPlan) -> float:

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from rlvid.launch.simulate.costs import CostModel, parse_costs
@@ -149,7 +150,11 @@ def main() -> int:
             sys.stdout.write(json.dumps(case) + "\n")
             sys.stdout.flush()
             cases.append(case)
-            found = {"environment": environment(), "accepted": ACCEPTED, "cases": cases}
+            found = {
+                "environment": environment(torch.device("cpu")),
+                "accepted": ACCEPTED,
+                "cases": cases,
+            }
             arguments.out.write_text(json.dumps(found, indent=1) + "\n")
     return 1 if any(abs(case["step_error_frac"]) > ACCEPTED for case in cases) else 0
 

@@ -67,7 +67,7 @@ def test_random_schedules_witness_every_failure() -> None:
         seen.update(outcome.failures + outcome.refused)
         seen.update(repeated=outcome.steps_repeated, deaths=outcome.driver_deaths)
     expected = [name for name in FailureRates.model_fields if name != "slow_factor"]
-    expected += ["lost", "late", "quarantined", "repeated", "deaths"]
+    expected += ["lost", "late", "quarantined", "repeated", "deaths", "made_room"]
     assert [name for name in expected if seen[name] < 2] == []
 
 
@@ -218,6 +218,16 @@ def test_a_group_that_failed_does_not_hold_up_later_weights() -> None:
     rates = FailureRates(sample_raises=0.4)
     outcome = run_schedule(_after_losses(failures=rates, max_deaths_per_prompt=1000))
     assert outcome.failures["sample_raises"] > 2
+
+
+def test_a_run_that_makes_room_writes_what_its_learner_holds() -> None:
+    """Fed on while it drained, the learner took a step more than the checkpoint said."""
+    costs = parse_costs({"sample_s": 1.0, "reward_s": 2.0, "train_s": 0.1}, "test")
+    for tenth in range(15):
+        schedule = _after_losses(
+            failures=FailureRates(), costs=costs, max_staleness=1, stops={11.0 + 0.3 * tenth: 6.0}
+        )
+        assert run_schedule(replace(schedule, kept_frac=1.0)).failures["made_room"] == 1
 
 
 def test_scores_of_a_forgotten_evaluation_do_not_count_for_the_next() -> None:
