@@ -86,5 +86,6 @@ def guards() -> list[psutil.Process]:
     found = []
     for process in below:
         if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            found += [process] if any("guard.py" in part for part in process.cmdline()) else []
+            command = process.cmdline()
+            found += [process] if any(part.endswith("vllm/guard.py") for part in command) else []
     return found
