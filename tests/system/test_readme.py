@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import yaml
 
 from rlvid.config import Recipe
 from rlvid.config.rewards import ScorerConfig
+from rlvid.launch.control.status import PERIOD_S, RunStatus, read_status
+from rlvid.launch.preemption import EXIT_STATUS
 from rlvid.rewards.registry import open_scorer
 from rlvid.testing import check_reward
 
@@ -50,6 +53,42 @@ def test_every_rlvid_command_of_the_readme_runs(tmp_path: Path) -> None:
         _run([sys.executable, "-m", "rlvid.launch.cli", *shlex.split(command)[1:]], tmp_path)
     assert list(tmp_path.glob("*.mp4"))
     assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_commands_for_a_live_run_are_obeyed(tmp_path: Path) -> None:
+    """The first of the console's commands runs; the others watch it, change it and end it."""
+    [block] = _blocks("console")
+    start, top, scale, drain = (
+        [sys.executable, "-m", "rlvid.launch.cli", *shlex.split(line.removeprefix("$ rlvid "))]
+        for line in block.splitlines()
+    )
+    with subprocess.Popen(start, cwd=tmp_path, stderr=subprocess.DEVNULL) as run:
+        try:
+            _wait_for_step(tmp_path / "runs" / "live", 1)
+            _run([*top, "--once"], tmp_path)
+            _run(scale, tmp_path)
+            assert _status(tmp_path / "runs" / "live").actors_wanted == 3
+            _run(drain, tmp_path)
+            assert run.wait(timeout=240) == EXIT_STATUS
+        finally:
+            run.terminate()
+    assert list(tmp_path.glob("runs/live/phases/*_grpo/checkpoints/step-*"))
+
+
+def _status(run: Path) -> RunStatus:
+    time.sleep(3 * PERIOD_S)  # what was ordered is in the next one
+    return read_status(run)
+
+
+def _wait_for_step(run: Path, step: int) -> None:
+    end = time.monotonic() + 300.0
+    while time.monotonic() < end:
+        if (run / "status.json").exists() and read_status(run).step >= step:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"no step {step} within 300 s")
 
 
 @pytest.mark.slow
