@@ -125,6 +125,7 @@ def test_without_a_driver_the_server_ends_with_its_lease(folder: Path) -> None:
     wait_for(lambda: [file.name for file in (folder / "slot").iterdir()] == ["owner.lock"])
 
 
+@pytest.mark.slow
 def test_a_lease_is_renewed_while_its_supervisor_waits_for_something_else(folder: Path) -> None:
     with opened(folder, keep_s=2.0) as server:
         until(server, lambda: is_ready(server))
@@ -178,6 +179,7 @@ def test_a_server_with_the_keeper_killed_ends(folder: Path) -> None:
         assert not server.status.is_reattached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["pid", "guard"])
 def test_a_stopped_keeper_or_guard_is_replaced_with_its_server(folder: Path, who: str) -> None:
     """It would end nothing when the lease runs out."""
