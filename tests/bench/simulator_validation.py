@@ -4,10 +4,10 @@
 
 Each case is a whole `rlvid run` of sleeping actors, a sleeping scorer and a sleeping learner. Step
 time and the learner's idle share, means of all steps but the first ones, stand beside what
-`rlvid.launch.simulate` predicts from the same costs. Accepted are step times within 5 %.
-
-What the twin's costs do not say, Ray's round trips and the driver's own turns, is left out of the
-prediction: the difference is what it comes to.
+`rlvid.launch.simulate` predicts: from what the run says that its stages took (`predicted`, accepted
+within 5 % of the step time), and from what they were told to sleep (`from_sleeps`). Decoding is
+real work here, so the two differ on a busy machine. Ray's round trips and the driver's turns are in
+neither.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any
 import torch
 import yaml
 
-from rlvid.launch.simulate.costs import CostModel, parse_costs
+from rlvid.launch.simulate.costs import Cost, CostModel, parse_costs
+from rlvid.launch.simulate.of_recipe import measured_costs
 from rlvid.launch.simulate.plan import SimulationPlan
 from rlvid.launch.simulate.run import simulate
 from tests.bench.timing import environment
@@ -36,7 +37,7 @@ ACCEPTED = 0.05
 GROUPS = 8
 SAMPLE_S, REWARD_S, TRAIN_S, PUBLISH_S, STAGE_S = 1.0, 0.1, 2.0, 0.05, 0.1
 """Of a group, a group, a step, a publish in the learner, a publish at an actor."""
-LATENTS = (16, 1, 4, 4)
+LATENTS = (16, 1, 1, 1)
 DEADLINE_S = 900.0
 
 
@@ -89,8 +90,10 @@ def costs() -> CostModel:
     )
 
 
-def measure(num_actors: int, max_staleness: int, num_steps: int) -> dict[str, float]:
-    """Run the recipe and return mean step time and learner idle share."""
+def measure(
+    num_actors: int, max_staleness: int, num_steps: int
+) -> tuple[dict[str, float], CostModel]:
+    """Run the recipe; return mean step time and learner idle share, and what its stages took."""
     with tempfile.TemporaryDirectory(prefix="validation-") as name:
         folder = Path(name)
         recipe = folder / "recipe.yaml"
@@ -103,23 +106,26 @@ def measure(num_actors: int, max_staleness: int, num_steps: int) -> dict[str, fl
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
         lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+        measured = measured_costs(folder / "run")
     rows = [json.loads(line)["metrics"] for line in lines]
     steps = [row for row in rows if "time/step/seconds" in row][max_staleness + 2 :]
-    return {
+    found = {
         "step_s": statistics.fmean(row["time/step/seconds"] for row in steps),
         "learner_idle_frac": statistics.fmean(row["idle/learner/frac"] for row in steps),
     }
+    pushed = {"push_s": Cost(mean_s=STAGE_S), "start_s": Cost(mean_s=1.0)}
+    return found, measured.model_copy(update=pushed)
 
 
-def predict(num_actors: int, max_staleness: int, num_steps: int) -> dict[str, float]:
+def predict(num_actors: int, max_staleness: int, costs: CostModel) -> dict[str, float]:
     result = simulate(
         replace(
             SimulationPlan(),
-            num_steps=num_steps,
+            num_steps=50,
             groups_per_step=GROUPS,
             num_actors=num_actors,
             max_staleness=max_staleness,
-            costs=costs(),
+            costs=costs,
         )
     )
     return {"step_s": result.step_s, "learner_idle_frac": result.learner_idle_frac}
@@ -132,18 +138,24 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    cases = []
+    cases: list[dict[str, Any]] = []
     for bound in map(int, arguments.staleness.split(",")):
         for num in map(int, arguments.actors.split(",")):
-            predicted = predict(num, bound, arguments.steps)
             load = os.getloadavg()[0]
-            measured = measure(num, bound, arguments.steps)
+            measured, took = measure(num, bound, arguments.steps)
+            predicted = predict(num, bound, took)
             error = measured["step_s"] / predicted["step_s"] - 1.0
             case = {
                 "num_actors": num,
                 "max_staleness": bound,
                 "measured": measured,
                 "predicted": predicted,
+                "from_sleeps": predict(num, bound, costs()),
+                "stages_s": {
+                    "sample": took.sample_s.mean_s,
+                    "reward": took.reward_s.mean_s,
+                    "train": took.train_s.mean_s,
+                },
                 "step_error_frac": round(error, 4),
                 "load_before": load,
             }
@@ -156,7 +168,7 @@ def main() -> int:
                 "cases": cases,
             }
             arguments.out.write_text(json.dumps(found, indent=1) + "\n")
-    return 1 if any(abs(case["step_error_frac"]) > ACCEPTED for case in cases) else 0
+    return 1 if any(abs(float(str(case["step_error_frac"]))) > ACCEPTED for case in cases) else 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,14 +160,15 @@ class Chaos:
 
     def _tree(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error):
-            return psutil.Process(self.process.pid).children(recursive=True)
+            found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+            return found
         return []
 
     def _pause(self) -> None:
         """Let the run go on for a moment, so that blows fall anywhere in a step."""
         time.sleep(self._draw.uniform(0.2, 2.0))
 
-    def _wait(self, condition: Any, timeout_s: float) -> bool:
+    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Return whether it came true in time; False as soon as the run has ended."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end and self.process.poll() is None:
@@ -210,7 +211,7 @@ def _has_title(process: psutil.Process, title: str) -> bool:
 
 def _is_living_pid(pid: int) -> bool:
     with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
 
 

@@ -21,14 +21,14 @@ class Local(Grpo):
 
 @pytest.mark.parametrize("std", ["group", "none"])
 def test_spread_of_the_group_streams(std: str) -> None:
-    algorithm = AlgorithmConfig(advantage=AdvantageConfig(std=std))
+    algorithm = AlgorithmConfig(advantage=AdvantageConfig.model_validate({"std": std}))
     assert streams(algorithm, AggregationConfig())
 
 
 @pytest.mark.parametrize("std", ["global", "max_group"])
 def test_spread_of_the_batch_does_not(std: str) -> None:
     """A chunk would be divided by its own spread."""
-    algorithm = AlgorithmConfig(advantage=AdvantageConfig(std=std))
+    algorithm = AlgorithmConfig(advantage=AdvantageConfig.model_validate({"std": std}))
     assert not streams(algorithm, AggregationConfig())
 
 
