@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Chaos:
         Ends early when the run does.
         """
         for role, number in kinds:
-            if not self._wait(lambda role=role: bool(self._living(role)), recover_s):
+            if not self._wait(partial(self._is_there, role), recover_s):
                 return
             self._pause()
             before = len(self._living(role))
@@ -77,10 +78,7 @@ class Chaos:
             self.blows.append(blow)
             hit_at = time.monotonic()
 
-            def is_over(blow: Blow = blow, before: int = before) -> bool:
-                return self._has_recovered(blow, before)
-
-            if self._wait(is_over, recover_s):
+            if self._wait(partial(self._has_recovered, blow, before), recover_s):
                 blow.recovered_s = round(time.monotonic() - hit_at, 2)
 
     def finish(self, timeout_s: float) -> int:
@@ -140,6 +138,9 @@ class Chaos:
                 step=step,
             )
         return None
+
+    def _is_there(self, role: str) -> bool:
+        return bool(self._living(role))
 
     def _has_recovered(self, blow: Blow, before: int) -> bool:
         if self.steps_done <= blow.step:
