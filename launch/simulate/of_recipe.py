@@ -97,7 +97,7 @@ def measured_costs(folder: Path) -> CostModel:
         {
             "sample_s": _per_group(steps, groups, "time/rollout_actors/seconds"),
             "reward_s": _per_group(steps, groups, "time/reward_pool/seconds"),
-            "train_s": _per_group(steps, groups, "learner/forwards/seconds"),
+            "train_s": _training_s(steps) / max(sum(groups), 1.0),
             "gather_s": _mean(steps, "weights/gather/seconds", "weights/d2h/seconds"),
             "push_s": _mean(steps, "weights/transport/seconds", "weights/verify/seconds"),
             "swap_s": _mean(steps, "weights/swap_pause/seconds"),
@@ -108,6 +108,17 @@ def measured_costs(folder: Path) -> CostModel:
 
 def _per_group(steps: Sequence[dict[str, float]], groups: Sequence[float], name: str) -> float:
     return sum(row.get(name, 0.0) for row in steps) / max(sum(groups), 1.0)
+
+
+def _training_s(steps: Sequence[dict[str, float]]) -> float:
+    """Return what the learner was busy with but publishing, else its forwards and backwards."""
+    publishes = ("weights/gather/seconds", "weights/d2h/seconds")
+    busy = [
+        row["time/learner_busy/seconds"] - sum(row.get(name, 0.0) for name in publishes)
+        for row in steps
+        if "time/learner_busy/seconds" in row
+    ]
+    return max(sum(busy), sum(row.get("learner/forwards/seconds", 0.0) for row in steps))
 
 
 def _mean(steps: Sequence[dict[str, float]], *names: str) -> float:
