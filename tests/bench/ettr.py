@@ -1,6 +1,6 @@
 """How much of the wall time ends up in the final model while roles fail, in virtual time.
 
-    python tests/bench/ettr.py
+    python -m tests.bench.ettr
 
 ETTR is that of `rlvid.observability.recovery`: the wall time of the steps that are in the policy,
 without those done again and without restarts, over all wall time since the start. Beside it stands

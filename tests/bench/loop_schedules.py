@@ -1,6 +1,6 @@
 """Ten thousand random schedules of the loop in virtual time, and what they witnessed.
 
-    python tests/bench/loop_schedules.py [--schedules 10000] [--first 0] [--processes 2]
+    python -m tests.bench.loop_schedules [--schedules 10000] [--first 0] [--processes 2]
 
 A schedule draws costs, failures, queue settings, scalings, deaths of the driver between two ledger
 moves and of the learner, answers that come twice; `launch/simulate/schedules.py` says what must
