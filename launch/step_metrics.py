@@ -44,8 +44,9 @@ def step_metrics(
         **{f"rewards/{name}/weight": weights[name] for name in fixed},
         "rollout/groups/consumed": float(len(report.trained_group_ids)),
         "rollout/groups/uniform": float(len(report.dropped_group_ids)),
-        "rollout/staleness/mean": statistics.fmean(staleness),
-        "rollout/staleness/max": float(max(staleness)),
+        # A step may have lost all of its groups to quarantined prompts.
+        "rollout/staleness/mean": statistics.fmean(staleness or [0]),
+        "rollout/staleness/max": float(max(staleness, default=0)),
         "rollout/forwards/count": float(sum(group.summary.num_forwards for group in scored)),
         "rollout/actors/lost": float(num_lost),
         "weights/version/value": float(manifest.version),

@@ -102,3 +102,11 @@ def test_lost_actors_are_those_of_the_step() -> None:
     group = scored_group("a", {"adherence": [1.0], "physics": [1.0]})
     assert _row(group, num_lost=2)["rollout/actors/lost"] == 2.0
     assert all(math.isfinite(value) for value in _row(group).values())
+
+
+def test_step_that_lost_all_its_groups_has_a_row() -> None:
+    """Every prompt of it may be quarantined; the run goes on."""
+    row = _row()
+    assert row["rollout/staleness/max"] == 0.0
+    assert "rollout/reward/mean" not in row
+    check_names(row)
