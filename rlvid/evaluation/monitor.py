@@ -149,9 +149,12 @@ class Monitor:
 
         Args:
             step: steps done.
-            scores: scorer to [P, G], NaN where missing.
+            scores: scorer to [P, G], NaN where missing; P is 0 where every group was dropped, and
+                then there is nothing to look at.
             guards: of the step's clips; empty where nobody looked.
         """
+        if not any(len(values) for values in scores.values()):
+            return Finding(metrics=self._counts(), alarms=[])
         window = self.memory.window
         window.append({name: _listed(values) for name, values in scores.items()})
         del window[: -self._config.correlation_window]

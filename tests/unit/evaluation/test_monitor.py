@@ -232,3 +232,13 @@ def test_resumed_monitor_goes_on_bit_for_bit() -> None:
     resumed = monitor(Memory.from_json(json.loads(text)), early_stop={"judge_falls": True})
     for step in range(4, 8):
         assert look(resumed, step) == look(whole, step)
+
+
+def test_step_that_lost_all_its_groups_leaves_nothing_to_look_at() -> None:
+    """Every prompt of it may be quarantined; the window goes on from the steps around it."""
+    watch = monitor()
+    some = np.linspace(0.0, 1.0, 16).reshape(2, 8)
+    watch.after_step(1, scores(a=some, b=some), {})
+    assert kinds(watch.after_step(2, scores(a=np.zeros((0, 8)), b=np.zeros((0, 8))), {})) == []
+    again = watch.after_step(3, scores(a=some, b=some), {})
+    assert again.metrics["correlation/a~b/pearson"] == pytest.approx(1.0)
