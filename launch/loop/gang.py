@@ -15,6 +15,7 @@ from rlvid.config import Recipe
 from rlvid.launch.ledger import Ledger
 from rlvid.launch.loop.ports import Pending, Published
 from rlvid.launch.loop.schedule import Chunk
+from rlvid.learners.admission import GroupUnavailableError
 from rlvid.learners.group import LearnerGroup, LearnerLostError
 from rlvid.models.policy import Policy
 from rlvid.records import StepPlan, StepReport
@@ -64,7 +65,7 @@ class Gang:
         oldest = max(version - self._recipe.rollout.max_staleness, 0)
         self.group.begin_restore_published(self._ledger.publishes(oldest)).result()
 
-    def lost(self, error: LearnerLostError) -> None:
+    def lost(self, error: LearnerLostError | GroupUnavailableError) -> None:
         """End what is left of the gang and start another.
 
         Raises:

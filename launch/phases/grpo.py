@@ -40,6 +40,7 @@ from rlvid.launch.loop.trainer import LoopSettings, Trainer
 from rlvid.launch.phases.base import Artifacts, PhaseContext, trained_policy
 from rlvid.launch.roles import open_sampling
 from rlvid.launch.watch import Watch, best_folder
+from rlvid.learners.admission import GroupUnavailableError
 from rlvid.learners.checkpoint import Checkpoint, find_latest
 from rlvid.learners.group import LearnerLostError
 from rlvid.models.policy import Policy
@@ -74,7 +75,7 @@ class Grpo:
 
 
 def train_through_losses(loop: Loop, latest: Checkpoint | None) -> bool:
-    """Train to the end; a lost learner is started again from the last checkpoint.
+    """Train to the end; a lost learner, or one that cannot have a group, goes back to a checkpoint.
 
     Returns:
         True when a held-out judge ended it; the phase's policy is then the best one kept.
@@ -86,7 +87,8 @@ def train_through_losses(loop: Loop, latest: Checkpoint | None) -> bool:
         try:
             begin(loop, latest)
             return train(loop)
-        except LearnerLostError as error:
+        except (LearnerLostError, GroupUnavailableError) as error:
+            # A group whose object is gone, with its node perhaps, comes back from the disk.
             loop.live.note("lost", f"learner: {error}")
             loop.live.timeline.restarted("learner", loop.sampling.clock.now(), reason=str(error))
             loop.gang.lost(error)
