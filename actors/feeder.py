@@ -57,7 +57,9 @@ class Feeder:
         if not crew.settings.prefetch:
             return
         # Who is idle now and may not take them as yet will take them as soon as its weights come.
-        spare = len(queue) - takers.count(0)
+        # Until then the first ones stay in the queue: behind the work of another actor they would
+        # hold up a learner that takes groups in order.
+        spare = 0 if takers.count(0) else len(queue)
         while spare > 0 and (found := queue.first_for(takers.versions(1))):
             self._send(*found, num_tasks=1, now=now)
             spare -= 1

@@ -113,7 +113,9 @@ def measure(
         "step_s": statistics.fmean(row["time/step/seconds"] for row in steps),
         "learner_idle_frac": statistics.fmean(row["idle/learner/frac"] for row in steps),
     }
-    pushed = {"push_s": Cost(mean_s=STAGE_S), "start_s": Cost(mean_s=1.0)}
+    # Actors never answer at one instant.
+    staged = Cost(mean_s=STAGE_S, shape="lognormal", cv=0.05)
+    pushed = {"push_s": staged, "start_s": Cost(mean_s=1.0)}
     return found, measured.model_copy(update=pushed)
 
 

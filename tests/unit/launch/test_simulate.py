@@ -75,6 +75,16 @@ def test_throughput_is_linear_until_the_learner_binds() -> None:
     assert rates[40].learner_idle_frac < 0.02
 
 
+def test_actors_that_get_weights_one_after_the_other_begin_with_the_first_groups() -> None:
+    """Four actors, eight groups in lock-step: were the first actor given groups 0 and 1, the
+    learner, which takes groups in order, would wait a whole round for group 1."""
+    push = Cost(mean_s=0.1, shape="lognormal", cv=0.05)
+    costs = parse_costs({"sample_s": 1.0, "reward_s": 0.03, "train_s": 0.25}, "test")
+    plan = SimulationPlan(num_steps=20, groups_per_step=8, num_actors=4, costs=costs)
+    spread = replace(plan, costs=costs.model_copy(update={"push_s": push}))
+    assert simulate(spread).step_s == pytest.approx(simulate(plan).step_s, rel=0.02)
+
+
 def test_gathering_rests_the_learner() -> None:
     costs = stage_costs().model_copy(update={"gather_s": Cost(mean_s=0.25)})
     assert simulate(make_plan(max_staleness=1, costs=costs)).step_s == pytest.approx(1.25, rel=0.01)
