@@ -70,14 +70,14 @@ def test_options_are_checked() -> None:
 
 def test_worker_is_found_by_name() -> None:
     settings = WorkerSettings(
-        use="sleepin",
+        use="slepping",
         policy=TINY,
         model_config=ModelConfig(),
         learner_config=None,
         weights_config=None,
         num_threads=1,
     )
-    with pytest.raises(ValueError, match="rollout.worker: unknown name 'sleepin'; did you mean"):
+    with pytest.raises(ValueError, match="rollout.worker: unknown name 'slepping'; did you mean"):
         open_worker(settings, "actor-0.0")
     worker = open_worker(replace(settings, use="sleeping"), "actor-0.0")
     assert isinstance(worker, SleepingWorker)

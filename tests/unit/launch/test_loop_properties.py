@@ -207,7 +207,7 @@ def _after_losses(**changes: Any) -> Schedule:
 def test_nothing_is_sampled_with_weights_of_the_time_after_a_rewind() -> None:
     """Actors hold version 5 when step 2 is to be sampled again: it waits for the new version 2.
 
-    Issued at once, such groups went to and fro between line and actors without end.
+    Issued at once, such groups kept going between line and actors without end.
     """
     outcome = run_schedule(_after_losses())
     assert outcome.steps_repeated > 0

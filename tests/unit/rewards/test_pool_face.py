@@ -100,5 +100,5 @@ def test_replicas_of_no_scorer_are_refused() -> None:
     pool = opened_pool()
     assert pool.num_replicas("small:X") == 1
     for ask in (pool.num_replicas, lambda label: pool.scale(label, 2)):
-        with pytest.raises(ValueError, match=r"no scorer 'smal:X'; there: small:X, large:X"):
-            ask("smal:X")
+        with pytest.raises(ValueError, match=r"no scorer 'medium:X'; there: small:X, large:X"):
+            ask("medium:X")
