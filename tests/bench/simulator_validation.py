@@ -4,10 +4,10 @@
 
 Each case is a whole `rlvid run` of sleeping actors, a sleeping scorer and a sleeping learner. Step
 time and the learner's idle share, means of all steps but the first ones, stand beside what
-`rlvid.launch.simulate` predicts: from what the run says that its stages took (`predicted`, accepted
-within 5 % of the step time), and from what they were told to sleep (`from_sleeps`). Decoding is
-real work here, so the two differ on a busy machine. Ray's round trips and the driver's turns are in
-neither.
+`rlvid.launch.simulate` predicts: from what the roles were told to sleep (accepted within 5 % of the
+step time), and, as `from_stages`, from what the run says that its stages took. The latter counts
+for a group its share of a scorer's call, which is less than it waited where calls take several.
+Decoding, Ray's round trips and the driver's turns are in neither but by that: use a quiet machine.
 """
 
 from __future__ import annotations
@@ -145,14 +145,14 @@ def main() -> int:
         for num in map(int, arguments.actors.split(",")):
             load = os.getloadavg()[0]
             measured, took = measure(num, bound, arguments.steps)
-            predicted = predict(num, bound, took)
+            predicted = predict(num, bound, costs())
             error = measured["step_s"] / predicted["step_s"] - 1.0
             case = {
                 "num_actors": num,
                 "max_staleness": bound,
                 "measured": measured,
                 "predicted": predicted,
-                "from_sleeps": predict(num, bound, costs()),
+                "from_stages": predict(num, bound, took),
                 "stages_s": {
                     "sample": took.sample_s.mean_s,
                     "reward": took.reward_s.mean_s,
