@@ -33,7 +33,12 @@ with open_cluster(recipe):
     processes = ray.get([actor.process_id.remote() for actor in actors], timeout=120)
     if sys.argv[1] == "first":
         os.kill(processes[0], 19)
-        while len(marked(os.environ[VARIABLE])) < 8:  # Ray's agents come last, and stay longest
+        # Ray's agents come last, and stay longest; how many there are is Ray's business.
+        seen, since = 0, time.monotonic()
+        while time.monotonic() - since < 3.0:
+            found = len(marked(os.environ[VARIABLE]))
+            if found > seen:
+                seen, since = found, time.monotonic()
             time.sleep(0.1)
     print(os.environ[VARIABLE], flush=True)
     sys.stdin.read()
@@ -54,7 +59,7 @@ def start(name: str) -> tuple[subprocess.Popen[str], str]:
 def test_a_killed_driver_leaves_no_process_and_the_next_one_starts_at_once() -> None:
     """One actor is stopped, as in a chaos test; Ray's own agents would stay for a minute."""
     driver, mark = start("first")
-    assert len(marked(mark)) >= 8
+    assert len(marked(mark)) >= 4  # two servers of Ray and two actors at the least
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait(timeout=10.0)
     killed = time.monotonic()

@@ -23,7 +23,7 @@ from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards
 from rlvid.models.base import VideoModel
 from rlvid.models.lora import add_lora
 from rlvid.models.policy import Policy
-from rlvid.records import RolloutGroup
+from rlvid.records import RolloutGroup, WeightsManifest
 from rlvid.testing import tiny_model
 from rlvid.weights import apply_weights, digest_bytes
 from rlvid.weights.folder import newest_publish
@@ -57,20 +57,26 @@ def _recipe() -> Recipe:
 
 
 def _actor(recipe: Recipe) -> VideoModel:
-    # As actors and ranks do: a matrix product cut for two threads may round differently.
-    torch.set_num_threads(recipe.cluster.threads_per_role)
     model = tiny_model(0)
     add_lora(model.transformer, recipe.learner.lora)
     return model
 
 
-def _train(
-    gang: LearnerGroup, recipe: Recipe, actor: VideoModel, step: int
-) -> tuple[dict[str, RolloutGroup], Any]:
+@ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+def _sample(
+    recipe: Recipe, manifest: WeightsManifest, buckets: list[Any], step: int
+) -> dict[str, RolloutGroup]:
+    """Sample in a process as fresh as the ranks': what ran before in one can move the last bit."""
+    torch.set_num_threads(1)
+    actor = _actor(recipe)
+    apply_weights(manifest, ray.get(buckets), actor.transformer, mode="lora")
+    return tiny_groups(actor, recipe, version=step, digest=manifest.digest, step=step)
+
+
+def _train(gang: LearnerGroup, recipe: Recipe, step: int) -> tuple[dict[str, RolloutGroup], Any]:
     """Publish, sample and train as the loop does; return the groups and the report."""
     manifest, buckets = gang.publish(step)
-    apply_weights(manifest, ray.get(buckets), actor.transformer, mode="lora")
-    groups = tiny_groups(actor, recipe, version=step, digest=manifest.digest, step=step)
+    groups = ray.get(_sample.remote(recipe, manifest, buckets, step), timeout=START_S)
     references = [ray.put(group) for group in groups.values()]
     report = gang.train(references, tiny_rewards(groups), step=step)
     return groups, report
@@ -85,7 +91,7 @@ def test_gang_trains_publishes_dies_and_resumes(
     gang = LearnerGroup.start_rl(recipe, policy)
     try:
         gang.wait_ready(START_S)
-        groups, report = _train(gang, recipe, actor, 0)
+        groups, report = _train(gang, recipe, 0)
         assert report.metrics["learner/replay_drift/max"] == 0.0
         assert len(report.trained_group_ids) == 4
 

@@ -126,8 +126,13 @@ def test_killed_actor_loses_no_group(small_recipe: Recipe, tmp_path: Path) -> No
             for position, prompt in enumerate(heldout_prompts(small_recipe, 6))
         ]
         roles.wait_ready()
-        roles.rollouts.kill_actor(0)
-        scored = roles.run_issues([Issue(task=task, step=0, trains=False) for task in tasks])
-        assert [group.task.group_id for group in scored] == [task.group_id for task in tasks]
+        first, *others = [Issue(task=task, step=0, trains=False) for task in tasks]
+        roles.line.issue(first)
+        end = time.monotonic() + 60.0
+        while not (working := [a for a in roles.rollouts.actors() if a.group_id]):
+            assert time.monotonic() < end, "nobody samples the first group"
+        roles.rollouts.kill_actor(int(working[0].actor_id.partition("-")[2].partition(".")[0]))
+        scored = roles.run_issues(others) + roles.line.take(["t-000"])
+        assert sorted(group.task.group_id for group in scored) == [t.group_id for t in tasks]
         assert roles.rollouts.num_lost == 1
         assert roles.ledger.num_leases("t-000") == 2

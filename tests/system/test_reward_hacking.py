@@ -128,12 +128,14 @@ def test_running_statistics_and_monitor_resume_bit_for_bit(tmp_path: Path) -> No
 
     def comparable(run: Path) -> list[dict[str, float]]:
         """Return what is a function of the recipe: no times, no counts of the pool."""
-        kept = ("rollout/", "learner/", "heldout/", "correlation/", "guards/", "alarms/")
+        kept = ("learner/", "heldout/", "correlation/", "guards/", "alarms/")
+        kept += ("rollout/reward/", "rollout/groups/consumed", "rollout/groups/uniform")
+        kept += ("rollout/staleness/", "rollout/forwards/")
         return [
             {
                 name: value
                 for name, value in row.items()
-                if (name.startswith(kept) and "memory" not in name)
+                if (name.startswith(kept) and not name.endswith(("peak_mb", "/seconds")))
                 or (name.startswith("rewards/") and name.endswith(("/mean", "/weight")))
             }
             for row in metrics_of(run)
