@@ -62,7 +62,6 @@ def _actor(recipe: Recipe) -> VideoModel:
     return model
 
 
-@ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
 def _sample(
     recipe: Recipe, manifest: WeightsManifest, buckets: list[Any], step: int
 ) -> dict[str, RolloutGroup]:
@@ -76,7 +75,9 @@ def _sample(
 def _train(gang: LearnerGroup, recipe: Recipe, step: int) -> tuple[dict[str, RolloutGroup], Any]:
     """Publish, sample and train as the loop does; return the groups and the report."""
     manifest, buckets = gang.publish(step)
-    groups = ray.get(_sample.remote(recipe, manifest, buckets, step), timeout=START_S)
+    one_thread = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+    sample: Any = ray.remote(num_cpus=0, runtime_env=one_thread)(_sample)
+    groups = ray.get(sample.remote(recipe, manifest, buckets, step), timeout=START_S)
     references = [ray.put(group) for group in groups.values()]
     report = gang.train(references, tiny_rewards(groups), step=step)
     return groups, report

@@ -128,9 +128,11 @@ def test_running_statistics_and_monitor_resume_bit_for_bit(tmp_path: Path) -> No
 
     def comparable(run: Path) -> list[dict[str, float]]:
         """Return what is a function of the recipe: no times, no counts of the pool."""
-        kept = ("learner/", "heldout/", "correlation/", "guards/", "alarms/")
-        kept += ("rollout/reward/", "rollout/groups/consumed", "rollout/groups/uniform")
-        kept += ("rollout/staleness/", "rollout/forwards/")
+        kept = (
+            "learner/", "heldout/", "correlation/", "guards/", "alarms/", "rollout/reward/",
+            "rollout/groups/consumed", "rollout/groups/uniform", "rollout/staleness/",
+            "rollout/forwards/",
+        )  # fmt: skip
         return [
             {
                 name: value

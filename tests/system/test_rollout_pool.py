@@ -168,7 +168,9 @@ def test_damaged_publish_is_fetched_again_and_the_canary_answers() -> None:
         assert pool.step_metrics()["weights/rejected/count"] == 2
 
         # In a process as fresh as the actor's: what ran before in one can move the last bit.
-        question, velocity, expected = ray.get(_reference.remote(manifest, buckets), timeout=SOON_S)
+        question, velocity, expected = ray.get(
+            fresh(_reference).remote(manifest, buckets), timeout=SOON_S
+        )
         pool.set_canary(*question, velocity, 1e-5)
         pool.wait_canary(SOON_S)
         assert pool.step_metrics()["rollout/canary/passed"] == 1
@@ -186,7 +188,11 @@ def test_damaged_publish_is_fetched_again_and_the_canary_answers() -> None:
         assert pool.step_metrics()["rollout/canary/passed"] == 1
 
 
-@ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+def fresh(function: Callable[..., Any]) -> Any:
+    """Return the function as a task for a process of its own, with one thread."""
+    return ray.remote(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(function)
+
+
 def _reference(manifest: WeightsManifest, buckets: list[Any]) -> tuple[Any, Any, RolloutGroup]:
     """Return a canary's question, the velocity there, and what the published weights sample."""
     torch.set_num_threads(1)
