@@ -9,11 +9,16 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _loggers_as_at_the_start() -> None:
-    """Undo what a library did that was configured in this process by an earlier test.
+    """Undo what an earlier test, or a library that it imported, did to logging in this process.
 
-    `logging.config` disables every logger it is not told of, and then `caplog` sees nothing.
+    `logging.config` disables every logger it is not told of, others raise levels; then `caplog`
+    sees nothing.
     """
     logging.disable(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
+    logging.root.disabled = False
     for name, logger in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] == "rlvid" and isinstance(logger, logging.Logger):
             logger.disabled, logger.propagate = False, True
+            logger.filters.clear()
+            logger.setLevel(logging.NOTSET)
