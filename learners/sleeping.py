@@ -35,21 +35,6 @@ class SleepingLearner:
         self._version = -1
         self.num_micro_batches = 0
 
-    def train(
-        self, groups: Mapping[str, RolloutGroup], rewards: RewardTable, *, step: int
-    ) -> StepReport:
-        """Sleep for a batch."""
-        report = self.train_chunk(
-            groups,
-            rewards,
-            step=step,
-            num_groups=len(rewards.group_ids),
-            first_row=0,
-            is_last=True,
-        )
-        assert report is not None, "the last chunk of a batch reports"
-        return report
-
     def train_chunk(
         self,
         groups: Mapping[str, RolloutGroup],

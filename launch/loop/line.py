@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from rlvid.actors.pool import LostGroup, RolloutLostError, SampledGroup
@@ -128,21 +128,12 @@ class GroupLine:
         return iter(self._ready)
 
     @property
-    def num_ready(self) -> int:
-        return len(self._ready)
-
-    @property
     def num_scoring(self) -> int:
         return len(self._scoring)
 
     def is_being_scored(self, group_id: str) -> bool:
         """Return whether the group is sampled and waits for its scores."""
         return group_id in self._being_scored
-
-    @property
-    def quarantined(self) -> Mapping[str, str]:
-        """Prompt id to reason."""
-        return self._quarantined
 
     def forget_evaluations(self) -> None:
         """Let go of evaluation groups, which a rewound ledger does not know any more."""

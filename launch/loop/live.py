@@ -27,7 +27,6 @@ from rlvid.launch.control.status import (
     ScorerStatus,
     StatusWriter,
 )
-from rlvid.launch.loop.gang import Gang
 from rlvid.launch.loop.line import LineCounts
 from rlvid.launch.loop.trainer import Batch, Trainer
 from rlvid.launch.phases.base import PhaseContext
@@ -52,7 +51,6 @@ class Live:
     phase: str
     sampling: SamplingRoles
     trainer: Trainer
-    gang: Gang
     timeline: Timeline
     writer: StatusWriter
     inbox: ControlInbox
@@ -247,9 +245,7 @@ class Live:
 
 
 @contextmanager
-def open_live(
-    context: PhaseContext, sampling: SamplingRoles, trainer: Trainer, gang: Gang
-) -> Iterator[Live]:
+def open_live(context: PhaseContext, sampling: SamplingRoles, trainer: Trainer) -> Iterator[Live]:
     """Begin to show the phase, and to take orders, until the block ends."""
     run_folder = context.folder.parent.parent
     live = Live(
@@ -257,7 +253,6 @@ def open_live(
         phase=context.folder.name,
         sampling=sampling,
         trainer=trainer,
-        gang=gang,
         timeline=open_timeline(context.folder, now_s=sampling.clock.now()),
         writer=StatusWriter(run_folder),
         inbox=open_inbox(run_folder),

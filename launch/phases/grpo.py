@@ -204,7 +204,7 @@ def open_loop(
             ledger=sampling.ledger,
             clock=sampling.clock,
         )
-        live = stack.enter_context(open_live(context, sampling, trainer, gang))
+        live = stack.enter_context(open_live(context, sampling, trainer))
         loop = Loop(
             recipe=recipe,
             context=context,
