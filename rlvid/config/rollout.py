@@ -73,7 +73,7 @@ class RolloutConfig(Section):
     crash_window_s: float = Field(default=600.0, gt=0.0)
     max_deaths_per_prompt: int = Field(default=3, ge=1)
     """A prompt whose groups cost so many actors in a row is quarantined: its groups are dropped,
-    counted and named in the report."""
+    counted and named in the log."""
     autoscale: AutoscaleConfig | None = None
     """Let the number of actors follow who waits for whom; None keeps what was asked for."""
     labels: dict[str, str] = Field(default_factory=dict)
