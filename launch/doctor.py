@@ -92,34 +92,12 @@ def check_torchvision() -> str:
     return f"{torchvision.__version__} imports"
 
 
-def check_deepspeed_op() -> str | Note:
-    """DeepSpeed's shared-memory operator, which is compiled at the first start on a CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "not used on GPUs"
-    from torch.utils.cpp_extension import _get_build_directory
-
-    folder = Path(_get_build_directory("deepspeed_shm_comm", verbose=False))
-    if not (folder / "deepspeed_shm_comm.so").is_file():
-        return Note("not compiled yet: the first run spends about a minute on it (install.sh does)")
-    return f"compiled in {folder}"
-
-
 def check_vllm() -> str | Note:
     """vLLM, which serves VLM judges; recipes without one do not need it."""
     try:
         return f"{version('vllm')} installed"
     except PackageNotFoundError:
         return Note("not installed: needed for VLM judges, pip install 'rlvid[judge-cpu]'")
-
-
-def check_compiler() -> str:
-    """A C++ compiler and ninja, for DeepSpeed's operators."""
-    missing = [name for name in ("c++", "ninja") if not shutil.which(name)]
-    if missing:
-        raise ValueError(f"no {' and no '.join(missing)} on PATH; install g++ and ninja")
-    return f"{shutil.which('c++')}, {shutil.which('ninja')}"
 
 
 def check_ray() -> str:
@@ -190,8 +168,6 @@ CHECKS: dict[str, Check] = {
     "torch": check_torch,
     "gpu": check_gpu,
     "torchvision": check_torchvision,
-    "compiler": check_compiler,
-    "deepspeed operator": check_deepspeed_op,
     "vllm": check_vllm,
     "ray": check_ray,
     "h264": check_h264,

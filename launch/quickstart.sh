@@ -3,7 +3,7 @@
 #
 #   bash launch/quickstart.sh [key=value ...] [--run-folder DIR] [--resume]
 #
-# Needs Python 3.11, a C++ compiler, 2 cores, 5 GB of disk; no GPU. What follows is passed on to
+# Needs Python 3.11, 2 cores, 5 GB of disk; no GPU. What follows is passed on to
 # `rlvid run`. Results go to runs/quickstart_cpu, the report is printed at the end.
 set -euo pipefail
 

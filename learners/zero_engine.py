@@ -254,11 +254,17 @@ class ZeroEngine:
 
 
 def _deepspeed() -> Any:
-    """Import DeepSpeed with its console chatter off."""
+    """Import DeepSpeed with its console chatter off, and without its compiled collective.
+
+    On a CPU it would compile one for `inference_all_reduce`, which training never calls: a minute
+    at the first start, and under a lock file of torch's that a killed rank leaves behind, so that
+    every later start waits for ever.
+    """
     # Its collectives call torch names that torch has renamed; one warning a call floods the log.
     warnings.filterwarnings("ignore", r".*torch\.distributed\..* is deprecated", FutureWarning)
     import deepspeed
 
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
 

@@ -77,8 +77,8 @@ else
   pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
   say "installing the locked packages into $venv (about 3 GB; some minutes)"
   "${pip[@]}" install --upgrade pip
-  # The lock is complete, so nothing is resolved. DeepSpeed comes as source; its operators are
-  # compiled when they are first used, not here.
+  # The lock is complete, so nothing is resolved. DeepSpeed comes as source; none of its
+  # operators is compiled.
   DS_BUILD_OPS=0 "${pip[@]}" install --no-deps "${requirements[@]}"
   "${pip[@]}" install --no-deps "$here/torchvision_nocuda" "$here/vllm_alias"
   # Small third-party uploads: should one be gone, a developer's tests still run and skip it; those
@@ -97,8 +97,4 @@ else
   echo "$wanted" >"$stamp"
 fi
 
-# On a CPU DeepSpeed compiles its shared-memory operator at the first start, which takes about a
-# minute. Doing it here keeps that minute out of the first run.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-PATH="$venv/bin:$PATH" "$venv/bin/python" "$here/build_operators.py"
 say "done; activate with: . $venv/bin/activate"
