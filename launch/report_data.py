@@ -8,6 +8,8 @@ from typing import Any
 
 from rlvid.config import Recipe
 from rlvid.data.video_files import read_mp4
+from rlvid.launch.ledger import open_ledger
+from rlvid.launch.local_disk import LEDGER
 from rlvid.launch.phases.base import Artifacts
 from rlvid.launch.run_folder import RunFolder
 from rlvid.observability.recorder import read_rows
@@ -24,7 +26,7 @@ def report_data(folder: RunFolder, recipe: Recipe, artifacts: Artifacts) -> Repo
     tree = _evaluation(artifacts)
     return ReportData(
         title=f"rlvid run {recipe.name}",
-        summary=_summary(recipe, artifacts, tree),
+        summary=_summary(recipe, artifacts, tree) + _quarantined(folder),
         rows=rows,
         alarms=_alarms(folder, rows),
         evaluation=[_row(row) for row in tree["rows"]] if tree else [],
@@ -81,6 +83,16 @@ def _summary(recipe: Recipe, artifacts: Artifacts, tree: dict[str, Any]) -> list
             )
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in artifacts.timings_s.items())
     lines.append(f"Model {recipe.model.path}, recipe seed {recipe.seed}; wall time {seconds}.")
+    return lines
+
+
+def _quarantined(folder: RunFolder) -> list[str]:
+    """Return a line for each prompt that was taken out of a phase's training."""
+    lines = []
+    for path in sorted(folder.path.glob(f"phases/*/{LEDGER}")):
+        ledger = open_ledger(path)
+        lines += [f"Quarantined a prompt: {text}." for text in ledger.quarantined().values()]
+        ledger.close()
     return lines
 
 

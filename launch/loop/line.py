@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rlvid.actors.pool import LostGroup, RolloutLostError, SampledGroup
@@ -76,6 +76,8 @@ class GroupLine:
     lease_s: float
     max_deaths_per_prompt: int
     on_ready: Callable[[ScoredGroup, Issue], None] = lambda group, issue: None
+    on_quarantine: Callable[[str], None] = lambda reason: None
+    """Hears why a prompt was taken out, once its group is dropped; may raise."""
     counts: LineCounts = field(default_factory=LineCounts)
     _open: dict[str, Issue] = field(default_factory=dict)
     _scoring: dict[int, tuple[str, SampledGroup]] = field(default_factory=dict)
@@ -118,6 +120,11 @@ class GroupLine:
     def take(self, group_ids: Sequence[str]) -> list[ScoredGroup]:
         """Hand over those of the groups that are ready, in the order given."""
         return [self._ready.pop(group_id) for group_id in group_ids if group_id in self._ready]
+
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Prompt id to reason."""
+        return self._quarantined
 
     def in_flight(self) -> Iterator[str]:
         """Yield the ids of groups that actors or scorers hold."""
@@ -246,6 +253,7 @@ class GroupLine:
         logger.error("quarantined a prompt: %s", reason)
         del self._open[lost.group_id]
         self._drop(task)
+        self.on_quarantine(reason)
 
     def _drop(self, task: GroupTask) -> None:
         self.counts.quarantined += 1

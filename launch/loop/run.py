@@ -95,6 +95,15 @@ class Loop:
         if self.keeper is not None and issue.trains:
             self.keeper.begin_keep(group.task.group_id, group.group, group.scores, step=issue.step)
 
+    def quarantined(self, reason: str) -> None:
+        """Show that a prompt was taken out.
+
+        Raises:
+            RolloutLostError: it was the last one.
+        """
+        self.live.note("quarantine", reason)
+        self.steps.check_prompts(self.sampling.line.quarantined)
+
     def _not_kept(self, failure: KeepFailure) -> None:
         if failure.is_disk_full:
             raise failure.error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rlvid.actors.pool import RolloutLostError
 from rlvid.algorithms.aggregation import aggregate
 from rlvid.algorithms.score_table import RewardTable, ScoreTable, score_table
 from rlvid.config import Recipe
@@ -98,6 +99,19 @@ class GrpoSteps:
         """
         limit = self.recipe.rewards.max_missing_frac
         self.tables[batch.step] = self._table(batch.groups, max_missing_frac=limit)
+
+    def check_prompts(self, quarantined: Mapping[str, str]) -> None:
+        """See to it that there is a prompt left; `quarantined` has the ids, with reasons.
+
+        Raises:
+            RolloutLostError: there is none, and steps without groups would go on to the end.
+        """
+        reasons = [quarantined.get(prompt.prompt_id) for prompt in self.prompts]
+        if None not in reasons:
+            raise RolloutLostError(
+                f"rollout: all {len(reasons)} prompts are quarantined, so nothing is left to train "
+                f"on; it is hardly the prompts that actors die of. The last one: {reasons[-1]}"
+            )
 
     def is_barrier(self, step: int) -> bool:
         """The learner rests for an evaluation and while a checkpoint is written."""

@@ -222,6 +222,7 @@ def open_loop(
             preemption=context.preemption,
         )
         sampling.line.on_ready = loop.ready
+        sampling.line.on_quarantine = loop.quarantined
         trainer.on_tick = loop.tick
         if context.preemption is None:
             yield loop

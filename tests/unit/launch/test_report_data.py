@@ -11,6 +11,8 @@ import torch
 
 from rlvid.config import Recipe
 from rlvid.data.video_files import write_mp4
+from rlvid.launch.ledger import open_ledger
+from rlvid.launch.local_disk import LEDGER
 from rlvid.launch.phases.base import Artifacts
 from rlvid.launch.report_data import report_data
 from rlvid.launch.run_folder import RunFolder, open_run_folder
@@ -106,3 +108,14 @@ def test_run_without_evaluation_has_a_report(run: tuple[RunFolder, Recipe, Artif
     data = report_data(folder, made, Artifacts(base_policy=TINY, policy=TINY))
     assert (data.evaluation, data.clips, data.rows) == ([], [], [])
     assert "rlvid run hand-made" in build_report(data)
+
+
+def test_summary_names_quarantined_prompts(run: tuple[RunFolder, Recipe, Artifacts]) -> None:
+    """A prompt that no longer trains is what a reader of the curves must know."""
+    folder, *_ = run
+    ledger = open_ledger(folder.phase(0, "grpo") / LEDGER)
+    ledger.quarantine("b", "group 000001-0002 (prompt 'b') lost 3 actors")
+    ledger.close()
+    assert report_data(*run).summary[-1] == (
+        "Quarantined a prompt: group 000001-0002 (prompt 'b') lost 3 actors."
+    )
