@@ -27,16 +27,23 @@ class DriverState:
     """Running statistics of the scorers, where the recipe normalises by them."""
     memory: Memory = field(default_factory=Memory)
     """Of the monitor: what the run began with, alarms that are on, the best step."""
+    unmeasured: dict[str, float] | None = None
+    """Metrics of the last step while its evaluation is still to be made."""
 
     def to_json(self) -> dict[str, Any]:
         running = {name: asdict(stats) for name, stats in self.running.items()}
-        return {"running": running, "monitor": self.memory.to_json()}
+        return {
+            "running": running,
+            "monitor": self.memory.to_json(),
+            "unmeasured": self.unmeasured,
+        }
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> DriverState:
         return cls(
             running={name: RunningStats(**stats) for name, stats in tree["running"].items()},
             memory=Memory.from_json(tree["monitor"]),
+            unmeasured=tree["unmeasured"],
         )
 
 

@@ -249,6 +249,14 @@ class Ledger:
         with self._db:
             return self._db.execute("DELETE FROM groups WHERE step >= ?", (step,)).rowcount
 
+    def forget(self, group_ids: Sequence[str]) -> None:
+        """Remove groups of an evaluation that will be made again."""
+        with self._db:
+            self._db.executemany(
+                "DELETE FROM groups WHERE group_id = ? AND NOT trains",
+                [(group_id,) for group_id in group_ids],
+            )
+
     def rewind(self, step: int, *, kept: Collection[str], in_flight: Collection[str] = ()) -> None:
         """Go back to where `step` was the next to train: no later group has been learned from.
 

@@ -148,6 +148,13 @@ class GroupLine:
             if not issue.trains:
                 del self._open[group_id]
 
+    def forget(self, group_ids: Sequence[str]) -> None:
+        """Let go of groups of an evaluation that is made again; their answers will be refused."""
+        for group_id in group_ids:
+            self._open.pop(group_id, None)
+            self._ready.pop(group_id, None)
+        self.ledger.forget(group_ids)
+
     def take_counts(self) -> LineCounts:
         """Return what went wrong since the last call."""
         counts, self.counts = self.counts, LineCounts()

@@ -31,6 +31,11 @@ from rlvid.launch.loop.schedule import (
 )
 from rlvid.records import StepReport, WeightsManifest
 
+
+class EvaluationCutError(RuntimeError):
+    """The run was told to stop, and an evaluation could not be finished in the time left."""
+
+
 IDLE_S = 0.5
 """Longest sleep without news: deadlines are looked at this often."""
 
@@ -194,11 +199,24 @@ class Trainer:
         self._rests, self._is_published = True, False
 
     def run_issues(self, issues: Sequence[Issue]) -> list[ScoredGroup]:
-        """Have groups sampled and scored beside the training, and return them in order."""
+        """Have groups of an evaluation sampled and scored, and return them in order.
+
+        Raises:
+            EvaluationCutError: the run was told to stop, and what time it gave for the work in hand
+                is over; the groups are forgotten, so that they can be issued again.
+        """
+        wanted = [issue.task.group_id for issue in issues]
+        self._line.forget(wanted)  # of an attempt that ended with its driver or learner
         for issue in issues:
             self._line.issue(issue)
-        wanted = [issue.task.group_id for issue in issues]
-        self.pump(lambda: not any(self._line.is_on_its_way(group_id) for group_id in wanted))
+
+        def is_under_way() -> bool:
+            return any(self._line.is_on_its_way(group_id) for group_id in wanted)
+
+        self.pump(lambda: not is_under_way() or self._is_over_time())
+        if is_under_way():
+            self._line.forget(wanted)
+            raise EvaluationCutError("the run stops, an evaluation was cut short")
         return self._line.take(wanted)
 
     def drain(self, seconds: float) -> None:
@@ -279,7 +297,10 @@ class Trainer:
         if self._stops_at is None:
             return False
         is_fed = bool(self._batches) and not self._batches[0].chunks
-        return not is_fed and (not self._batches or self._clock.now() >= self._stops_at)
+        return not is_fed and (not self._batches or self._is_over_time())
+
+    def _is_over_time(self) -> bool:
+        return self._stops_at is not None and self._clock.now() >= self._stops_at
 
     def _feed(self) -> bool:
         moved = False

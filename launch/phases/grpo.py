@@ -36,7 +36,7 @@ from rlvid.launch.loop.run import (
 )
 from rlvid.launch.loop.schedule import chunk_size
 from rlvid.launch.loop.steps import GrpoSteps, is_due
-from rlvid.launch.loop.trainer import LoopSettings, Trainer
+from rlvid.launch.loop.trainer import EvaluationCutError, LoopSettings, Trainer
 from rlvid.launch.phases.base import Artifacts, PhaseContext, trained_policy
 from rlvid.launch.roles import open_sampling
 from rlvid.launch.watch import Watch, best_folder
@@ -100,7 +100,10 @@ def begin(loop: Loop, latest: Checkpoint | None) -> None:
     step = loop.recovery.rewind(latest)
     state = load_driver_state(latest.path) if latest else DriverState()
     loop.use_state(state)
-    loop.context.recorder.resume_after(latest.step if latest else None)
+    written = latest.step if latest else None
+    if latest and state.unmeasured is not None:
+        written = latest.step - 1  # the row of its last step waits for the evaluation
+    loop.context.recorder.resume_after(written)
     loop.replay.rewind(step)
     loop.gang.open(latest.path if latest else None, version=step)
     loop.trainer.rewind(step, loop.gang, incarnation=loop.gang.incarnation)
@@ -124,24 +127,57 @@ def train(loop: Loop) -> bool:
     loop.sampling.rollouts.wait_version(manifest.version, recipe.learner.deadline_s)
     check_canary(loop, manifest)
     if grpo.evaluate_every and loop.step == 0:
-        loop.context.recorder.write(0, evaluate(loop, 0)[0])
+        loop.context.recorder.write(0, evaluate_or_leave(loop, {})[0])
+    unmeasured = loop.steps.state.unmeasured
+    if unmeasured is not None and finish_row(loop, unmeasured):
+        return True
     while loop.step < grpo.num_steps:
         batch = loop.trainer.next_batch()
         if batch is None:
             leave(loop)
-        step = batch.step
         metrics = finish_step(loop, batch)
-        loop.step = step + 1
-        should_stop = False
-        if is_due(step, grpo.evaluate_every, grpo.num_steps):
-            measured, should_stop = evaluate(loop, step + 1)
-            metrics |= measured
-        record(loop, step, metrics)
-        if should_stop:  # before the checkpoint: a resume from it would go on past the stop
+        loop.step = batch.step + 1
+        if finish_row(loop, metrics):
             return True
-        if is_due(step, grpo.checkpoint.every, grpo.num_steps):
-            checkpoint(loop, step + 1)
     return False
+
+
+def finish_row(loop: Loop, metrics: dict[str, float]) -> bool:
+    """Evaluate after the last step where it is due, write its row and its checkpoint.
+
+    Returns:
+        True when a held-out judge ends the run.
+    """
+    grpo, step = loop.recipe.grpo, loop.step - 1
+    should_stop = False
+    if is_due(step, grpo.evaluate_every, grpo.num_steps):
+        measured, should_stop = evaluate_or_leave(loop, metrics)
+        metrics |= measured
+    record(loop, step, metrics)
+    if should_stop:  # before the checkpoint: a resume from it would go on past the stop
+        return True
+    if is_due(step, grpo.checkpoint.every, grpo.num_steps):
+        checkpoint(loop, step + 1)
+    return False
+
+
+def evaluate_or_leave(loop: Loop, metrics: dict[str, float]) -> tuple[dict[str, float], bool]:
+    """Evaluate; where there is no time for it, leave, and what resumes evaluates first.
+
+    Args:
+        metrics: of the step evaluated after, kept in the checkpoint then.
+
+    Raises:
+        Preempted: there was no time.
+    """
+    state = loop.steps.state
+    try:
+        found = evaluate(loop, loop.step)
+    except EvaluationCutError:
+        state.unmeasured = metrics if loop.step else None
+        leave(loop)
+    state.unmeasured = None
+    return found
 
 
 def leave(loop: Loop) -> NoReturn:

@@ -18,7 +18,7 @@ from rlvid.launch.ledger import Ledger
 from rlvid.launch.loop.line import GroupLine, LineCounts
 from rlvid.launch.loop.ports import Rewards, Rollouts
 from rlvid.launch.loop.recovery import Recovery
-from rlvid.launch.loop.trainer import Batch, LoopSettings, Trainer
+from rlvid.launch.loop.trainer import Batch, EvaluationCutError, LoopSettings, Trainer
 from rlvid.launch.simulate.clock import VirtualClock
 from rlvid.launch.simulate.failures import Injector
 from rlvid.launch.simulate.keeper import VirtualKeeper
@@ -46,6 +46,8 @@ class VirtualCheckpoint:
     """Where training goes on."""
 
     step: int
+    is_measured: bool = True
+    """False while the evaluation after its last step is still to be made."""
     path: Path = Path("virtual")
 
 
@@ -192,6 +194,9 @@ class VirtualDriver:
         step = self.checkpoint.step if self.checkpoint else 0
         if plan.evaluate_every and step == 0:
             self._evaluate(0)
+        if self.checkpoint and not self.checkpoint.is_measured:
+            self._evaluate(step)
+            self._write_checkpoint(step)
         while step < plan.num_steps:
             if self._injector.strikes("driver_lost"):
                 self._clock.after(self._source.random() * self._step_s(), self._die)
@@ -215,10 +220,15 @@ class VirtualDriver:
     def _evaluate(self, step: int) -> None:
         if self._injector.strikes("learner_lost"):
             self._clock.after(self._source.random() * self._step_s(), self._lose_learner)
-        for group in self.trainer.run_issues(self.steps.evaluation(step)):
+        try:
+            groups = self.trainer.run_issues(self.steps.evaluation(step))
+        except EvaluationCutError:
+            self._leave(step, is_measured=step == 0)
+            raise
+        for group in groups:
             self._ledger.drop(group.task.group_id, "evaluation")
 
-    def _leave(self, step: int) -> None:
+    def _leave(self, step: int, *, is_measured: bool = True) -> None:
         """As `launch.phases.grpo.leave`.
 
         Raises:
@@ -228,15 +238,15 @@ class VirtualDriver:
         if self.trainer.has_half_fed:
             self._learner.abandon()
         self.trainer.drain(self._stop_s / 2)
-        self._write_checkpoint(step)
+        self._write_checkpoint(step, is_measured=is_measured)
         self._injector.counts["made_room"] += 1
         raise DriverLostError("the driver made room")
 
-    def _write_checkpoint(self, step: int) -> None:
+    def _write_checkpoint(self, step: int, *, is_measured: bool = True) -> None:
         assert self._learner is not None, "it trained"
         seconds = self.plan.costs.checkpoint_s.draw(self._source)
         self.trainer.pump(self._learner.begin_checkpoint(step, seconds).poll)
-        self.checkpoint = VirtualCheckpoint(step)
+        self.checkpoint = VirtualCheckpoint(step, is_measured)
         self._keeper.drop_before(step)
 
     def _done(self, batch: Batch) -> None:

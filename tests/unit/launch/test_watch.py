@@ -24,6 +24,7 @@ def test_driver_state_reads_back_the_same_bits(tmp_path: Path) -> None:
     state = DriverState(
         running={"physics": RunningStats(mean=0.1, variance=1.0 / 3.0, num_steps=7)},
         memory=Memory(first={"judge": {("p", 1): 0.1 + 0.2}}, best=1e-17, best_step=4),
+        unmeasured={"rollout/reward/mean": 0.1 + 0.2},
     )
     (tmp_path / FILE).write_text(json.dumps(state.to_json()))
     assert load_driver_state(tmp_path) == state
