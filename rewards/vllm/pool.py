@@ -222,7 +222,9 @@ class ServerPool:
             self._is_shut_down = True
         for external in self._all_external():
             external.stop()
-        stopped = [replica.actor.stop.remote(keeps_servers) for replica in self._replicas]
+        # One that was never heard has no room on a node yet, or only just: it would not answer.
+        heard = [replica for replica in self._replicas if replica.status is not None]
+        stopped = [replica.actor.stop.remote(keeps_servers) for replica in heard]
         if stopped:
             ray.wait(stopped, num_returns=len(stopped), timeout=40.0)
         for replica in self._replicas:

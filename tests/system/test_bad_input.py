@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.system.conftest import merged
+from tests.system.sleeping_run import SLEEPING
+
 BROKEN_REWARDS = '''
 import torch
 from rlvid.rewards.base import ClipSpec
@@ -113,14 +116,11 @@ def test_more_gpus_than_there_are(tmp_path: Path) -> None:
     ],
 )
 def test_reward_that_breaks_its_contract(tmp_path: Path, name: str, expected: str) -> None:
-    line = _run(
-        tmp_path,
-        {
-            "phases": ["grpo"],
-            "rollout": {"group_size": 4, "groups_per_step": 2, "num_denoising_steps": 3},
-            "rewards": {"scorers": [{"use": f"broken_rewards:{name}", "name": "mine"}]},
-            "grpo": {"num_steps": 1, "evaluate_every": 0},
-        },
-    )
+    mine = {
+        "rollout": {"group_size": 4, "groups_per_step": 2},
+        "rewards": {"scorers": [{"use": f"broken_rewards:{name}", "name": "mine"}]},
+        "grpo": {"num_steps": 1},
+    }
+    line = _run(tmp_path, merged(SLEEPING, mine))
     assert "'mine'" in line
     assert expected in line

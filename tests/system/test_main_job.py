@@ -18,17 +18,29 @@ from rlvid.config import Recipe
 from rlvid.launch.ledger import open_ledger
 from rlvid.launch.run import run_recipe
 from rlvid.observability.recorder import read_rows
+from tests.system.conftest import SMALL, merged
 from tests.system.same_run import differences
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
-def test_run_samples_scores_learns_publishes_and_reports(
-    small_recipe: Recipe, tmp_path: Path
-) -> None:
+
+@pytest.fixture(scope="module")
+def tree() -> dict[str, Any]:
+    """Four steps on two actors, an average beside the policy, an evaluation."""
+    return merged(SMALL, {"learner": {"ema": {"every": 1}}})
+
+
+@pytest.fixture(scope="module")
+def whole(tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("main_job") / "whole"
+    run_recipe(Recipe.model_validate(tree), folder)
+    return folder
+
+
+def test_run_samples_scores_learns_publishes_and_reports(whole: Path) -> None:
     """One run, and the promises of design.md section 7 that a finished run can be held to."""
-    report = run_recipe(small_recipe, tmp_path / "run")
-
-    rows = [r for r in read_rows(tmp_path / "run" / "metrics.jsonl") if r["phase"] == "00_grpo"]
+    rows = [r for r in read_rows(whole / "metrics.jsonl") if r["phase"] == "00_grpo"]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for row in rows:
         metrics = row["metrics"]
@@ -37,46 +49,29 @@ def test_run_samples_scores_learns_publishes_and_reports(
         assert metrics["rollout/staleness/max"] == 0.0
         assert metrics["weights/version/value"] == row["step"]
         assert metrics["learner/grad_norm/total"] > 0.0
-    counts = open_ledger(tmp_path / "run" / "phases" / "00_grpo" / "ledger.sqlite").counts()
+    counts = open_ledger(whole / "phases" / "00_grpo" / "ledger.sqlite").counts()
     assert (counts.issued, counts.in_flight) == (8, 0)
     assert counts.consumed + counts.dropped == 8
 
-    evaluation = json.loads(
-        (tmp_path / "run" / "phases" / "01_evaluate" / "evaluation.json").read_text()
-    )
+    evaluation = json.loads((whole / "phases" / "01_evaluate" / "evaluation.json").read_text())
     assert evaluation["sampler"]["kind"] == "euler"
     assert any(not row["trained"] for row in evaluation["rows"])
     assert all(row["num_pairs"] == 8 for row in evaluation["rows"])
-    page = report.read_text()
+    page = (whole / "report.html").read_text()
     assert "data:video/mp4;base64," in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
-@pytest.mark.slow
-def test_result_does_not_depend_on_the_number_of_actors(
-    small_tree: dict[str, Any], tmp_path: Path
+def test_killed_and_resumed_run_on_another_number_of_actors_equals_the_uninterrupted_one(
+    whole: Path, tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    """All seeds are in the tasks, so more actors may change the time and nothing else."""
-    for name, num_actors in (("one", 1), ("two", 2)):
-        tree = {**small_tree, "phases": ["grpo"]}
-        tree["rollout"] = {**tree["rollout"], "num_actors": num_actors}
-        tree["grpo"] = {**tree["grpo"], "num_steps": 2}
-        run_recipe(Recipe.model_validate(tree), tmp_path / name)
-    assert differences(tmp_path / "one", tmp_path / "two") == []
+    """Weights, optimiser, average, RNG and ledger, bit for bit on a CPU.
 
-
-@pytest.mark.slow
-def test_killed_and_resumed_run_equals_the_uninterrupted_one(
-    small_tree: dict[str, Any], tmp_path: Path
-) -> None:
-    """Weights, optimiser, average, RNG and ledger, bit for bit on a CPU."""
-    tree = {**small_tree, "phases": ["grpo"]}
-    tree["learner"] = {**tree["learner"], "ema": {"every": 1}}
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(tree))
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run_recipe(Recipe.model_validate(tree), whole)
-
+    All seeds are in the tasks, so fewer actors may change the time and nothing else.
+    """
+    recipe, broken = tmp_path / "recipe.yaml", tmp_path / "broken"
+    on_one_actor = {"phases": ["grpo"], "rollout": {"num_actors": 1}}
+    recipe.write_text(yaml.safe_dump(merged(tree, on_one_actor)))
     command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(recipe)]
     command += ["--run-folder", str(broken)]
     process = subprocess.Popen(command, start_new_session=True)
@@ -105,7 +100,6 @@ def _wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> No
     raise AssertionError(f"no step {step} within 200 s")
 
 
-@pytest.mark.slow
 def test_killed_actor_loses_no_group(small_recipe: Recipe, tmp_path: Path) -> None:
     """A dead rollout actor is replaced, brought to the current weights, and its group sampled."""
     from rlvid.launch.cluster import open_cluster
