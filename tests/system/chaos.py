@@ -65,8 +65,10 @@ class Chaos:
     def strike(self, kinds: Sequence[tuple[str, signal.Signals]], *, recover_s: float) -> None:
         """Hit each kind once, in order; wait for each recovery, at most `recover_s`.
 
-        Ends early when the run does.
+        Begins when the run has done a step: what is stopped while it starts costs the deadline of
+        the start, minutes in which nothing else could be shown. Ends early when the run does.
         """
+        self._wait(lambda: self.steps_done > 0, recover_s)
         for role, number in kinds:
             if not self._wait(partial(self._is_there, role), recover_s):
                 return
