@@ -153,6 +153,7 @@ def finish_row(loop: Loop, metrics: dict[str, float]) -> bool:
     if is_due(step, grpo.evaluate_every, grpo.num_steps):
         measured, should_stop = evaluate_or_leave(loop, metrics)
         metrics |= measured
+    loop.steps.state.unmeasured = None
     record(loop, step, metrics)
     if should_stop:  # before the checkpoint: a resume from it would go on past the stop
         return True
@@ -170,14 +171,11 @@ def evaluate_or_leave(loop: Loop, metrics: dict[str, float]) -> tuple[dict[str, 
     Raises:
         Preempted: there was no time.
     """
-    state = loop.steps.state
     try:
-        found = evaluate(loop, loop.step)
+        return evaluate(loop, loop.step)
     except EvaluationCutError:
-        state.unmeasured = metrics if loop.step else None
+        loop.steps.state.unmeasured = metrics if loop.step else None
         leave(loop)
-    state.unmeasured = None
-    return found
 
 
 def leave(loop: Loop) -> NoReturn:
