@@ -33,21 +33,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--recipe", default="quickstart_cpu")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="else the recipe's")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="of the recipe, for both")
     parser.add_argument("--keep", type=Path, help="folder for the runs; else a temporary one")
     arguments = parser.parse_args()
-    changes = [] if arguments.steps is None else [f"grpo.num_steps={arguments.steps}"]
     with tempfile.TemporaryDirectory(prefix="overlapped_") as name:
         folder = arguments.keep or Path(name)
         runs = [
-            train(folder / f"{mode}-{seed}", arguments.recipe, mode, seed, changes)
+            train(folder / f"{mode}-{seed}", arguments.recipe, mode, seed, arguments.changes)
             for seed in range(arguments.seeds)
             for mode in MODES
         ]
     result = {
         "environment": environment(torch.device("cpu")),
         "recipe": arguments.recipe,
-        "changes": changes,
+        "changes": arguments.changes,
         "runs": runs,
         "overlapped_minus_synchronous": difference(runs),
     }
@@ -72,7 +71,7 @@ def train(run: Path, recipe: str, mode: str, seed: int, changes: list[str]) -> d
         "mode": mode,
         "seed": seed,
         "steps": len(steps),
-        "videos": int(sum(row["rollout/videos/count"] for row in steps)),
+        "groups_learned": int(sum(row["rollout/groups/consumed"] for row in steps)),
         "median_step_s": round(statistics.median(row["time/step/seconds"] for row in steps), 2),
         "mean_staleness": round(
             statistics.fmean(row["rollout/staleness/mean"] for row in steps), 3
