@@ -78,6 +78,7 @@ class Fleet:
         actor = self._crew.actors.get(actor_id)
         if actor is not None and actor.state is State.PENDING:
             self._crew.enter(actor, State.LOADING, now)
+            actor.next_probe = now + self._settings.heartbeat_s
             self._crew.arm(actor)
 
     def opened(self, actor_id: str, now: float, *, device: str = "") -> None:
@@ -294,7 +295,8 @@ class Fleet:
             logger.warning("the driver did not run for seconds=%.1f; limits begin anew", late_s)
             crew.begin_limits_anew(now)
         for actor, wrong in crew.check_due(now):
-            if actor.state is State.LOADING and not self._has_opened:
+            took_too_long = now - actor.since >= self._settings.start_deadline_s
+            if actor.state is State.LOADING and took_too_long and not self._has_opened:
                 raise RolloutLostError(
                     f"{actor.actor_id}: {wrong}, as the first of all; raise it when a model loads "
                     "slowly, or look at the actor's log in the Ray session folder"

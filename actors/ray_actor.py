@@ -98,8 +98,8 @@ class RolloutActor:
 
     @ray.method(concurrency_group="control")
     def progress(self) -> int:
-        """Return the denoising steps done since the process began."""
-        return self._open_worker.num_steps
+        """Return the denoising steps done since the process began; 0 while it loads."""
+        return 0 if self._worker is None else self._worker.num_steps
 
     @ray.method(concurrency_group="weights")
     def stage_weights(self, manifest: WeightsManifest, *parts: Any) -> WeightsReceipt:

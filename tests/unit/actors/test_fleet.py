@@ -544,15 +544,26 @@ def test_actor_that_does_not_load_is_replaced() -> None:
 
 
 def test_only_actor_stopped_while_it_loads_is_replaced() -> None:
-    """It takes the whole time of a start to notice, which must not be taken for no room."""
+    """It answers beside the loading, so this does not take the whole time of a start."""
     played = PlayedFleet(1)
     played.run(3.0)
     played.kill("actor-0.0")
     played.stop("actor-0.1")
     played.submit(task("a"))
-    played.run(80.0)
+    played.run(25.0)
     assert names(played) == ["a"]
     assert played.ids() == ["actor-0.2"]
+
+
+def test_first_actor_of_a_run_that_is_stopped_while_it_loads_is_replaced() -> None:
+    """Nothing is known against the policy: another actor may well load it."""
+    played = PlayedFleet(1, load_s=2.0)
+    played.run(1.0)
+    played.stop("actor-0.0")
+    played.submit(task("a"))
+    played.run(25.0)
+    assert names(played) == ["a"]
+    assert played.ids() == ["actor-0.1"]
 
 
 def test_first_actors_that_do_not_load_in_time_end_the_run() -> None:
