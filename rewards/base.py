@@ -50,8 +50,7 @@ class Serving:
     max_replicas: int | None = None
     """Replicas grow to this with the queue; None keeps their number."""
     deadline_s: float = 120.0
-    """Seconds one call may take, at most half of `rewards.deadline_s`; the replica is replaced
-    after it, and what it had is tried elsewhere."""
+    """Seconds one call may take; the replica is replaced after it."""
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     """Of each replica; a fraction shares a device."""

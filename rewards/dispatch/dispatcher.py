@@ -446,5 +446,5 @@ class Dispatcher:
                 lane.items.clear()
 
     def _limit(self, service: str) -> float:
-        """Return the seconds one call may take: where it hangs, another must fit in after it."""
-        return min(self._lanes[service].settings.deadline_s, self._deadline_s / 2)
+        """Return the seconds one call may take; longer than a group may take is no use."""
+        return min(self._lanes[service].settings.deadline_s, self._deadline_s)

@@ -106,7 +106,7 @@ class RewardsConfig(Section):
     decode_gpus: float = Field(default=0.0, ge=0.0)
     deadline_s: float = Field(default=120.0, gt=0.0)
     """Seconds one group may take to be scored by all, retries included; what is missing then is
-    missing. One call gets half of it at most, so that a process that is stopped costs no score."""
+    missing."""
     max_attempts: int = Field(default=3, ge=1)
     """Calls one batch may fail, each on another replica where there is one, before its clips count
     as missing."""

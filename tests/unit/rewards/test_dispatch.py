@@ -169,16 +169,6 @@ def test_a_call_over_its_deadline_costs_the_replica_and_not_the_clip() -> None:
     assert pool.dispatcher.num_replaced == 1
 
 
-def test_a_call_that_hangs_leaves_time_for_another_whatever_its_own_deadline() -> None:
-    """By default both deadlines are 120 s; a stopped process must not blank what it had."""
-    pool = Pool(one(deadline_s=120.0), deadline_s=120.0)
-    pool.submit(1, 2)
-    pool.batches("x")
-    pool.wait(61.0)
-    pool.answer_all("x")
-    assert pool.values(1) == [0.5, 0.5]
-
-
 def test_a_late_answer_of_a_replaced_process_is_ignored() -> None:
     """A stopped process that goes on delivers what nobody waits for any more."""
     pool = Pool(one(deadline_s=2.0), deadline_s=60.0)
