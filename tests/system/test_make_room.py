@@ -33,6 +33,17 @@ SMALL = {
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
+def test_a_run_makes_room_and_the_same_command_goes_on_with_it(tmp_path: Path) -> None:
+    """Also under --restarts, which must not take it for a crash."""
+    longer = {"grpo": {"num_steps": 4}, "cluster": {"grace_s": 60.0}}
+    command = command_of(longer, tmp_path)
+    said = stop_when(command, tmp_path / "run", lambda status: status.step >= 1)
+    assert "preempted: asked to make room (SIGTERM): the checkpoint after step" in said
+    assert "restart 1 of 1" not in said
+    assert 1 <= step_of_checkpoint(tmp_path / "run") < 4
+    assert rows_to_the_end(command, tmp_path / "run") == [1, 2, 3, 4]
+
+
 def test_an_evaluation_there_is_no_time_for_is_made_by_what_resumes(tmp_path: Path) -> None:
     """The step's row waits for it, so that no curve has a gap or a step twice.
 
