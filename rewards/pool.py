@@ -77,6 +77,8 @@ class RewardPool:
             max_attempts=rewards.max_attempts,
             deadline_s=rewards.deadline_s,
             start_deadline_s=cluster.start_deadline_s,
+            heartbeat_s=rewards.heartbeat_s,
+            stall_s=rewards.stall_s,
             max_lost_in_a_row=rewards.max_lost_in_a_row,
             cache=ScoreCache(rewards.cache_entries),
             metrics=self._metrics,

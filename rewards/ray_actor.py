@@ -28,7 +28,7 @@ from rlvid.rewards.scoring import (
 )
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1, "probe": 1})
 class RewardActor:
     """A DecodeWorker, ScorerWorkers, or both; references among the arguments arrive resolved."""
 
@@ -85,6 +85,10 @@ class RewardActor:
     def connect(self, label: str, endpoints: Sequence[Endpoint]) -> None:
         """Runs beside `score`: a call that waits for a dead server must learn of its successor."""
         self._scorers[label].connect(endpoints)
+
+    @ray.method(concurrency_group="probe")
+    def probe(self) -> None:
+        """Runs beside everything else: that it returns is what it says."""
 
 
 Handler = Callable[[Future[Any]], None]
@@ -161,6 +165,10 @@ class ActorSet:
         actor, call = self._actors[action.call.process_id], action.call
         answer = actor.score.remote(call.service, action.items, action.fps, *action.frames)
         self._watch(answer, handle)
+
+    def probe(self, process_id: int, handle: Handler) -> None:
+        """Ask a process whether it lives; `handle` gets None, or its death."""
+        self._watch(self._actors[process_id].probe.remote(), handle)
 
     def connect(
         self, process_id: int, endpoints: Mapping[str, Sequence[Endpoint]], handle: Handler

@@ -24,6 +24,7 @@ from rlvid.rewards.dispatch.processes import (
     Decode,
     Finished,
     Kill,
+    Probe,
     ScoreBatch,
     Spawn,
 )
@@ -146,6 +147,8 @@ class PoolLoop:
                 self._unconnected.pop(action.process_id, None)
                 self._pids.pop(action.process_id, None)
                 self._actors.kill(action.process_id)
+            case Probe():
+                self._actors.probe(action.process_id, partial(self._on_probed, action.process_id))
             case Decode():
                 self._actors.decode(action, partial(self._on_decoded, action.call))
             case ScoreBatch():
@@ -205,6 +208,13 @@ class PoolLoop:
         waiting.pop()  # which one does not matter
         if not waiting:
             self._dispatcher.opened(process_id, self._unconnected.pop(process_id), time.monotonic())
+
+    def _on_probed(self, process_id: int, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is None:
+            self._dispatcher.answered(process_id, time.monotonic())
+        elif process_id in self._actors:  # else it was given up meanwhile
+            self._on_open_error(process_id, error)
 
     def _on_decoded(self, call: Call, frames: Any, future: Future[Any]) -> None:
         error = future.exception()

@@ -6,7 +6,7 @@ tells it what happened and does what `poll` returns.
     submitted --> decoder's queue --> clips --> a queue each scorer --> batches --> scores --> done
                                         |  known in the cache ------------------------^
     a call failed   --> its clips back off, then go to another replica, `max_attempts` in all
-    a replica died, or overran its deadline --> replaced; what it had goes to the others
+    a replica died, fell silent or overran its deadline --> replaced; others get what it had
     nothing helps in time --> missing, with the reason; never 0
 """
 
@@ -20,6 +20,7 @@ from rlvid.rewards.breaker import CircuitBreaker
 from rlvid.rewards.decoding import ClipInfo
 from rlvid.rewards.dispatch.cache import ScoreCache
 from rlvid.rewards.dispatch.fleet import Fleet
+from rlvid.rewards.dispatch.heartbeats import Heartbeats
 from rlvid.rewards.dispatch.known_scores import KnownScores
 from rlvid.rewards.dispatch.lane import Lane, LaneSettings, QueueItem, backoff_s
 from rlvid.rewards.dispatch.metrics import PoolMetrics
@@ -42,6 +43,8 @@ class Dispatcher:
         max_attempts: int,
         deadline_s: float,
         start_deadline_s: float,
+        heartbeat_s: float = 5.0,
+        stall_s: float = 60.0,
         max_lost_in_a_row: int = 4,
         cache: ScoreCache,
         metrics: PoolMetrics,
@@ -54,6 +57,9 @@ class Dispatcher:
             start_deadline_s=start_deadline_s,
             max_lost_in_a_row=max_lost_in_a_row,
             metrics=metrics,
+        )
+        self._heartbeats = Heartbeats(
+            self._fleet.processes, heartbeat_s=heartbeat_s, stall_s=stall_s
         )
         self._max_attempts = max_attempts
         self._deadline_s = deadline_s
@@ -212,6 +218,10 @@ class Dispatcher:
         if process is not None:
             self._requeue(process, reason, now, is_late=is_late)
 
+    def answered(self, process_id: int, now: float) -> None:
+        """A process says that it lives, whatever else it does."""
+        self._heartbeats.answered(process_id, now)
+
     def connected(self, service: str, endpoints: Sequence[Endpoint]) -> None:
         """The scorer asks these endpoints from now on; their models are part of its version."""
         self._known.connected(service, endpoints)
@@ -233,13 +243,14 @@ class Dispatcher:
         self._give_up_where_all_are_open(now)
         self._fleet.fit({service: len(lane) for service, lane in self._lanes.items()}, now)
         self._actions += self._sender.send(now)
+        self._actions += self._heartbeats.due(now)
         self._hand_out_done(now)
         actions, self._actions = self._fleet.take_actions() + self._actions, []
         return actions
 
     def next_wakeup(self, now: float) -> float:
         """Return when `poll` should be called again if nothing happens before."""
-        times = [now + LONGEST_SLEEP_S]
+        times = [now + LONGEST_SLEEP_S, self._heartbeats.next_due()]
         times += [
             group.scoring_since + self._deadline_s
             for group in self._groups.values()
@@ -421,6 +432,8 @@ class Dispatcher:
                 self.lost(process.process_id, reason, now, is_late=True)
         for process_id, reason in self._fleet.late_to_open(now):
             self.lost(process_id, reason, now, is_late=True)
+        for process_id, reason in self._heartbeats.silent(now):
+            self.lost(process_id, reason, now)
 
     def _hand_out_done(self, now: float) -> None:
         for group in [group for group in self._groups.values() if group.is_done]:

@@ -48,6 +48,10 @@ class Process:
     calls: deque[Call] = field(default_factory=deque)
     head_since: float = 0.0
     """When it began with the first of its calls."""
+    probe_sent: float | None = None
+    """When it was asked whether it lives; None when it owes no answer."""
+    answered: float | None = None
+    """When it last said so."""
 
     @property
     def is_usable(self) -> bool:
@@ -88,6 +92,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Ask a process whether it lives."""
+
+    process_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decode:
     """Have a group decoded."""
 
@@ -115,4 +126,4 @@ class Finished:
     frames: Any
 
 
-Action = Spawn | Kill | Decode | ScoreBatch | Finished
+Action = Spawn | Kill | Probe | Decode | ScoreBatch | Finished

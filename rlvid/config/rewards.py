@@ -107,6 +107,12 @@ class RewardsConfig(Section):
     deadline_s: float = Field(default=120.0, gt=0.0)
     """Seconds one group may take to be scored by all, retries included; what is missing then is
     missing."""
+    heartbeat_s: float = Field(default=5.0, gt=0.0)
+    """Seconds between two questions to a process whether it lives."""
+    stall_s: float = Field(default=60.0, gt=0.0)
+    """Seconds a process may leave such a question unanswered, after which it is replaced and what
+    it had goes to its successor: longer than a scorer ever holds the interpreter's lock, and well
+    below `deadline_s`, so that there is time to score again."""
     max_attempts: int = Field(default=3, ge=1)
     """Calls one batch may fail, each on another replica where there is one, before its clips count
     as missing."""
@@ -120,6 +126,11 @@ class RewardsConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> RewardsConfig:
+        if self.stall_s < self.heartbeat_s:
+            raise ValueError(
+                f"stall_s must be at least heartbeat_s, got {self.stall_s:g} and "
+                f"{self.heartbeat_s:g}"
+            )
         labels = [scorer.label for scorer in self.scorers]
         for label in labels:
             if labels.count(label) > 1:

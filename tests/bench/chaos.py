@@ -46,12 +46,9 @@ CHANGES: dict[str, Any] = {
     },
     "rewards": {
         "colocate": True,
-        "deadline_s": 40.0,
+        "heartbeat_s": 1.0,
+        "stall_s": 15.0,
         "max_lost_in_a_row": 50,
-        # Half of a group's, so that what a stopped process had is scored by its successor in time.
-        "scorers": [
-            {"use": use, "deadline_s": 20.0} for use in ("adherence", "physics", "realism")
-        ],
     },
     "learner": {"stall_s": 15.0, "deadline_s": 120.0, "crash_budget": 100},
     "grpo": {

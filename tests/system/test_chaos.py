@@ -23,7 +23,7 @@ HASTY = {
         "deadline_s": 20.0,
         "crash_budget": 50,
     },
-    "rewards": {"deadline_s": 5.0, "max_missing_frac": 1.0, "max_lost_in_a_row": 20},
+    "rewards": {"heartbeat_s": 0.5, "stall_s": 3.0, "max_lost_in_a_row": 20},
     "learner": {
         "stall_s": 3.0,
         "deadline_s": 20.0,

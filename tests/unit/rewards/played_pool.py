@@ -14,7 +14,15 @@ from rlvid.rewards.dispatch.dispatcher import Dispatcher
 from rlvid.rewards.dispatch.metrics import PoolMetrics
 from rlvid.rewards.dispatch.placement import plan_pool
 from rlvid.rewards.dispatch.pool_group import PoolGroup
-from rlvid.rewards.dispatch.processes import DECODER, Decode, Finished, Kill, ScoreBatch, Spawn
+from rlvid.rewards.dispatch.processes import (
+    DECODER,
+    Decode,
+    Finished,
+    Kill,
+    Probe,
+    ScoreBatch,
+    Spawn,
+)
 from rlvid.rewards.scoring import GroupScores, ItemResult, ScorerInfo
 
 PROMPT = Prompt(prompt_id="0123456789abcdef", text="a red ball falls")
@@ -58,6 +66,8 @@ class Pool:
             max_attempts=config.max_attempts,
             deadline_s=config.deadline_s,
             start_deadline_s=60.0,
+            heartbeat_s=config.heartbeat_s,
+            stall_s=config.stall_s,
             cache=ScoreCache(config.cache_entries),
             metrics=self.metrics,
         )
@@ -70,6 +80,8 @@ class Pool:
         self.done: dict[int, GroupScores] = {}
         self.opens = opens
         self.alive: dict[int, tuple[str, ...]] = {}
+        self.silent: set[int] = set()
+        """Processes that do not say that they live."""
         self.resources: list[tuple[float, float]] = []
         self.poll()
 
@@ -91,6 +103,8 @@ class Pool:
             case Kill():
                 self.alive.pop(action.process_id)
                 self.calls = [c for c in self.calls if c.call.process_id in self.alive]
+            case Probe() if action.process_id not in self.silent:
+                self.dispatcher.answered(action.process_id, self.now)
             case Finished():
                 self.done[action.ticket] = action.scores
             case Decode() | ScoreBatch():

@@ -206,3 +206,38 @@ def test_a_late_answer_of_a_process_given_up_counts_for_nobody() -> None:
     assert not pool.done
     pool.answer(again)
     assert pool.values(1) == [0.5, 0.5]
+
+
+def test_a_stopped_process_loses_its_clips_to_a_successor_long_before_the_groups_deadline() -> None:
+    """Its call has as long as the group: by that alone nothing would be left to score again in."""
+    pool = Pool(one(deadline_s=120.0), deadline_s=120.0, heartbeat_s=5.0, stall_s=20.0)
+    pool.submit(1, 2)
+    [call] = pool.batches("x")
+    pool.silent.add(call.call.process_id)
+    pool.wait(26.0)
+    assert call.call.process_id not in pool.alive
+    for _ in range(2):  # alone, since they may be what stopped it
+        [again] = pool.batches("x")
+        pool.answer(again)
+        pool.wait(0.1)
+    assert pool.values(1) == [0.5, 0.5]
+
+
+def test_a_process_that_answers_late_but_in_time_is_kept_and_asked_again() -> None:
+    pool = Pool(one(), heartbeat_s=5.0, stall_s=20.0)
+    [process] = (p for p, names in pool.alive.items() if names == ("x",))
+    pool.silent.add(process)
+    pool.wait(24.0)
+    pool.silent.clear()
+    pool.dispatcher.answered(process, pool.now)
+    pool.wait(30.0)
+    assert process in pool.alive
+    assert pool.dispatcher.num_replaced == 0
+
+
+def test_silence_counts_only_once_one_of_the_kind_has_opened() -> None:
+    """Imports keep a process from answering, the first time from a cold disk."""
+    pool = Pool(one(), opens=False, stall_s=20.0)
+    pool.silent.update(pool.alive)
+    pool.wait(50.0)
+    assert pool.dispatcher.num_replaced == 0
