@@ -39,7 +39,7 @@ CASES = {
     "sleeping": merged(
         SLEEPING,
         ROOM,
-        {"rollout": {"worker_options": {"sample_s": 1.0}}, "grpo": {"num_steps": 20}},
+        {"rollout": {"worker_options": {"sample_s": 0.5}}, "grpo": {"num_steps": 14}},
     ),
     "tiny model": merged(SMALL, ROOM, {"grpo": {"num_steps": 16}}),
 }
