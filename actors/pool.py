@@ -22,12 +22,12 @@ from typing import Any
 from rlvid.actors.answers import ActorView, LostGroup, SampledGroup
 from rlvid.actors.fleet import Fleet, FleetSettings
 from rlvid.actors.fleet_records import FleetTask, Publish, RolloutLostError
-from rlvid.actors.pool_loop import Canary, PoolLoop, first_line
-from rlvid.actors.ray_actor import cause_of, is_death
+from rlvid.actors.pool_loop import Canary, PoolLoop
 from rlvid.actors.worker import WorkerSettings
 from rlvid.bell import Bell
 from rlvid.config import LearnerConfig, ModelConfig, RolloutConfig, WeightsConfig
 from rlvid.models.policy import Policy
+from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 from rlvid.records import GroupTask, WeightsManifest, WeightsReceipt
 
 __all__ = ["LostGroup", "RolloutLostError", "RolloutPool", "SampledGroup"]
@@ -367,7 +367,7 @@ def _copy(answer: Future[Any], future: Future[Any]) -> None:
     error = future.exception()
     if error is None:
         answer.set_result(future.result())
-    elif is_death(error):
+    elif isinstance(error, ACTOR_LOST):
         answer.set_exception(RolloutLostError(f"an actor died while asked: {first_line(error)}"))
     else:
         answer.set_exception(cause_of(error))

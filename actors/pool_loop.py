@@ -27,10 +27,11 @@ from rlvid.actors.fleet_records import (
     Stage,
     Withdraw,
 )
-from rlvid.actors.ray_actor import ActorSet, arguments, cause_of, is_death, is_lost_object
+from rlvid.actors.ray_actor import ActorSet, arguments
 from rlvid.actors.worker import WorkerSettings
 from rlvid.bell import Bell
 from rlvid.config import RolloutConfig
+from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line, is_lost_object
 from rlvid.records import GroupSummary, GroupTask, WeightsManifest, WeightsReceipt
 from rlvid.weights import WeightsError, check_canary
 
@@ -297,7 +298,7 @@ class PoolLoop:
     def _died(self, actor_id: str, future: Future[Any]) -> bool:
         """Tell the fleet, and return True, when a call ended since the process is gone."""
         error = future.exception()
-        if error is None or not is_death(error):
+        if error is None or not isinstance(error, ACTOR_LOST):
             return False
         self.fleet.died(actor_id, first_line(error), time.monotonic())
         return True
@@ -308,8 +309,3 @@ class PoolLoop:
 
 def _nothing() -> None:
     """Wakes the thread."""
-
-
-def first_line(error: BaseException) -> str:
-    """Return an error in one line without its full stop."""
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
@@ -252,24 +251,6 @@ class ActorSet:
 
     def _watch(self, ref: ray.ObjectRef, handle: Handler) -> None:
         ref.future().add_done_callback(lambda future: self._post(partial(handle, future)))
-
-
-def is_death(error: BaseException) -> bool:
-    """True when the process is gone; one that Ray's memory monitor killed is no RayActorError."""
-    return isinstance(error, RayActorError | OutOfMemoryError)
-
-
-def is_lost_object(error: BaseException) -> bool:
-    """True when an argument of the call was lost with its node."""
-    return isinstance(error, ObjectLostError) or isinstance(cause_of(error), ObjectLostError)
-
-
-def cause_of(error: BaseException) -> Exception:
-    """Return what the actor raised, which Ray wraps with a traceback for a message."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        return error.cause
-    assert isinstance(error, Exception), f"a call does not end by {error!r}"
-    return error
 
 
 def arguments(payload: Any) -> Sequence[Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlvid.bell import Bell
@@ -29,6 +29,7 @@ from rlvid.durable import DiskFullError
 from rlvid.group_digest import digest_of_group
 from rlvid.launch.group_store import GroupStore, StoredGroup, open_group_store
 from rlvid.launch.keep_queue import KeepItem, KeepQueue
+from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 from rlvid.records import GroupSummary, RolloutGroup
 from rlvid.rewards.scoring import GroupScores
 
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 MAX_REPLACEMENTS = 3
 """Crash-loop budget of the writer; after it the run goes on and keeps no groups."""
-ACTOR_LOST = (RayActorError, OutOfMemoryError)
 FLUSH_POLL_S = 0.1
 START_DEADLINE_S = 240.0
 
@@ -299,9 +299,9 @@ class Keeper:
         if error is None:
             self.process_id = future.result()
         elif isinstance(error, ACTOR_LOST):
-            self._replace(f"it died: {_first_line(error)}")
+            self._replace(f"it died: {first_line(error)}")
         else:  # another writer would find the same folder
-            self._lost = _cause(error)
+            self._lost = cause_of(error)
 
     def _take(self, call: int, future: Future[Any]) -> None:
         error = future.exception()
@@ -313,11 +313,11 @@ class Keeper:
         if isinstance(error, ACTOR_LOST):
             # The calls behind it fail too, and are unknown by then.
             if call in self._queue.in_flight:
-                self._replace(f"it died: {_first_line(error)}")
+                self._replace(f"it died: {first_line(error)}")
             return
         item = self._queue.failed(call)
         if item is not None:
-            self._fail(item, _cause(error))
+            self._fail(item, cause_of(error))
 
     def _replace(self, reason: str) -> None:
         """Start another writer, which begins again what this one had."""
@@ -355,7 +355,7 @@ class Keeper:
                     "look at the disk, then resume the run"
                 ) from error
             except RayTaskError as error:
-                raise _cause(error) from error
+                raise cause_of(error) from error
             except ACTOR_LOST:
                 if self._actor is actor:
                     self._replace(f"it died while {doing}")
@@ -365,16 +365,4 @@ class Keeper:
 def _warn(step: int, done: Future[Any]) -> None:
     error = done.exception()
     if error is not None:
-        logger.warning("groups before step=%d were not removed: %s", step, _first_line(error))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0].rstrip(".")
-
-
-def _cause(error: BaseException) -> Exception:
-    """Return what the actor raised, without Ray's wrapping."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        return error.cause
-    assert isinstance(error, Exception), f"a call does not end by {error!r}"
-    return error
+        logger.warning("groups before step=%d were not removed: %s", step, first_line(error))

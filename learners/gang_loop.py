@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from rlvid.bell import Bell
 from rlvid.learners.calls import CallQueue, Settled
-from rlvid.learners.ray_actor import RANK_LOST, cause_of
+from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 
 MAX_BEAT_S = 5.0
 """Longest time between two heartbeats."""
@@ -157,8 +157,8 @@ class GangLoop:
         with self._changed:
             if error is None:
                 self._queue.answered(number, rank, future.result())
-            elif isinstance(error, RANK_LOST):
-                self._queue.died(rank, _first_line(error), now)
+            elif isinstance(error, ACTOR_LOST):
+                self._queue.died(rank, first_line(error), now)
             else:
                 self._queue.failed(number, rank, cast(Exception, error), now)
             self._changed.notify()
@@ -170,8 +170,8 @@ class GangLoop:
             self._unanswered.discard(rank)
             if error is None:
                 self._queue.heard(rank, int(future.result()), now)
-            elif isinstance(error, RANK_LOST):
-                self._queue.died(rank, _first_line(error), now)
+            elif isinstance(error, ACTOR_LOST):
+                self._queue.died(rank, first_line(error), now)
                 self._changed.notify()
 
     def _run(self) -> None:
@@ -227,11 +227,5 @@ def _own(settled: Settled) -> Exception | None:
     if error is None or settled.failed_rank is None:
         return error
     cause = cause_of(error)
-    if not isinstance(cause, Exception):
-        return error
     cause.add_note(f"learner rank {settled.failed_rank}, while {settled.doing}")
     return cause
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

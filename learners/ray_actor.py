@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    GetTimeoutError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-)
+from ray.exceptions import GetTimeoutError, ObjectLostError
 from torch import Tensor
 
 from rlvid import durable
@@ -34,14 +28,6 @@ from rlvid.weights.broadcast import BroadcastPart, send_buckets
 from rlvid.weights.folder import write_bucket
 
 logger = logging.getLogger(__name__)
-
-RANK_LOST = (RayActorError, OutOfMemoryError)
-"""What Ray raises for a dead rank; one that its memory monitor killed is no RayActorError."""
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """Return what a rank raised, without Ray's wrapping."""
-    return error.cause if isinstance(error, RayTaskError) else error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

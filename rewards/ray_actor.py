@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.model import ModelConfig
@@ -179,21 +178,3 @@ class ActorSet:
 
     def _watch(self, ref: ray.ObjectRef, handle: Handler) -> None:
         ref.future().add_done_callback(lambda future: self._post(partial(handle, future)))
-
-
-def is_death(error: BaseException) -> bool:
-    """True when the process is gone; one that Ray's memory monitor killed is no RayActorError."""
-    return isinstance(error, RayActorError | OutOfMemoryError)
-
-
-def is_lost_object(error: BaseException) -> bool:
-    """True when an argument of the call was lost with its node."""
-    return isinstance(error, ObjectLostError) or isinstance(cause_of(error), ObjectLostError)
-
-
-def cause_of(error: BaseException) -> Exception:
-    """Return what the actor raised, without Ray's wrapping."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        return error.cause
-    assert isinstance(error, Exception), f"a call does not end by {error!r}"
-    return error

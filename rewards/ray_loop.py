@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.model import ModelConfig
 from rlvid.config.rewards import RewardsConfig
+from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line, is_lost_object
 from rlvid.rewards.base import Endpoint
 from rlvid.rewards.dispatch.answers import Answers
 from rlvid.rewards.dispatch.dispatcher import Dispatcher
@@ -28,7 +29,7 @@ from rlvid.rewards.dispatch.processes import (
     ScoreBatch,
     Spawn,
 )
-from rlvid.rewards.ray_actor import ActorSet, Handler, cause_of, is_death, is_lost_object
+from rlvid.rewards.ray_actor import ActorSet, Handler
 from rlvid.rewards.scoring import ScorerInfo
 
 if TYPE_CHECKING:
@@ -166,8 +167,8 @@ class PoolLoop:
 
     def _on_open_error(self, process_id: int, error: BaseException) -> None:
         now = time.monotonic()
-        if is_death(error):
-            self._dispatcher.lost(process_id, _first_line(error), now)
+        if isinstance(error, ACTOR_LOST):
+            self._dispatcher.lost(process_id, first_line(error), now)
         else:
             self._dispatcher.open_failed(process_id, cause_of(error), now)
 
@@ -233,8 +234,8 @@ class PoolLoop:
 
     def _on_call_error(self, call: Call, error: BaseException) -> None:
         now = time.monotonic()
-        if is_death(error):
-            self._dispatcher.lost(call.process_id, f"it died: {_first_line(error)}", now)
+        if isinstance(error, ACTOR_LOST):
+            self._dispatcher.lost(call.process_id, f"it died: {first_line(error)}", now)
         elif is_lost_object(error) and call.service != DECODER:
             self._dispatcher.frames_lost(call.call_id, now)
         else:
@@ -267,7 +268,3 @@ class PoolLoop:
 
 def _raise(error: BaseException) -> None:
     raise error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0].rstrip(".")

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.rewards import ServerConfig
+from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
 from rlvid.rewards.vllm.command import check_launch
 from rlvid.rewards.vllm.external import ExternalServer
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 SILENT_S = 30.0
 """An actor that does not answer for so long is taken for dead."""
-ACTOR_LOST = (RayActorError, OutOfMemoryError)
 
 
 @dataclass(slots=True, eq=False)
@@ -247,10 +247,10 @@ class ServerPool:
         try:
             replica.status = ray.get(replica.question, timeout=5.0)
         except ACTOR_LOST as error:
-            self._replace(replica, str(error).splitlines()[0])
+            self._replace(replica, first_line(error))
             return
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, Exception) else error) from error
+            raise cause_of(error) from error
         replica.question = replica.actor.status.remote()
         replica.asked = now
 

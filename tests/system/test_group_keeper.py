@@ -19,6 +19,7 @@ from rlvid.launch import group_keeper
 from rlvid.launch.cluster import open_cluster
 from rlvid.launch.group_keeper import Keeper, KeeperLostError, KeepFailure
 from rlvid.launch.group_store import StoredGroup, StoredGroupError
+from rlvid.ray_errors import cause_of
 from tests.disk_faults.storage_scenarios import small_group
 
 DEADLINE_S = 60.0
@@ -157,7 +158,7 @@ def test_full_disk_of_the_writer_is_a_full_disk_for_the_driver(
     call = ray.remote(num_cpus=0)(meets_a_full_disk).remote(tmp_path)
     with pytest.raises(ray.exceptions.RayTaskError) as caught:
         ray.get(call, timeout=DEADLINE_S)
-    error = group_keeper._cause(caught.value)
+    error = cause_of(caught.value)
     failure = KeepFailure(group_id="a", step=0, error=error)
     assert failure.is_disk_full
     assert "at least 1,000 bytes" in str(error)
