@@ -20,7 +20,7 @@ from rlvid.launch.phases.base import (
 )
 from rlvid.launch.preemption import open_preemption
 from rlvid.launch.preflight import check_model_folder, preflight
-from rlvid.launch.run_folder import RunFolder, open_run_folder
+from rlvid.launch.run_folder import RunFolder, began_at, open_run_folder
 from rlvid.launch.run_lock import held
 from rlvid.models.policy import Policy
 from rlvid.observability.recorder import Recorder
@@ -56,7 +56,7 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
                 artifacts = done
                 continue
             path.mkdir(parents=True, exist_ok=True)
-            started = time.perf_counter()
+            began = began_at(path)
             with Recorder(folder.path, path.name) as recorder:
                 context = PhaseContext(
                     recipe=with_artifacts(recipe, artifacts.reward_models),
@@ -66,7 +66,7 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
                     preemption=preemption,
                 )
                 artifacts = phase.run(context, artifacts)
-            artifacts = artifacts.with_timing(path.name, time.perf_counter() - started)
+            artifacts = artifacts.with_timing(path.name, time.time() - began)
             save_artifacts(path, artifacts)
     return write_report(folder, recipe, artifacts)
 

@@ -1,7 +1,7 @@
 """The folder of a run: resolved recipe, versions, one folder a phase, metrics, report.
 
 <run>/recipe.yaml  versions.json  metrics.jsonl  tensorboard/  report.html
-<run>/phases/00_grpo/{artifacts.json, checkpoints/, policy/, ledger.sqlite}
+<run>/phases/00_grpo/{began.json, artifacts.json, checkpoints/, policy/, ledger.sqlite}
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,6 +56,17 @@ class RunFolder:
     def phase(self, index: int, name: str) -> Path:
         """Folder of a phase; a plugin's name is shortened to its class."""
         return self.path / "phases" / f"{index:02d}_{name.rpartition(':')[2].lower()}"
+
+
+def began_at(phase: Path) -> float:
+    """Return when the phase in this folder was first started, in seconds since the epoch.
+
+    Noted for later drivers: their own time is not what a run took that was killed or made room.
+    """
+    note = phase / "began.json"
+    if not note.exists():
+        write_file(note, [json.dumps({"began_s": time.time()}).encode()])
+    return float(json.loads(note.read_text())["began_s"])
 
 
 def open_run_folder(path: Path, recipe: Recipe, *, resume: bool) -> RunFolder:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import runpy
 import socket
-import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from rlvid.models.policy import Policy
 from rlvid.records import Prompt, Rollout, RolloutGroup
 from rlvid.seeds import derive_seed, prompt_id
 
+IMPORTED_ONCE = ["rlvid.learners.testing_imports"]
 PROMPTS = ("a red ball falls", "a blue square moves left", "a green ball rolls", "a red square")
 
 
@@ -122,29 +125,40 @@ def tiny_rewards(groups: Mapping[str, RolloutGroup], *, uniform: Sequence[str] =
 def run_ranks(script: Path, num_ranks: int, *arguments: str, timeout_s: float = 240.0) -> list[int]:
     """Run a Python script as `num_ranks` gloo ranks on this machine; return their exit codes.
 
-    Negative codes are signals, as in `subprocess`. A rank that outlives the limit is killed.
+    Negative codes are signals, as in `subprocess`. A rank that outlives the limit is killed and
+    counts as that. The ranks are forks of a process that has imported what they need, once.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     environment = {
-        **os.environ,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_RANK": "0",
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
     }
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED_ONCE)
     ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), *arguments], env={**environment, "RANK": str(rank)}
+        context.Process(
+            target=_run_script,
+            args=(script, arguments, {**os.environ, **environment, "RANK": str(rank)}),
         )
         for rank in range(num_ranks)
     ]
-    try:
-        return [rank.wait(timeout=timeout_s) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    end = time.monotonic() + timeout_s
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(max(end - time.monotonic(), 0.0))
+    for rank in ranks:
+        rank.kill()
+        rank.join()
+    return [int(rank.exitcode or 0) for rank in ranks]
+
+
+def _run_script(script: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+    sys.argv = [str(script), *arguments]
+    torch.set_num_threads(1)
+    runpy.run_path(str(script), run_name="__main__")

@@ -1,13 +1,14 @@
 """A run folder is never overwritten, and a resume fits the run it continues."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from rlvid.config import Recipe
 from rlvid.launch.cluster import ClusterError, check_demand
-from rlvid.launch.run_folder import RunFolderError, open_run_folder
+from rlvid.launch.run_folder import RunFolderError, began_at, open_run_folder
 
 
 def test_used_folder_is_not_overwritten(tmp_path: Path) -> None:
@@ -63,3 +64,11 @@ def test_more_gpus_than_there_are_is_refused() -> None:
     recipe = Recipe.model_validate({"name": "a", "learner": {"num_gpus": 2}})
     with pytest.raises(ClusterError, match=r"ask for 2 GPUs together, the cluster has 0"):
         check_demand(recipe, {"CPU": 64.0})
+
+
+def test_a_phase_began_when_it_was_first_started(tmp_path: Path) -> None:
+    """What its last driver took would leave out those that were killed or made room."""
+    first = began_at(tmp_path)
+    assert 0.0 <= time.time() - first < 60.0
+    time.sleep(0.02)
+    assert began_at(tmp_path) == first
