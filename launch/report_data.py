@@ -82,9 +82,8 @@ def _summary(recipe: Recipe, artifacts: Artifacts, tree: dict[str, Any]) -> list
                 f"[{row['low']:+.3f}, {row['high']:+.3f}], {row['num_pairs']} pairs."
             )
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in artifacts.timings_s.items())
-    lines.append(
-        f"Model {recipe.model.path}, recipe seed {recipe.seed}; wall time from first start to end: {seconds}."
-    )
+    lines.append(f"Model {recipe.model.path}, recipe seed {recipe.seed}.")
+    lines.append(f"Wall time from the first start to the end: {seconds}.")
     return lines
 
 
