@@ -1,6 +1,6 @@
 """A GRPO run under fire, and the same run in peace; prints JSON.
 
-OMP_NUM_THREADS=1 python -m tests.bench.chaos --blows 32
+OMP_NUM_THREADS=1 python -m tests.bench.chaos --blows 34 --steps 190
 
 Real Ray, DeepSpeed and the tiny model, two overlapping steps (`max_staleness: 1`). Rollout actors,
 the scorers' process, the learner rank and the driver are killed (SIGKILL) and stopped (SIGSTOP) in
@@ -157,8 +157,9 @@ def in_peace(recipe: Path, run: Path, seed: int) -> float:
     """Run undisturbed and return the last held-out reward."""
     command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(recipe), f"seed={seed}"]
     subprocess.run(
-        [*command, "--run-folder", str(run)], check=True, timeout=3600, stderr=subprocess.DEVNULL
-    )
+        [*command, "--run-folder", str(run)],
+        check=True, timeout=3600, stdout=sys.stderr, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     return heldout_of(run)
 
 
