@@ -12,10 +12,8 @@ from typing import Any
 
 from rlvid.config import LearnerConfig, ModelConfig
 from rlvid.models import model_folder
+from rlvid.models.wan import MAX_SEQUENCE_LENGTH
 from rlvid.observability.flops import RowFlops, WanSize, count_tokens, row_flops
-
-MAX_TEXT_TOKENS = 512
-"""`rlvid.models.wan.MAX_SEQUENCE_LENGTH`, which only a process with diffusers can import."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,7 @@ def read_row_flops(model: ModelConfig) -> RowFlops | None:
         num_layers=config["num_layers"],
         ffn_dim=config["ffn_dim"],
         text_dim=config["text_dim"],
-        text_tokens=int(min(tokenizer["model_max_length"], MAX_TEXT_TOKENS)),
+        text_tokens=int(min(tokenizer["model_max_length"], MAX_SEQUENCE_LENGTH)),
         freq_dim=config["freq_dim"],
         channels=config["in_channels"],
         patch_size=tuple(config["patch_size"]),

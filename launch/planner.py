@@ -12,7 +12,8 @@ Assumptions, P parameters, T trainable ones, b bytes a number of `model.dtype`:
   attention (Korthikanti et al., arXiv:2205.05198, section 4.1), so 17 b; a third more for the
   cross-attention of text-to-video models. Checkpointing keeps b a layer and one layer whole.
 - Without gradients two layers' worth is alive at a time.
-- The VAE decodes a group one clip at a time; its finest level holds 96 channels a pixel of a frame.
+- The VAE decodes one clip of this size at a time; its finest level holds 96 channels a pixel of a
+  frame.
 """
 
 from __future__ import annotations

@@ -112,9 +112,9 @@ def open_decode_worker(model: ModelConfig | None) -> DecodeWorker:
     """Load the model whose decoder turns latents into clips; None loads nothing."""
     if model is None:
         return DecodeWorker(None, fps=0.0)
-    from rlvid.models import load_model
+    from rlvid.models import load_decoder
 
-    return DecodeWorker(load_model(model).decode, fps=model.fps)
+    return DecodeWorker(load_decoder(model), fps=model.fps)
 
 
 def describe_clips(

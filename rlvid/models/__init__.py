@@ -5,11 +5,13 @@ Importing this package imports no diffusers; only the adapters do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import xxhash
+from torch import Tensor
 
 from rlvid.plugins import resolve
 
@@ -47,16 +49,33 @@ def load_model(config: ModelConfig, device: str | None = None) -> VideoModel:
             f"model.use: {config.use!r} has no `load`: expected a class with "
             "load(folder, *, device, dtype, attention_backend). See rlvid.models.wan."
         )
-    name = device or config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
     model: VideoModel = load(
         model_folder(config),
-        device=torch.device(name),
+        device=_device(device or config.device),
         dtype=_DTYPES[config.dtype],
         attention_backend=config.attention_backend,
     )
     return model
+
+
+def load_decoder(config: ModelConfig) -> Callable[[Tensor], Tensor]:
+    """Return `VideoModel.decode` of the model of `config`, for a process that needs no more.
+
+    A family may have `load_decoder(folder, *, device)`, which reads only its decoder; of one that
+    has not, the whole model is loaded.
+    """
+    family = resolve(config.use, MODELS, where="model.use")
+    load = getattr(family, "load_decoder", None)
+    if load is None:
+        return load_model(config).decode
+    decode: Callable[[Tensor], Tensor] = load(model_folder(config), device=_device(config.device))
+    return decode
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def digest_folder(path: str | Path) -> str:

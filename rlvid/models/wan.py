@@ -2,22 +2,26 @@
 
 The classes are diffusers' own; this adapter translates between their conventions (timesteps 0 to
 1000, pixels in [-1, 1], latents of the VAE's own scale) and those of `rlvid.models.base`.
+
+diffusers is imported where a pipeline is loaded, written or asked: it takes four seconds of a core,
+and the driver, which checks the recipe's model by its folder, never needs it.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import WanPipeline
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
+
+from rlvid.models.wan_vae import WanVae
+
+if TYPE_CHECKING:
+    from diffusers import WanPipeline
 
 NUM_TRAIN_TIMESTEPS = 1000
 """timestep = 1000 * sigma, the scale on which Wan's transformers were trained."""
@@ -44,15 +48,12 @@ class WanModel:
         self.transformer: nn.Module = pipeline.transformer
         self._tokenizer: Any = pipeline.tokenizer
         self._text_encoder: Any = pipeline.text_encoder
-        self._vae: Any = pipeline.vae
+        self._vae = WanVae(pipeline.vae, device=device)
         self._scheduler: Any = pipeline.scheduler
         self._dtype = dtype
         self._patch_size: tuple[int, int, int] = tuple(pipeline.transformer.config.patch_size)
         self.max_sequence_length = min(self._tokenizer.model_max_length, MAX_SEQUENCE_LENGTH)
         self._prompt_embeds: OrderedDict[str, Tensor] = OrderedDict()
-        shape = (1, self._vae.config.z_dim, 1, 1, 1)
-        self._latents_mean = torch.tensor(self._vae.config.latents_mean, device=device).view(shape)
-        self._latents_std = torch.tensor(self._vae.config.latents_std, device=device).view(shape)
 
     @classmethod
     def load(
@@ -70,6 +71,10 @@ class WanModel:
         """
         folder = Path(folder)
         check_folder(folder)
+        from diffusers import WanPipeline
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
         try:
@@ -84,7 +89,6 @@ class WanModel:
                 f"model.path: {folder} does not load as a WanPipeline: {reason}. "
                 "Copy the folder again, complete."
             ) from error
-        pipeline.vae.requires_grad_(False).eval()
         pipeline.text_encoder.requires_grad_(False).eval()
         pipeline.transformer.eval()
         pipeline.set_progress_bar_config(disable=True)
@@ -92,6 +96,12 @@ class WanModel:
         if attention_backend is not None:
             set_attention_backend(pipeline.transformer, attention_backend)
         return cls(pipeline, device=device, dtype=dtype)
+
+    @staticmethod
+    def load_decoder(folder: str | Path, *, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Return `decode` without transformer and text encoder, which are many times as large."""
+        check_folder(Path(folder))
+        return WanVae.load(Path(folder), device=device).decode
 
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Return prompt_embeds [B, L, D] float32, zero behind the last token as WanPipeline has it.
@@ -111,25 +121,19 @@ class WanModel:
         )[0]
         return velocity.float()
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """[B, C, F, H, W] -> videos [B, T, 3, height, width] float32 in [0, 1]."""
-        unscaled = latents.float() * self._latents_std + self._latents_mean
-        pixels: Tensor = self._vae.decode(unscaled, return_dict=False)[0]
-        return pixels.permute(0, 2, 1, 3, 4).div(2.0).add(0.5).clamp(0.0, 1.0).contiguous()
+        return self._vae.decode(latents)
 
-    @torch.no_grad()
     def encode(self, videos: Tensor) -> Tensor:
         """[B, T, 3, height, width] in [0, 1] -> latents [B, C, F, H, W] float32, the mode."""
         self.latent_shape(videos.shape[1], videos.shape[3], videos.shape[4])
-        pixels = videos.to(self.device, torch.float32).permute(0, 2, 1, 3, 4) * 2.0 - 1.0
-        mode: Tensor = self._vae.encode(pixels, return_dict=False)[0].mode()
-        return (mode - self._latents_mean) / self._latents_std
+        return self._vae.encode(videos)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (C, F, H, W) for a clip of that size; ValueError when it does not divide."""
-        temporal = int(self._vae.config.scale_factor_temporal)
-        spatial = int(self._vae.config.scale_factor_spatial)
+        temporal = self._vae.scale_factor_temporal
+        spatial = self._vae.scale_factor_spatial
         if (num_frames - 1) % temporal:
             raise ValueError(
                 f"model.num_frames: expected a multiple of {temporal} plus 1, got {num_frames}. "
@@ -144,7 +148,7 @@ class WanModel:
                     f"model.{name}: expected a multiple of {spatial * patch}, got {pixels}."
                 )
         frames = (num_frames - 1) // temporal + 1
-        return int(self._vae.config.z_dim), frames, height // spatial, width // spatial
+        return self._vae.channels, frames, height // spatial, width // spatial
 
     def save(self, folder: str) -> None:
         """Write the whole pipeline in diffusers' folder layout, weights as safetensors.
@@ -152,10 +156,12 @@ class WanModel:
         `transformer` must be the bare diffusers module: a wrapped one (LoRA, DeepSpeed) is not
         something that `from_pretrained` could read back.
         """
+        from diffusers import WanPipeline
+
         pipeline = WanPipeline(
             tokenizer=self._tokenizer,
             text_encoder=self._text_encoder,
-            vae=self._vae,
+            vae=self._vae.module,
             scheduler=self._scheduler,
             transformer=self.transformer,
         )
@@ -163,6 +169,8 @@ class WanModel:
 
     def _encode_prompt(self, text: str) -> Tensor:
         """Return [1, L, D] from the cache, or from the text encoder."""
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
         if text in self._prompt_embeds:
             self._prompt_embeds.move_to_end(text)
             return self._prompt_embeds[text]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from rlvid.config import ModelConfig
-from rlvid.models import digest_folder, load_model
+from rlvid.models import digest_folder, load_decoder, load_model, wan_vae
 from rlvid.models.wan import WanModel
 from rlvid.testing import check_model, tiny_model
 
@@ -58,6 +60,52 @@ def test_saved_pipeline_loads_with_bit_identical_velocity(model: WanModel, folde
     loaded = WanModel.load(folder, device=CPU)
     with torch.no_grad():
         assert torch.equal(loaded.velocity(*batch(loaded)), model.velocity(*batch(model)))
+
+
+def test_decoder_alone_gives_the_same_pixels_and_reads_nothing_else(
+    model: WanModel, folder: Path, tmp_path: Path
+) -> None:
+    """A reward process that loaded the transformer would need the memory of a rollout actor."""
+    copy = tmp_path / "pipeline"
+    shutil.copytree(folder, copy)
+    for part in ("transformer", "text_encoder"):
+        for weights in (copy / part).glob("*.safetensors"):
+            weights.unlink()
+    decode = load_decoder(ModelConfig(path=str(copy), device="cpu"))
+    latents, _, _ = batch(model)
+    assert torch.equal(decode(latents), model.decode(latents))
+
+
+def test_large_clips_go_through_the_vae_one_at_a_time(
+    model: WanModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group of them would need a group's memory."""
+    latents, _, _ = batch(model)
+    together = model.decode(latents)
+    sizes = []
+    vae = model._vae.module
+    for name in ("decode", "encode"):
+        whole = getattr(vae, name)
+
+        def noting(clips: torch.Tensor, whole: Any = whole, **options: Any) -> Any:
+            sizes.append(len(clips))
+            return whole(clips, **options)
+
+        monkeypatch.setattr(vae, name, noting)
+    monkeypatch.setattr(wan_vae, "PIXELS_AT_ONCE", 9 * 16 * 16)
+    alone = model.decode(latents)
+    torch.testing.assert_close(alone, together, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(model.encode(alone), model.encode(together), rtol=0.0, atol=1e-3)
+    assert sizes == [1] * 9
+
+
+def test_decoder_that_does_not_load_is_named(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "pipeline"
+    shutil.copytree(folder, copy)
+    for weights in (copy / "vae").glob("*.safetensors"):
+        weights.unlink()
+    with pytest.raises(ValueError, match=r"model.path: .*vae does not load as an AutoencoderKLWan"):
+        load_decoder(ModelConfig(path=str(copy), device="cpu"))
 
 
 def test_wan_pipeline_samples_what_the_adapter_samples(model: WanModel, folder: Path) -> None:

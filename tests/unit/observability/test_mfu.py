@@ -10,10 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlvid.config import LoraConfig, ModelConfig, Recipe, RolloutConfig
-from rlvid.launch.model_size import MAX_TEXT_TOKENS, read_row_flops
+from rlvid.launch.model_size import read_row_flops
 from rlvid.launch.utilisation import open_utilisation
 from rlvid.models.lora import add_lora
-from rlvid.models.wan import MAX_SEQUENCE_LENGTH
 from rlvid.observability.flops import WanSize, count_tokens, row_flops
 from rlvid.observability.metrics import check_names
 from rlvid.observability.mfu import PEAK_BF16, device_name, mfu, mfu_metrics, peak_flops, total_peak
@@ -67,11 +66,6 @@ def test_tiny_model_has_flops_and_another_kind_has_none(tmp_path: Any) -> None:
     (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "Other"}')
     (tmp_path / "model_index.json").write_text("{}")
     assert read_row_flops(ModelConfig(path=str(tmp_path))) is None
-
-
-def test_text_length_is_the_models() -> None:
-    """The constant is repeated where diffusers may not be imported."""
-    assert MAX_TEXT_TOKENS == MAX_SEQUENCE_LENGTH
 
 
 def test_utilisation_of_two_devices_is_over_both_peaks() -> None:
