@@ -18,19 +18,14 @@ from torch import Tensor
 
 from rlvid.algorithms import ALGORITHMS
 from rlvid.algorithms.base import Algorithm, LossTerms
-from rlvid.algorithms.batch import all_forwards, assemble, forward_batches, select_forward
 from rlvid.algorithms.score_table import RewardTable
 from rlvid.config import AlgorithmConfig, GrpoConfig, Recipe, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
-from rlvid.learners.admission import (
-    GroupFacts,
-    GroupUnavailableError,
-    StaleGroupError,
-    check_groups,
-    facts_of,
-)
+from rlvid.learners.admission import GroupUnavailableError, StaleGroupError
+from rlvid.learners.chunk import Chunk, ChunkCutter
 from rlvid.learners.open_batch import MicroBatch, OpenBatch, joined, open_batch
 from rlvid.learners.parameter_check import ParameterMismatchError, check_same_parameters
+from rlvid.learners.published import Published
 from rlvid.learners.ranks import Ranks
 from rlvid.learners.reference import Reference
 from rlvid.learners.report import UpdateTotals, Usage, advantage_metrics, memory_metrics
@@ -79,18 +74,6 @@ def rl_settings(recipe: Recipe, policy: Policy) -> RlSettings:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """The groups of one call."""
-
-    groups: Mapping[str, RolloutGroup]
-    ids: Mapping[int, str]
-    """Row of the batch to group id."""
-
-    def group(self, row: int) -> RolloutGroup:
-        return self.groups[self.ids[row]]
-
-
 class RlLearner:
     """Trains a policy on scored groups."""
 
@@ -102,9 +85,11 @@ class RlLearner:
         self._algorithm = cast(Algorithm, cast(Any, algorithm)())
         self.trainee = Trainee(settings.trainee, model, before_wrapping=self._take_reference)
         self._model = self.trainee.model
-        self._published: set[tuple[int, str]] = set()
-        self._version, self._digest = -1, ""
-        self._is_replayable = True
+        self._published = Published(settings.rollout.max_staleness)
+        engine = self.trainee.engine
+        self._cutter = ChunkCutter(
+            engine.ranks, engine.device, settings.trainee.learner, self._published
+        )
         self._open: OpenBatch | None = None
         self._usage = Usage()
         self.num_micro_batches = 0
@@ -178,7 +163,7 @@ class RlLearner:
                 rewards.check(groups, self._settings.rollout.group_size)
                 if rows is None:
                     rows = range(first_row, first_row + len(rewards.group_ids))
-                chunk = _Chunk(groups, dict(zip(rows, rewards.group_ids, strict=True)))
+                chunk = Chunk(groups, dict(zip(rows, rewards.group_ids, strict=True)))
                 if first_row == 0:
                     self._begin(chunk, step, num_groups, is_last=is_last, plans=plans)
                 batch = self._opened(step, num_groups)
@@ -210,10 +195,7 @@ class RlLearner:
             manifest, buckets = self.trainee.publish(
                 version, incarnation=incarnation, use_ema=use_ema
             )
-        self._version, self._digest = version, manifest.digest
-        self._published.add((version, manifest.digest))
-        self._is_replayable = not use_ema
-        self._forget_old()
+        self._published.add(version, manifest.digest, is_average=use_ema)
         return manifest, buckets
 
     @property
@@ -235,9 +217,7 @@ class RlLearner:
 
     def published_digest(self, version: int) -> str:
         """Return the manifest digest of a version that may still be consumed."""
-        if version == self._version:
-            return self._digest
-        return next(digest for number, digest in sorted(self._published) if number == version)
+        return self._published.digest_of(version)
 
     def restore_published(self, pairs: Iterable[tuple[int, str]]) -> None:
         """Admit groups of these publishes too, each a version and the digest of its manifest.
@@ -245,8 +225,7 @@ class RlLearner:
         For what an earlier start of the learner published: its groups are as good as they were,
         although this one may give another digest to the same version.
         """
-        self._published |= set(pairs)
-        self._forget_old()
+        self._published.restore(pairs)
 
     def save(self, folder: Path) -> None:
         """Write weights, optimiser, average, anchor, RNG and what was published; a collective."""
@@ -254,20 +233,14 @@ class RlLearner:
         with self._usage.busy():
             self.check_parameters()
             self._reference.save(folder, is_root=self.trainee.rank == 0)
-            state = {
-                "version": self._version,
-                "digest": self._digest,
-                "published": [list(pair) for pair in sorted(self._published)],
-            }
-            self.trainee.save(folder, state)
+            self.trainee.save(folder, self._published.to_json())
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote; right after opening."""
         with self._usage.busy():
             state = self.trainee.load(folder)
             self._reference.load(folder)
-        self._version, self._digest = int(state["version"]), str(state["digest"])
-        self._published = {(int(version), str(digest)) for version, digest in state["published"]}
+        self._published.load(state)
 
     def check_parameters(self) -> None:
         """Raise ParameterMismatchError unless all ranks hold the same parameters; a collective."""
@@ -289,13 +262,9 @@ class RlLearner:
                 "hand in its last chunk, or abandon it"
             )
 
-    def _forget_old(self) -> None:
-        oldest = self._version - self._settings.rollout.max_staleness
-        self._published = {pair for pair in self._published if pair[0] >= oldest}
-
     def _begin(
         self,
-        chunk: _Chunk,
+        chunk: Chunk,
         step: int,
         num_groups: int,
         *,
@@ -310,7 +279,7 @@ class RlLearner:
                     f"learner: step {step}: a batch in several chunks needs the plans of all its "
                     f"{num_groups} groups from the first chunk on, got none"
                 )
-            _, facts = self._fetch(chunk, chunk.ids)
+            _, facts = self._cutter.fetch(chunk, chunk.ids)
             plans = [fact.plan for fact in facts]
         if len(plans) != num_groups:
             raise ValueError(
@@ -330,7 +299,7 @@ class RlLearner:
             )
         return self._open
 
-    def _add(self, batch: OpenBatch, chunk: _Chunk, rewards: RewardTable, *, is_last: bool) -> None:
+    def _add(self, batch: OpenBatch, chunk: Chunk, rewards: RewardTable, *, is_last: bool) -> None:
         """Credit the groups of a chunk, admit them, and add their gradient."""
         batch.num_chunks += 1
         rows = list(chunk.ids)
@@ -347,107 +316,10 @@ class RlLearner:
                     batch.trained_ids.append(chunk.ids[row])
                     kept[row] = (credit.advantage[index], credit.trained[index])
             batch.credits.append(credit)
-        micro_batches = self._turns(batch, chunk, kept)
+        micro_batches = self._cutter.micro_batches(batch, chunk, kept)
         if is_last and not micro_batches and batch.spare is not None:
             micro_batches = [batch.spare]
         self._first_update(batch, micro_batches, is_last=is_last)
-
-    def _turns(
-        self, batch: OpenBatch, chunk: _Chunk, kept: Mapping[int, tuple[Tensor, Tensor]]
-    ) -> list[MicroBatch]:
-        """Fetch this rank's share of a chunk, admit the whole chunk, cut the share into forwards.
-
-        ZeRO 2 and 3 reduce in every backward pass, so all ranks need equally many of them, and the
-        same ones side by side whatever the chunks are: each turn of the ranks is filled up by
-        itself, with forwards that train nothing, which go first.
-        """
-        if not kept:
-            return []
-        share, facts = self._fetch(chunk, kept)
-        self._admit(batch, facts, {row: chunk.ids[row] for row in kept})
-        cut = {row: self._cut(batch, row, group, *kept[row]) for row, group in share.items()}
-        for micro_batches in cut.values():
-            batch.spare = micro_batches[0].emptied()
-        if batch.spare is None:
-            row = next(iter(kept))
-            batch.spare = self._cut(batch, row, chunk.group(row), *kept[row])[0].emptied()
-        num_ranks = self._ranks.world_size
-        turns = sorted({row // num_ranks for row in kept})
-        mine = [cut.get(turn * num_ranks + self._ranks.rank, []) for turn in turns]
-        longest = self._ranks.max([float(len(part)) for part in mine])
-        result: list[MicroBatch] = []
-        for part, length in zip(mine, longest, strict=True):
-            filling = part[0].emptied() if part else batch.spare
-            result += [filling] * (int(length) - len(part)) + part
-        return result
-
-    def _mine(self, rows: Iterable[int]) -> list[int]:
-        """Return the rows that this rank trains."""
-        return [row for row in rows if row % self._ranks.world_size == self._ranks.rank]
-
-    def _fetch(
-        self, chunk: _Chunk, rows: Iterable[int]
-    ) -> tuple[dict[int, RolloutGroup], list[GroupFacts]]:
-        """Return this rank's groups by row, and the facts of all ranks' in order of rows.
-
-        A collective, which all ranks leave alike: where one cannot fetch a group, all raise.
-        """
-        share: dict[int, RolloutGroup] = {}
-        missing: list[tuple[str, str]] = []
-        for row in self._mine(rows):
-            try:
-                share[row] = chunk.group(row)
-            except GroupUnavailableError as error:
-                missing.append((chunk.ids[row], error.reason))
-        mine = [facts_of(row, group).to_json() for row, group in share.items()]
-        parts = self._ranks.gather_json([mine, missing])
-        gone = [tuple(pair) for _, absent in parts for pair in absent]
-        if gone:
-            raise GroupUnavailableError(sorted(name for name, _ in gone), gone[0][1])
-        facts = [GroupFacts.from_json(tree) for present, _ in parts for tree in present]
-        return share, sorted(facts, key=lambda fact: fact.row)
-
-    def _admit(
-        self, batch: OpenBatch, facts: Sequence[GroupFacts], expected: Mapping[int, str]
-    ) -> None:
-        check_groups(
-            facts,
-            expected_ids=expected,
-            version=self._version,
-            published=self._published,
-            max_staleness=self._settings.rollout.max_staleness,
-        )
-        for fact in facts:
-            if fact.plan != batch.plans[fact.row]:
-                raise ValueError(
-                    f"learner: group {fact.group_id} has another step plan than the batch was "
-                    f"opened with: expected {batch.plans[fact.row]}, got {fact.plan}"
-                )
-
-    def _cut(
-        self, batch: OpenBatch, row: int, group: RolloutGroup, advantage: Tensor, trained: Tensor
-    ) -> list[MicroBatch]:
-        """Cut a group into forwards: the rollout's own, or all its steps in one.
-
-        Smaller ones only where memory asks for them.
-        """
-        learner = self._settings.trainee.learner
-        is_current = (group.policy_version, group.weights_digest) == (self._version, self._digest)
-        is_fresh = is_current and self._is_replayable
-        assembled = assemble(
-            group,
-            advantage,
-            trained,
-            step_weights=batch.step_weights[row],
-            device=self.trainee.engine.device,
-            is_on_policy=is_fresh,
-        )
-        together = forward_batches if learner.replay == "as_sampled" else all_forwards
-        return [
-            MicroBatch(batch=select_forward(assembled, part), is_fresh=is_fresh)
-            for rows in together(assembled)
-            for part in torch.split(rows, learner.micro_batch_rows)
-        ]
 
     def _first_update(
         self, batch: OpenBatch, micro_batches: Sequence[MicroBatch], *, is_last: bool
