@@ -1,4 +1,4 @@
-"""Whether two finished runs are the same run, bit for bit."""
+"""Whether two finished runs are the same run, bit for bit, in all but their times."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from rlvid.launch.ledger import open_ledger
+from rlvid.observability.recorder import read_rows
 
 OF_ONE_START = ("learner.json", "ledger.sqlite", "manifest.json")
 """Files of a checkpoint that also say how often the learner was started, and when."""
@@ -46,6 +47,30 @@ def ledger_account(run: Path) -> list[tuple[object, ...]]:
         ledger.close()
 
 
+OF_THE_RECIPE = (
+    "learner/", "heldout/", "correlation/", "guards/", "alarms/", "rollout/reward/",
+    "rollout/groups/consumed", "rollout/groups/uniform", "rollout/staleness/", "rollout/forwards/",
+)  # fmt: skip
+"""Metrics that are functions of the recipe: no times, no counts of the pool."""
+
+
+def metric_rows(run: Path) -> list[tuple[int, dict[str, float]]]:
+    """Return the steps of the run's GRPO phase, each with what is a function of the recipe."""
+    return [
+        (
+            row["step"],
+            {
+                name: value
+                for name, value in row["metrics"].items()
+                if (name.startswith(OF_THE_RECIPE) and not name.endswith(("peak_mb", "/seconds")))
+                or (name.startswith("rewards/") and name.endswith(("/mean", "/weight")))
+            },
+        )
+        for row in read_rows(run / "metrics.jsonl")
+        if row["phase"].endswith("_grpo")
+    ]
+
+
 def differences(first: Path, second: Path) -> list[str]:
     """Return what differs between two runs; [] when they are the same."""
     one, two = policy_tensors(first), policy_tensors(second)
@@ -61,4 +86,6 @@ def differences(first: Path, second: Path) -> list[str]:
     ]
     if ledger_account(first) != ledger_account(second):
         found.append("ledger")
+    if metric_rows(first) != metric_rows(second):
+        found.append("metrics")
     return found

@@ -26,8 +26,22 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def tree() -> dict[str, Any]:
-    """Four steps on two actors, an average beside the policy, an evaluation."""
-    return merged(SMALL, {"learner": {"ema": {"every": 1}}})
+    """Four steps on two actors, an average beside the policy, an evaluation, and all that the
+    driver remembers from step to step: running statistics of the rewards, held-out curves."""
+    aggregation = {
+        "kind": "weighted_sum",
+        "running": {"momentum": 0.8},
+        "curriculum": {"realism": [[0, 0.0], [3, 1.0]]},
+        "gates": [{"scorer": "physics", "below": 0.5, "caps": {"realism": None}}],
+    }
+    return merged(
+        SMALL,
+        {
+            "learner": {"ema": {"every": 1}},
+            "rewards": {"aggregation": aggregation},
+            "grpo": {"evaluate_every": 2},
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +55,8 @@ def whole(tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_run_samples_scores_learns_publishes_and_reports(whole: Path) -> None:
     """One run, and the promises of design.md section 7 that a finished run can be held to."""
     rows = [r for r in read_rows(whole / "metrics.jsonl") if r["phase"] == "00_grpo"]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    for row in rows:
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    for row in rows[1:]:
         metrics = row["metrics"]
         # Before the update the learner scores what it sampled itself: the ratio is 1, exactly.
         assert metrics["learner/replay_drift/max"] == 0.0
@@ -50,8 +64,12 @@ def test_run_samples_scores_learns_publishes_and_reports(whole: Path) -> None:
         assert metrics["weights/version/value"] == row["step"]
         assert metrics["learner/grad_norm/total"] > 0.0
     counts = open_ledger(whole / "phases" / "00_grpo" / "ledger.sqlite").counts()
-    assert (counts.issued, counts.in_flight) == (8, 0)
-    assert counts.consumed + counts.dropped == 8
+    heldout = 3 * 2  # before the first step and after every second one, of two prompts
+    assert (counts.issued, counts.in_flight) == (8 + heldout, 0)
+    assert counts.consumed + counts.dropped == 8 + heldout
+    checkpoint = whole / "phases" / "00_grpo" / "checkpoints" / "step-00000002"
+    driver = json.loads((checkpoint / "driver.json").read_text())
+    assert driver["running"]["realism"]["num_steps"] == 2
 
     evaluation = json.loads((whole / "phases" / "01_evaluate" / "evaluation.json").read_text())
     assert evaluation["sampler"]["kind"] == "euler"
@@ -65,7 +83,7 @@ def test_run_samples_scores_learns_publishes_and_reports(whole: Path) -> None:
 def test_killed_and_resumed_run_on_another_number_of_actors_equals_the_uninterrupted_one(
     whole: Path, tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Weights, optimiser, average, RNG and ledger, bit for bit on a CPU.
+    """Weights, optimiser, average, RNG, ledger, held-out curves and statistics, bit for bit.
 
     All seeds are in the tasks, so fewer actors may change the time and nothing else.
     """
@@ -85,7 +103,7 @@ def test_killed_and_resumed_run_on_another_number_of_actors_equals_the_uninterru
 
     assert differences(whole, broken) == []
     rows = [r["step"] for r in read_rows(broken / "metrics.jsonl") if r["phase"] == "00_grpo"]
-    assert rows == [1, 2, 3, 4]
+    assert rows == [0, 1, 2, 3, 4]
 
 
 def _wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
