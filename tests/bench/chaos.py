@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import yaml
 
+from rlvid.config.loader import load_recipe
 from rlvid.launch.ledger import open_ledger
 from rlvid.launch.replay_log import read_replay_log
 from rlvid.observability.recorder import read_rows
@@ -32,33 +33,27 @@ from tests.bench.timing import environment
 from tests.system.chaos import KINDS, Chaos, run_command, schedule
 from tests.system.conftest import SMALL, merged
 
-CHANGES: dict[str, Any] = {
+OVERLAPPED: dict[str, Any] = {"rollout": {"max_staleness": 1}}
+HASTY: dict[str, Any] = {
     "phases": ["grpo"],
     "rollout": {
-        "num_actors": 2,
-        "groups_per_step": 4,
-        "max_staleness": 1,
         "heartbeat_s": 1.0,
         "stall_s": 15.0,
         "deadline_s": 60.0,
         "crash_budget": 100,
         "max_deaths_per_prompt": 5,
     },
-    "rewards": {
-        "colocate": True,
-        "heartbeat_s": 1.0,
-        "stall_s": 15.0,
-        "max_lost_in_a_row": 50,
-    },
+    "rewards": {"heartbeat_s": 1.0, "stall_s": 15.0, "max_lost_in_a_row": 50},
     "learner": {"stall_s": 15.0, "deadline_s": 120.0, "crash_budget": 100},
-    "grpo": {
-        "num_steps": 60,
-        "evaluate_every": 60,
-        "evaluate_prompts": 16,
-        "checkpoint": {"every": 2, "keep": 2},
-    },
+    "grpo": {"checkpoint": {"every": 2, "keep": 2}},
 }
-"""Deadlines of seconds, so that what is stopped is found soon."""
+"""Deadlines of seconds, so that what is stopped is found soon; nothing that is learned depends on
+them."""
+SMALLEST: dict[str, Any] = {
+    "rollout": {"num_actors": 2, "groups_per_step": 4},
+    "rewards": {"colocate": True},
+    "grpo": {"evaluate_prompts": 16},
+}
 STALL_S = 20.0
 RECOVER_S = 180.0
 
@@ -67,32 +62,50 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blows", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--recipe", help="name or file; without it the smallest that trains")
+    parser.add_argument("--steps", type=int, default=60, help="of the smallest recipe")
     parser.add_argument("--undisturbed", type=int, default=3, help="runs to compare with")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", help="finished undisturbed runs, instead of making some"
+    )
     parser.add_argument("--keep", type=Path, help="folder for the runs; else a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos_") as name:
         folder = arguments.keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         recipe = folder / "recipe.yaml"
-        length = {"grpo": {"num_steps": arguments.steps, "evaluate_every": arguments.steps}}
-        recipe.write_text(yaml.safe_dump(merged(SMALL, CHANGES, length)))
+        recipe.write_text(yaml.safe_dump(tree_of(arguments.recipe, arguments.steps)))
         found = under_fire(recipe, folder / "chaos", arguments.blows, arguments.seed)
-        peaceful = [
-            in_peace(recipe, folder / f"peace-{n}", n) for n in range(arguments.undisturbed)
-        ]
+        numbers = () if arguments.compare else range(arguments.undisturbed)
+        peaceful = [heldout_of(run) for run in arguments.compare or ()]
+        peaceful += [in_peace(recipe, folder / f"peace-{n}", n) for n in numbers]
+    if len(peaceful) > 1 and found["heldout"] is not None:
+        found["interval"] = low, high = interval(peaceful)
+        if not low <= found["heldout"] <= high:
+            found["problems"].append("the held-out reward lies outside the undisturbed runs'")
     result = {
         "environment": environment(torch.device("cpu")),
+        "recipe": arguments.recipe or "the smallest",
         **found,
         "undisturbed_heldout": peaceful,
     }
-    if len(peaceful) > 1:
-        middle, spread = statistics.fmean(peaceful), statistics.stdev(peaceful)
-        # Of one more run: two-sided 95 % of Student's t with n - 1 degrees of freedom.
-        half = T_95[len(peaceful) - 2] * spread * (1 + 1 / len(peaceful)) ** 0.5
-        result["interval"] = [round(middle - half, 4), round(middle + half, 4)]
     print(json.dumps(result, indent=1))
     sys.exit(0 if found["problems"] == [] else 1)
+
+
+def tree_of(recipe: str | None, num_steps: int) -> dict[str, Any]:
+    """Return the recipe that is run, overlapped and with short deadlines."""
+    if recipe is not None:
+        return merged(load_recipe(recipe).model_dump(mode="json"), OVERLAPPED, HASTY)
+    length = {"grpo": {"num_steps": num_steps, "evaluate_every": num_steps}}
+    return merged(SMALL, SMALLEST, OVERLAPPED, HASTY, length)
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Return where one more run lies: two-sided 95 % of Student's t with n - 1 degrees."""
+    middle, spread = statistics.fmean(values), statistics.stdev(values)
+    half = T_95[len(values) - 2] * spread * (1 + 1 / len(values)) ** 0.5
+    return round(middle - half, 4), round(middle + half, 4)
 
 
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571)
