@@ -7,6 +7,12 @@ import logging
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests of whole runs: last, the longest of them would keep one worker busy while
+    the other has nothing left to do."""
+    items.sort(key=lambda item: "system" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True)
 def _loggers_as_at_the_start() -> None:
     """Undo what an earlier test, or a library that it imported, did to logging in this process.
