@@ -8,8 +8,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests of whole runs: last, the longest of them would keep one worker busy while
-    the other has nothing left to do."""
+    """Begin with the tests of whole runs: last, the longest would keep one worker busy alone."""
     items.sort(key=lambda item: "system" not in item.path.parts)
 
 
