@@ -7,11 +7,6 @@ import logging
 import pytest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests of whole runs: last, the longest would keep one worker busy alone."""
-    items.sort(key=lambda item: "system" not in item.path.parts)
-
-
 @pytest.fixture(autouse=True)
 def _loggers_as_at_the_start() -> None:
     """Undo what an earlier test, or a library that it imported, did to logging in this process.

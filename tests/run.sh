@@ -19,5 +19,4 @@ step codespell .
 step lint-imports
 step mypy
 # Two tests at a time, a file at a time: most of a system test is one process after another starting.
-# In the order of tests/conftest.py, which begins with the long ones.
-step python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --session-timeout 3600 -rs "$@"
+step python -m pytest -n 2 --dist loadfile --session-timeout 3600 -rs "$@"
