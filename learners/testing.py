@@ -125,8 +125,11 @@ def tiny_rewards(groups: Mapping[str, RolloutGroup], *, uniform: Sequence[str] =
 def run_ranks(script: Path, num_ranks: int, *arguments: str, timeout_s: float = 240.0) -> list[int]:
     """Run a Python script as `num_ranks` gloo ranks on this machine; return their exit codes.
 
-    Negative codes are signals, as in `subprocess`. A rank that outlives the limit is killed and
-    counts as that. The ranks are forks of a process that has imported what they need, once.
+    Negative codes are signals, as in `subprocess`. The ranks are forks of a process that has
+    imported what they need, once.
+
+    Raises:
+        TimeoutError: a rank outlived the limit; all are killed.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -147,14 +150,21 @@ def run_ranks(script: Path, num_ranks: int, *arguments: str, timeout_s: float = 
         for rank in range(num_ranks)
     ]
     end = time.monotonic() + timeout_s
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(max(end - time.monotonic(), 0.0))
-    for rank in ranks:
-        rank.kill()
-        rank.join()
-    return [int(rank.exitcode or 0) for rank in ranks]
+    try:
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(max(end - time.monotonic(), 0.0))
+        found = [rank.exitcode for rank in ranks]
+    finally:
+        for rank in ranks:
+            if rank.is_alive():
+                rank.kill()
+                rank.join()
+    codes = [code for code in found if code is not None]
+    if len(codes) < num_ranks:
+        raise TimeoutError(f"{script}: {num_ranks - len(codes)} ranks overran {timeout_s:g} s")
+    return codes
 
 
 def _run_script(script: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
 """Video models: the protocol, one adapter per family, and the tiny model that ships with rlvid.
 
-Importing this package imports no diffusers; only the adapters do.
+Importing this package imports no diffusers; loading a model does.
 """
 
 from __future__ import annotations

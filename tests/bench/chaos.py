@@ -56,6 +56,7 @@ SMALLEST: dict[str, Any] = {
 }
 STALL_S = 20.0
 RECOVER_S = 180.0
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571)
 
 
 def main() -> None:
@@ -106,9 +107,6 @@ def interval(values: list[float]) -> tuple[float, float]:
     middle, spread = statistics.fmean(values), statistics.stdev(values)
     half = T_95[len(values) - 2] * spread * (1 + 1 / len(values)) ** 0.5
     return round(middle - half, 4), round(middle + half, 4)
-
-
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571)
 
 
 def under_fire(recipe: Path, run: Path, num_blows: int, seed: int) -> dict[str, Any]:
