@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,8 +112,12 @@ def test_more_gpus_than_there_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("WrongShape", "returned shape (2,) for 4 videos; score() must return one number"),
-        ("AlwaysNan", "gave no score for 8 of 8 videos"),
+        # One group of four, or both in a batch: whichever the pool had ready.
+        (
+            "WrongShape",
+            r"returned shape \((2,\) for 4|4,\) for 8) videos; score\(\) must return one number",
+        ),
+        ("AlwaysNan", r"gave no score for 8 of 8 videos"),
     ],
 )
 def test_reward_that_breaks_its_contract(tmp_path: Path, name: str, expected: str) -> None:
@@ -123,4 +128,4 @@ def test_reward_that_breaks_its_contract(tmp_path: Path, name: str, expected: st
     }
     line = _run(tmp_path, merged(SLEEPING, mine))
     assert "'mine'" in line
-    assert expected in line
+    assert re.search(expected, line)
