@@ -1,7 +1,7 @@
 """Names in a recipe that stand for what an earlier phase of the run made: `artifact:<name>`.
 
-A scorer's setting may name a reward model that the same run trains; the name becomes its folder
-when a phase starts.
+A scorer's setting may name a reward model that the same run trains, and `sft.clips` a data set that
+it makes; the name becomes its folder when a phase starts.
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ def names_artifact(scorer: ScorerConfig) -> str | None:
     return None
 
 
-def with_artifacts(recipe: Recipe, folders: Mapping[str, str]) -> Recipe:
+def with_artifacts(
+    recipe: Recipe, folders: Mapping[str, str], datasets: Mapping[str, str]
+) -> Recipe:
     """Return the recipe with the folders in place of the names known so far.
 
     A name that is not known yet stays: the phase that makes it may be the one to start, and
     opening the scorer says what is wrong with it otherwise.
+
+    Args:
+        folders: of reward models, by name.
+        datasets: folders of data sets, by name.
     """
 
     def found(scorer: ScorerConfig) -> ScorerConfig:
@@ -44,7 +50,24 @@ def with_artifacts(recipe: Recipe, folders: Mapping[str, str]) -> Recipe:
     evaluate = recipe.evaluate.model_copy(
         update={"judges": tuple(found(judge) for judge in recipe.evaluate.judges)}
     )
-    return recipe.model_copy(update={"rewards": rewards, "evaluate": evaluate})
+    name = recipe.sft.clips.removeprefix(PREFIX)
+    sft = recipe.sft
+    if sft.clips.startswith(PREFIX) and name in datasets:
+        sft = sft.model_copy(update={"clips": datasets[name]})
+    return recipe.model_copy(update={"rewards": rewards, "evaluate": evaluate, "sft": sft})
+
+
+def check_dataset(recipe: Recipe) -> None:
+    """Raise ValueError when phase sft names a data set that no phase before it makes."""
+    clips, phases = recipe.sft.clips, recipe.phases
+    if "sft" not in phases or not clips.startswith(PREFIX):
+        return
+    made = "data_engine" in phases[: phases.index("sft")]
+    if not made or clips.removeprefix(PREFIX) != recipe.data_engine.name:
+        raise ValueError(
+            f"sft.clips: {clips!r} is made by no earlier phase; phase data_engine makes "
+            f"{PREFIX + recipe.data_engine.name!r}. Put data_engine before sft, or give a folder"
+        )
 
 
 def check_artifact(recipe: Recipe, scorer: ScorerConfig, where: str) -> bool:

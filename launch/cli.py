@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlvid.launch.cli_gsb import gsb_app
 from rlvid.launch.cli_rewards import rewards_app
 from rlvid.launch.cli_run import add_commands
 
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(rewards_app, name="rewards")
+app.add_typer(gsb_app, name="gsb")
 add_commands(app)
 
 DEFAULT_RECIPE = "quickstart_cpu"

@@ -78,11 +78,7 @@ def pinned_task(
 def mean_rewards(
     scored: Sequence[ScoredGroup], weights: Mapping[str, float]
 ) -> dict[tuple[str, int], float]:
-    """Return the weighted mean score of every rollout that no scorer missed, by (prompt id, index).
-
-    The sum is divided by the magnitudes of the weights, so it keeps the scale of the scores.
-    """
-    total = sum(abs(weight) for weight in weights.values())
+    """Return the reward of every rollout that no scorer missed, by (prompt id, index)."""
     result: dict[tuple[str, int], float] = {}
     for group in scored:
         parts: dict[int, dict[str, float]] = {}
@@ -90,7 +86,18 @@ def mean_rewards(
             if score.scorer in weights and score.value is not None:
                 parts.setdefault(score.index, {})[score.scorer] = score.value
         for index, values in parts.items():
-            if len(values) == len(weights):
-                reward = sum(weights[name] * value for name, value in values.items()) / total
+            reward = weighted_reward(values, weights)
+            if reward is not None:
                 result[group.task.prompt.prompt_id, index] = reward
     return result
+
+
+def weighted_reward(scores: Mapping[str, float], weights: Mapping[str, float]) -> float | None:
+    """Return the weighted mean of a rollout's scores; None where one that counts is missing.
+
+    The sum is divided by the magnitudes of the weights, so it keeps the scale of the scores.
+    """
+    if any(name not in scores for name in weights):
+        return None
+    total = sum(abs(weight) for weight in weights.values())
+    return sum(weight * scores[name] for name, weight in weights.items()) / total

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 from rlvid.algorithms import ALGORITHMS
 from rlvid.config import ModelConfig, Recipe
 from rlvid.data.prompts import load_prompts
 from rlvid.flow.step_plans import make_step_plan
-from rlvid.launch.artifact_names import check_artifact
+from rlvid.launch.artifact_names import check_artifact, check_dataset
+from rlvid.launch.data_engine.templates_file import load_templates
 from rlvid.launch.heldout import heldout_prompts
 from rlvid.launch.model_size import read_model_size
 from rlvid.models import MODELS, model_folder
@@ -31,7 +33,10 @@ def preflight(recipe: Recipe) -> None:
     _check_training(recipe)
     if "grpo" in recipe.phases:
         make_step_plan(recipe.rollout, recipe_seed=recipe.seed, prompt_id="preflight", step=0)
-    uses_rewards = {"grpo", "evaluate"} & set(recipe.phases)
+    check_dataset(recipe)
+    if "data_engine" in recipe.phases:
+        _check_data_engine(recipe)
+    uses_rewards = {"grpo", "evaluate", "data_engine"} & set(recipe.phases)
     if not uses_rewards:
         return
     for position, scorer in enumerate(recipe.rewards.scorers):
@@ -51,6 +56,33 @@ def preflight(recipe: Recipe) -> None:
             where = f"evaluate.judges.{position}"
             if not check_artifact(recipe, judge, where):
                 open_scorer(judge, where)
+
+
+def _check_data_engine(recipe: Recipe) -> None:
+    """Refuse names that the phase would look for in vain, and prompts it could not write."""
+    engine = recipe.data_engine
+    labels = [scorer.label for scorer in recipe.rewards.scorers]
+    for position, given in enumerate(engine.weakness.given):
+        if given.scorer not in labels:
+            raise ValueError(
+                f"data_engine.weakness.given.{position}.scorer: no scorer {given.scorer!r} in "
+                f"rewards.scorers; there: {', '.join(labels)}"
+            )
+    server = engine.prompts.llm.server
+    if engine.prompts.writer == "llm":
+        load_templates(engine.prompts.llm.templates)
+        if server and server not in recipe.rewards.servers:
+            raise ValueError(
+                f"data_engine.prompts.llm.server: no server {server!r} in rewards.servers; there: "
+                f"{', '.join(recipe.rewards.servers) or 'none'}"
+            )
+    load_prompts(engine.broad)
+    for source in engine.real.intake.sources if engine.real.source == "videos" else ():
+        if not Path(source).expanduser().exists():
+            raise ValueError(
+                f"data_engine.real.intake.sources: nothing at {source!r}. Give a folder or file "
+                "that is there"
+            )
 
 
 def _check_training(recipe: Recipe) -> None:

@@ -59,7 +59,7 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
             began = began_at(path)
             with Recorder(folder.path, path.name) as recorder:
                 context = PhaseContext(
-                    recipe=with_artifacts(recipe, artifacts.reward_models),
+                    recipe=with_artifacts(recipe, artifacts.reward_models, artifacts.datasets),
                     folder=path,
                     recorder=recorder,
                     resume=resume,
@@ -85,7 +85,7 @@ def evaluate_run(recipe: Recipe, artifacts: Artifacts, run_folder: Path) -> Path
     started = time.perf_counter()
     with open_cluster(recipe), Recorder(folder.path, path.name) as recorder:
         context = PhaseContext(
-            recipe=with_artifacts(recipe, artifacts.reward_models),
+            recipe=with_artifacts(recipe, artifacts.reward_models, artifacts.datasets),
             folder=path,
             recorder=recorder,
             resume=False,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rlvid.config import ModelConfig, SftConfig
-from rlvid.data.clips import ClipShape, open_clips
+from rlvid.data.clips import ClipSet, ClipShape, open_clips
 from rlvid.learners.ranks import Ranks
 from rlvid.models.base import VideoModel
 
@@ -50,18 +50,35 @@ class LatentSet:
         return str(self._texts[file][place])
 
 
+def clips_of(config: SftConfig, model_config: ModelConfig) -> ClipSet:
+    """Return the clips that `sft.clips` names, which are no data set."""
+    shape = ClipShape(
+        num_frames=model_config.num_frames,
+        height=model_config.height,
+        width=model_config.width,
+        fps=model_config.fps,
+    )
+    return open_clips(config.clips, shape, num_clips=config.num_clips, clip_seed=config.clip_seed)
+
+
 def open_latents(
-    folder: Path, config: SftConfig, model_config: ModelConfig, model: VideoModel, ranks: Ranks
+    folder: Path,
+    clips: ClipSet,
+    source: Mapping[str, Any],
+    model_config: ModelConfig,
+    model: VideoModel,
+    ranks: Ranks,
 ) -> LatentSet:
-    """Return the latents of the recipe's clips; encode what is not there. A collective.
+    """Return the latents of the clips; encode what is not there. A collective.
+
+    Args:
+        source: what the clips are, in JSON; latents of another source are encoded again.
 
     Raises:
         ValueError: fewer clips than ranks.
     """
     settings = {
-        "clips": config.clips,
-        "num_clips": config.num_clips,
-        "clip_seed": config.clip_seed,
+        **source,
         "model": model_config.path,
         "shape": [model_config.num_frames, model_config.height, model_config.width],
         "fps": model_config.fps,
@@ -71,7 +88,7 @@ def open_latents(
         for rank in range(ranks.world_size)
     ]
     if not _is_encoded(paths[ranks.rank], settings):
-        _encode(paths[ranks.rank], settings, config, model_config, model, ranks)
+        _encode(paths[ranks.rank], settings, clips, model, ranks)
     ranks.barrier()
     return LatentSet(paths)
 
@@ -86,27 +103,15 @@ def _is_encoded(path: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def _encode(
-    path: Path,
-    settings: Mapping[str, Any],
-    config: SftConfig,
-    model_config: ModelConfig,
-    model: VideoModel,
-    ranks: Ranks,
+    path: Path, settings: Mapping[str, Any], clips: ClipSet, model: VideoModel, ranks: Ranks
 ) -> None:
     """Encode this rank's share and write it under a temporary name first."""
     from safetensors.torch import save_file
 
-    shape = ClipShape(
-        num_frames=model_config.num_frames,
-        height=model_config.height,
-        width=model_config.width,
-        fps=model_config.fps,
-    )
-    clips = open_clips(config.clips, shape, num_clips=config.num_clips, clip_seed=config.clip_seed)
     mine = range(ranks.rank, len(clips), ranks.world_size)
     if len(clips) < max(ranks.world_size, 1):
         raise ValueError(
-            f"sft.clips: {config.clips!r} has {len(clips)} clips for {ranks.world_size} ranks; "
+            f"sft.clips: {dict(settings)} has {len(clips)} clips for {ranks.world_size} ranks; "
             "give more clips or lower learner.num_ranks"
         )
     latents: list[Tensor] = []

@@ -1,6 +1,11 @@
 """One rank of supervised fine-tuning: flow matching on cached latents. A plain class.
 
-Letters: B clips of a step over all ranks, C F H W latents.
+    L = 1/B sum_i w_i ||v - (noise - clean_i)||^2  +  beta/A sum_j ||v - (noise - real_j)||^2
+
+with w = 1 and beta = 0 for plain fine-tuning (`rlvid.algorithms.reward_weighted` has the rest).
+
+Letters: B clips of a step over all ranks, A real clips of its anchor, R = B + A rows, C F H W
+latents.
 """
 
 from __future__ import annotations
@@ -15,14 +20,18 @@ import torch
 from torch import Tensor
 
 from rlvid.algorithms.flow_matching import add_noise, flow_matching_loss, sample_sigma
+from rlvid.algorithms.projection import project_conflicts
 from rlvid.config import Recipe, SftConfig
 from rlvid.data.prompts import seeded_order
-from rlvid.learners.latents import open_latents
 from rlvid.learners.trainee import Trainee, TraineeSettings
+from rlvid.learners.training_set import TrainingSet, open_training_set
 from rlvid.models.base import VideoModel
 from rlvid.models.policy import Policy
 from rlvid.records import StepReport
 from rlvid.seeds import derive_seed
+
+REAL = "real"
+"""Task of the anchor's rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +69,17 @@ class SftBatch:
     """Everything random about one step, over all ranks; a function of (seed, step)."""
 
     indices: tuple[int, ...]
-    """[B] clips."""
+    """[R] clips, the first B synthetic ones, then A real ones."""
+    weight: Tensor
+    """[R] float32: what each row's loss counts, over B."""
+    tasks: tuple[str, ...]
+    """[R] dimension of each row, REAL for the anchor's."""
     sigma: Tensor
-    """[B] float32."""
+    """[R] float32."""
     noise: Tensor
-    """[B, C, F, H, W] float32."""
+    """[R, C, F, H, W] float32."""
     drops_prompt: Tensor
-    """[B] bool; these are trained with the empty prompt."""
+    """[R] bool; these are trained with the empty prompt."""
 
 
 class SftLearner:
@@ -75,15 +88,15 @@ class SftLearner:
     def __init__(self, settings: SftSettings, model: VideoModel | None = None) -> None:
         """Open and wrap the policy and encode the clips; a collective of all ranks."""
         self._settings = settings
-        self._order: tuple[int, tuple[int, ...]] = (-1, ())
         self.trainee = Trainee(settings.trainee, model)
-        self._clips = open_latents(
+        self._set = open_training_set(
             settings.folder,
             settings.sft,
             settings.trainee.model,
             self.trainee.model,
             self.trainee.engine.ranks,
         )
+        self._visits = _visits(settings.sft, self._set, settings.trainee.seed)
 
     def train_steps(self, first: int, last: int) -> list[StepReport]:
         """Take optimiser steps `first` to `last` - 1; a collective of all ranks."""
@@ -92,13 +105,11 @@ class SftLearner:
     def batch(self, step: int) -> SftBatch:
         """Return what step `step` trains on, the same on every rank and after every resume."""
         config, seed = self._settings.sft, self._settings.trainee.seed
-        size, num_clips = config.batch_size, len(self._clips)
-        indices = []
-        for position in range(step * size, (step + 1) * size):
-            epoch, place = divmod(position, num_clips)
-            if self._order[0] != epoch:
-                self._order = epoch, seeded_order(seed, "sft", epoch, num_clips)
-            indices.append(self._order[1][place])
+        indices = [visit.clip(step) for visit in self._visits]
+        num_real = config.anchor.batch_size if self._set.real is not None else 0
+        beta = config.anchor.beta * config.batch_size / max(num_real, 1)
+        synthetic = indices[: config.batch_size]
+        size = len(indices)
         generator = torch.Generator().manual_seed(derive_seed(seed, "sft", step))
         sigma = sample_sigma(
             size,
@@ -106,9 +117,11 @@ class SftLearner:
             shift=self._settings.shift,
             generator=generator,
         )
-        shape = self._clips.latents(0).shape
+        shape = self._set.clips.latents(0).shape
         return SftBatch(
             indices=tuple(indices),
+            weight=torch.cat([self._set.weights[synthetic], torch.full((num_real,), beta)]),
+            tasks=(*(self._set.dimensions[i] for i in synthetic), *(REAL,) * num_real),
             sigma=sigma,
             noise=torch.randn(size, *shape, generator=generator),
             drops_prompt=torch.rand(size, generator=generator) < config.prompt_dropout,
@@ -134,13 +147,11 @@ class SftLearner:
         started = time.perf_counter()
         trainee, ranks = self.trainee, self.trainee.engine.ranks
         batch = self.batch(step)
-        loss_sum = 0.0
-        parts = self._parts(len(batch.indices))
-        for number, (rows, weight) in enumerate(parts):
-            losses = self._losses(batch, rows) * weight.to(trainee.engine.device)
-            loss = losses.sum() / len(batch.indices)
-            trainee.engine.backward(loss, is_last=number == len(parts) - 1)
-            loss_sum += float(loss.detach())
+        conflicts: dict[str, float] = {}
+        if self._settings.sft.balance == "projection":
+            loss_sum, conflicts["sft/projection/conflicts"] = self._projected(batch, step)
+        else:
+            loss_sum = self._add_gradient(batch, range(len(batch.indices)))
         rate = trainee.next_learning_rate()
         norm = trainee.step()
         seconds = time.perf_counter() - started
@@ -151,38 +162,123 @@ class SftLearner:
                 "sft/grad_norm/total": norm,
                 "sft/learning_rate/value": rate,
                 "sft/clips/per_s": len(batch.indices) / seconds,
+                **conflicts,
             },
         )
 
-    def _parts(self, size: int) -> list[tuple[list[int], Tensor]]:
-        """Return this rank's micro-batches: rows of the batch and their weights, 1 or 0.
+    def _add_gradient(self, batch: SftBatch, rows: Sequence[int]) -> float:
+        """Add the gradient of rows of the batch; return this rank's share of their loss."""
+        engine, size = self.trainee.engine, self._settings.sft.batch_size
+        parts, loss_sum = self._parts(rows), 0.0
+        for number, (mine, counted) in enumerate(parts):
+            weight = (counted * batch.weight[mine]).to(engine.device)
+            loss = (self._losses(batch, mine) * weight).sum() / size
+            engine.backward(loss, is_last=number == len(parts) - 1)
+            loss_sum += float(loss.detach())
+        return loss_sum
 
-        All ranks get equally many of equal size, which ZeRO's collectives need; where the batch
-        does not divide, a row of weight 0 fills up.
+    def _projected(self, batch: SftBatch, step: int) -> tuple[float, int]:
+        """Leave the sum of the tasks' gradients after projection; return loss and conflicts."""
+        engine, loss_sum = self.trainee.engine, 0.0
+        gradients = []
+        for task in dict.fromkeys(batch.tasks):
+            loss_sum += self._add_gradient(
+                batch, [row for row, name in enumerate(batch.tasks) if name == task]
+            )
+            gradients.append(engine.take_gradients())
+        seed = derive_seed(self._settings.trainee.seed, "projection", step)
+        combined, num_conflicts = project_conflicts(gradients, seed=seed)
+        engine.put_gradients(combined)
+        return loss_sum, num_conflicts
+
+    def _parts(self, rows: Sequence[int]) -> list[tuple[list[int], Tensor]]:
+        """Return this rank's micro-batches: rows of the batch and whether each counts, 1 or 0.
+
+        All ranks get equally many of equal size, which ZeRO's collectives need; where the rows
+        do not divide, one that counts 0 fills up.
         """
         ranks = self.trainee.engine.ranks
-        per_rank = math.ceil(size / ranks.world_size)
-        rows = list(range(ranks.rank, size, ranks.world_size))
-        weight = torch.ones(per_rank)
-        weight[len(rows) :] = 0.0
-        rows += [0] * (per_rank - len(rows))
+        per_rank = math.ceil(len(rows) / ranks.world_size)
+        mine = list(rows[ranks.rank :: ranks.world_size])
+        counted = torch.ones(per_rank)
+        counted[len(mine) :] = 0.0
+        mine += [rows[0]] * (per_rank - len(mine))
         limit = self._settings.trainee.learner.micro_batch_rows
         return [
-            (rows[start : start + limit], weight[start : start + limit])
+            (mine[start : start + limit], counted[start : start + limit])
             for start in range(0, per_rank, limit)
         ]
 
     def _losses(self, batch: SftBatch, rows: Sequence[int]) -> Tensor:
         """Return the loss [len(rows)] of rows of the batch."""
         device = self.trainee.engine.device
-        clean = torch.stack([self._clips.latents(batch.indices[row]) for row in rows]).to(device)
+        clips = [self._clip(batch, row) for row in rows]
+        clean = torch.stack([latents for latents, _ in clips]).to(device)
         noise = batch.noise[list(rows)].to(device)
         sigma = batch.sigma[list(rows)].to(device)
         texts = [
-            "" if batch.drops_prompt[row] else self._clips.text(batch.indices[row]) for row in rows
+            "" if batch.drops_prompt[row] else text
+            for row, (_, text) in zip(rows, clips, strict=True)
         ]
         model = self.trainee.model
         velocity = model.velocity(
             add_noise(clean, noise, sigma), sigma, model.encode_prompts(texts)
         )
         return flow_matching_loss(velocity, clean, noise)
+
+    def _clip(self, batch: SftBatch, row: int) -> tuple[Tensor, str]:
+        """Return latents and caption of a row of the batch."""
+        source = self._set.real if batch.tasks[row] == REAL else self._set.clips
+        assert source is not None, "an anchor has real clips"
+        index = batch.indices[row]
+        return source.latents(index), source.text(index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Visit:
+    """One row of every batch: goes through some of the clips, each pass in an order of its own."""
+
+    members: tuple[int, ...]
+    """Clips it goes through."""
+    seed: int
+    purpose: str
+    first: int
+    """Its place among the rows that share these clips."""
+    stride: int
+    """How many rows share them."""
+
+    def clip(self, step: int) -> int:
+        epoch, place = divmod(step * self.stride + self.first, len(self.members))
+        return self.members[seeded_order(self.seed, self.purpose, epoch, len(self.members))[place]]
+
+
+def _visits(config: SftConfig, training: TrainingSet, seed: int) -> tuple[_Visit, ...]:
+    """Return what each row of a batch goes through: all clips, or those of one dimension."""
+    everything = tuple(range(len(training.clips)))
+    groups: list[tuple[str, tuple[int, ...]]] = [("sft", everything)]
+    if config.balance != "none":
+        names = sorted(set(training.dimensions))
+        groups = [
+            (f"sft {name}", tuple(i for i in everything if training.dimensions[i] == name))
+            for name in names
+        ]
+    rows = []
+    for row in range(config.batch_size):
+        purpose, members = groups[row % len(groups)]
+        stride = len(range(row % len(groups), config.batch_size, len(groups)))
+        rows.append(
+            _Visit(
+                members=members,
+                seed=seed,
+                purpose=purpose,
+                first=row // len(groups),
+                stride=stride,
+            )
+        )
+    if training.real is not None:
+        real, size = tuple(range(len(training.real))), config.anchor.batch_size
+        rows += [
+            _Visit(members=real, seed=seed, purpose="sft anchor", first=row, stride=size)
+            for row in range(size)
+        ]
+    return tuple(rows)

@@ -121,6 +121,25 @@ class ZeroEngine:
             )
         return norm
 
+    def take_gradients(self) -> list[Tensor]:
+        """Return the gradient summed over all ranks by the last `backward`, and drop it.
+
+        Stage 0 only; the others hold no whole gradient. Of every trained parameter, in order.
+        """
+        taken = []
+        for parameter in self._parameters.values():
+            gradient = parameter.grad
+            taken.append(
+                torch.zeros_like(parameter) if gradient is None else gradient.detach().clone()
+            )
+            parameter.grad = None
+        return taken
+
+    def put_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Make these, of `take_gradients`, what the next step goes along."""
+        for parameter, gradient in zip(self._parameters.values(), gradients, strict=True):
+            parameter.grad = gradient.to(parameter.dtype)
+
     def discard(self) -> None:
         """Drop the gradient summed so far; no collective.
 

@@ -26,7 +26,7 @@ from rlvid.config.cluster import ClusterConfig
 from rlvid.config.model import ModelConfig
 from rlvid.config.rewards import RewardsConfig
 from rlvid.records import Prompt
-from rlvid.rewards.base import RewardTimeoutError
+from rlvid.rewards.base import Endpoint, RewardTimeoutError
 from rlvid.rewards.decoding import ClipInfo, Frames, as_tensor, describe_clips
 from rlvid.rewards.dispatch.answers import Answers, Ticket
 from rlvid.rewards.dispatch.cache import ScoreCache
@@ -248,6 +248,19 @@ class RewardPool:
                 found.append((label, count[label], pids[process_id]))
                 count[label] += 1
         return found
+
+    def endpoints(self, server: str) -> tuple[Endpoint, ...]:
+        """Return where a model server answers now, for a client beside the scorers.
+
+        Raises:
+            ValueError: `rewards.servers` has none of that name.
+        """
+        if self._servers is None or server not in self._rewards.servers:
+            raise ValueError(
+                f"rewards.servers: no server {server!r}; there: "
+                f"{', '.join(self._rewards.servers) or 'none'}"
+            )
+        return self._servers.endpoints(server)
 
     def server_processes(self) -> list[tuple[str, int, int]]:
         """Return (server, replica, process group on its node) of the model servers that run."""

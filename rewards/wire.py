@@ -91,9 +91,10 @@ class WirePrompt(Message):
     text: Text
     enhanced_text: Text | None
     facts: dict[Name, Text]
+    questions: list[Text] = []
 
     def prompt(self) -> Prompt:
-        return Prompt(**self.model_dump())
+        return Prompt(**{**self.model_dump(), "questions": tuple(self.questions)})
 
 
 M = TypeVar("M")
@@ -120,6 +121,7 @@ def prompt(record: Prompt) -> dict[str, Any]:
         "text": record.text,
         "enhanced_text": record.enhanced_text,
         "facts": dict(record.facts),
+        "questions": list(record.questions),
     }
 
 

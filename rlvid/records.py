@@ -23,6 +23,8 @@ class Prompt:
     """What a prompt enhancer made of `text`; the model sees this one when it is there."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What a checker may know of the wanted video, e.g. {"colour": "red", "motion": "falls"}."""
+    questions: tuple[str, ...] = ()
+    """Yes/no questions written for this prompt, "yes" being good; a judge may ask them."""
 
     @property
     def model_text(self) -> str:

@@ -17,6 +17,7 @@ from rlvid.plugins import resolve
 
 PHASES = {
     "tiny_base": "rlvid.launch.phases.tiny_base:TinyBase",
+    "data_engine": "rlvid.launch.phases.data_engine:DataEngine",
     "sft": "rlvid.launch.phases.sft:Sft",
     "reward_model": "rlvid.launch.phases.reward_model:RewardModelPhase",
     "grpo": "rlvid.launch.phases.grpo:Grpo",
@@ -41,6 +42,8 @@ class Artifacts:
     """JSON file of the last paired evaluation."""
     reward_models: Mapping[str, str] = field(default_factory=dict)
     """Name to folder of the reward models trained so far; recipes say `artifact:<name>`."""
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    """Name to folder of the data sets made so far; `sft.clips` says `artifact:<name>`."""
     timings_s: Mapping[str, float] = field(default_factory=dict)
     """Wall seconds by phase."""
 
@@ -96,6 +99,7 @@ def save_artifacts(folder: Path, artifacts: Artifacts) -> None:
         "ema_policy": _stored(ema.to_json(), run) if ema else None,
         **_stored({"evaluation": artifacts.evaluation}, run),
         "reward_models": _stored(artifacts.reward_models, run),
+        "datasets": _stored(artifacts.datasets, run),
         "timings_s": dict(artifacts.timings_s),
     }
     temporary = folder / "artifacts.json.part"
@@ -116,9 +120,8 @@ def load_artifacts(folder: Path) -> Artifacts | None:
         ema_policy=Policy.from_json(_found(ema, run)) if ema else None,
         evaluation=_found({"evaluation": tree["evaluation"]}, run)["evaluation"],
         # Runs of before there were any have no such key.
-        reward_models={
-            name: path for name, path in _found(tree.get("reward_models", {}), run).items() if path
-        },
+        reward_models=_folders(tree.get("reward_models", {}), run),
+        datasets=_folders(tree.get("datasets", {}), run),
         timings_s=tree["timings_s"],
     )
 
@@ -139,6 +142,10 @@ def _found(paths: Mapping[str, str | None], run: Path) -> dict[str, str | None]:
         name: str(run / path.removeprefix(IN_RUN)) if path and path.startswith(IN_RUN) else path
         for name, path in paths.items()
     }
+
+
+def _folders(paths: Mapping[str, str | None], run: Path) -> dict[str, str]:
+    return {name: path for name, path in _found(paths, run).items() if path}
 
 
 def trained_policy(base: Policy, exported: Path, mode: str) -> tuple[Policy, Policy | None]:

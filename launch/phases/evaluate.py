@@ -8,7 +8,7 @@ that resamples whole prompts.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from rlvid.records import Prompt
 
 REWARD = "reward"
 """Name of the weighted sum in tables, beside the scorers' own names."""
+DIMENSIONS = "dimensions"
+"""Name of the mean over `evaluate.dimensions`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,7 @@ class Evaluate:
 
 
 def compare(recipe: Recipe, before: Measurement, after: Measurement) -> tuple[Comparison, ...]:
-    """Return a row for the reward, then one for every scorer and judge.
+    """Return a row for the reward, one for every scorer and judge, one for the dimensions' mean.
 
     Raises:
         ValueError: one of them scored no pair for both policies.
@@ -123,7 +125,19 @@ def compare(recipe: Recipe, before: Measurement, after: Measurement) -> tuple[Co
                 after.scores.get(name, {}),
             )
         )
+    labels = recipe.evaluate.dimensions
+    if labels:
+        is_trained = any(label in trained for label in labels)
+        means = [mean_of(measured.scores, labels) for measured in (before, after)]
+        rows.append(_compare(recipe, DIMENSIONS, is_trained, num_asked, *means))
     return tuple(rows)
+
+
+def mean_of(scores: Mapping[str, Mapping[Pair, float]], labels: Sequence[str]) -> dict[Pair, float]:
+    """Return the mean over the labels of every pair that all of them scored."""
+    tables = [scores.get(label, {}) for label in labels]
+    pairs = set(tables[0]).intersection(*tables[1:])
+    return {pair: sum(table[pair] for table in tables) / len(tables) for pair in pairs}
 
 
 def _compare(

@@ -15,6 +15,8 @@ BUILTIN: dict[str, str] = {
     "grid": "rlvid.rewards.critics.picture:GridCritic",
     "picture_quality": "rlvid.rewards.critics.picture:PictureQualityCritic",
     "realism": "rlvid.rewards.critics.realism:RealismCritic",
+    "world_dimension": "rlvid.rewards.critics.world_dimensions:WorldDimension",
+    "world_diversity": "rlvid.rewards.critics.world_dimensions:WorldDiversity",
     "attribute_judge": "rlvid.rewards.critics.attribute_judge:AttributeJudge",
     "vlm_judge": "rlvid.rewards.judges.scorers:VlmJudge",
     "vlm_pairwise": "rlvid.rewards.judges.scorers:VlmPairwise",

@@ -18,6 +18,7 @@ from rlvid.rewards.base import ClipSpec, Endpoint, RewardError, RewardTimeoutErr
 from rlvid.rewards.judges.connection import AskSettings, Connection, view_version
 from rlvid.rewards.judges.modes.base import Clip, Mode, Verdict
 from rlvid.rewards.judges.modes.describe import DescribeThenJudge
+from rlvid.rewards.judges.modes.own import OwnQuestions
 from rlvid.rewards.judges.modes.pairwise import Pairwise
 from rlvid.rewards.judges.modes.questions import Combine, QuestionSet
 from rlvid.rewards.judges.modes.rubric import RubricJson, RubricTokens
@@ -93,6 +94,8 @@ class VlmJudge:
         """Ask each question's negation too; twice the requests."""
         max_tokens: int = 256
         """Of a JSON answer."""
+        asks_own: bool = False
+        """Of mode questions: ask those that came with the prompt, where it brings any."""
         decides_by: Literal["logprob", "text"] = "logprob"
         decider: Decider | None = None
         """Of `describe`; null lets the describing model decide."""
@@ -201,7 +204,8 @@ class VlmJudge:
     def _key(self, video: Tensor, prompt: Prompt) -> str:
         """Return what tells a clip, its prompt and the judge's model from others."""
         digest = hashlib.blake2b(video.cpu().contiguous().numpy().tobytes(), digest_size=16)
-        words = (prompt.text, sorted(prompt.facts.items()), self._connection.model_digest)
+        told = (prompt.text, sorted(prompt.facts.items()), prompt.questions)
+        words = (*told, self._connection.model_digest)
         digest.update(repr(words).encode())
         return digest.hexdigest()
 
@@ -220,12 +224,13 @@ class VlmJudge:
             questions = [q for q in file.questions if q.name in items]
             if config.mode == "p_yes":  # a gate decides what else is asked; here it is the score
                 questions = [q.model_copy(update={"gate": "none"}) for q in questions]
-            return QuestionSet(
+            asked = QuestionSet(
                 questions=questions,
                 combine=config.combine,
                 threshold=config.threshold,
                 debiases=config.debias,
             )
+            return OwnQuestions(otherwise=asked) if config.asks_own else asked
         rubrics = [rubric for rubric in file.rubrics if rubric.name in items]
         if config.mode == "rubric":
             return RubricJson(rubrics=rubrics, max_tokens=config.max_tokens)

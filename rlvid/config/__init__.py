@@ -1,21 +1,18 @@
 """The recipe and its sections; imports without torch."""
 
 from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig, KlConfig
+from rlvid.config.checkpoint import CheckpointConfig
 from rlvid.config.cluster import ClusterConfig
+from rlvid.config.data_engine import DataEngineConfig
 from rlvid.config.elasticity import AutoscaleConfig
 from rlvid.config.learner import EmaConfig, LearnerConfig, LoraConfig, OptimizerConfig
 from rlvid.config.model import ModelConfig
-from rlvid.config.phases import (
-    CheckpointConfig,
-    EvaluateConfig,
-    GrpoConfig,
-    SftConfig,
-    TinyBaseConfig,
-)
+from rlvid.config.phases import EvaluateConfig, GrpoConfig, TinyBaseConfig
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.recipe import Recipe
 from rlvid.config.rewards import RewardsConfig, ScorerConfig
 from rlvid.config.rollout import RolloutConfig, StepPlanConfig
+from rlvid.config.sft import SftConfig
 from rlvid.config.storage import StorageConfig
 from rlvid.config.weights import WeightsConfig
 
@@ -25,6 +22,7 @@ __all__ = [
     "AutoscaleConfig",
     "CheckpointConfig",
     "ClusterConfig",
+    "DataEngineConfig",
     "EmaConfig",
     "EvaluateConfig",
     "GrpoConfig",

@@ -1,24 +1,14 @@
-"""Sections of the single phases: sft, grpo, evaluate, and the checkpoints they write."""
+"""Sections of the phases tiny_base, grpo and evaluate."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from pydantic import Field
 
 from rlvid.config.alarms import AlarmsConfig, EarlyStopConfig
 from rlvid.config.base import Section
-from rlvid.config.learner import LearnerConfig, OptimizerConfig
+from rlvid.config.checkpoint import CheckpointConfig
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.rewards import ScorerConfig
-
-
-class CheckpointConfig(Section):
-    """Checkpoints of a training phase."""
-
-    every: int = Field(default=10, ge=1)
-    """Optimiser steps."""
-    keep: int = Field(default=2, ge=1)
 
 
 class TinyBaseConfig(Section):
@@ -28,31 +18,6 @@ class TinyBaseConfig(Section):
     """Tiny-world clips that the VAE is trained on."""
     vae_steps: int = Field(default=4000, ge=1)
     vae_batch_size: int = Field(default=8, ge=1)
-
-
-class SftConfig(Section):
-    """Flow matching on clips."""
-
-    num_steps: int = Field(default=3000, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    """Clips per optimiser step, over all ranks."""
-    clips: str = "tiny_world"
-    """"tiny_world", or a folder of .mp4 clips and a captions.jsonl ({"file": ..., "text": ...})."""
-    num_clips: int = Field(default=8192, ge=1)
-    """Clips rendered from the tiny world; a folder gives what it holds."""
-    clip_seed: int = 0
-    timestep_density: Literal["uniform", "logit_normal"] = "logit_normal"
-    """How sigma is drawn before the shift (Stable Diffusion 3, arXiv:2403.03206, section 3.1)."""
-    prompt_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Share of clips trained with the empty prompt, which guidance needs."""
-    initialise: bool = False
-    """Start the transformer from random weights; False tunes the weights of `model.path`."""
-    ema_is_policy: bool = False
-    """Hand the averaged weights to the next phase instead of the last ones; needs learner.ema."""
-    learner: LearnerConfig = LearnerConfig(
-        mode="full", optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay="cosine")
-    )
-    checkpoint: CheckpointConfig = CheckpointConfig(every=500)
 
 
 class GrpoConfig(Section):
@@ -92,6 +57,8 @@ class EvaluateConfig(Section):
     """None takes `rollout.guidance_scale`."""
     judges: tuple[ScorerConfig, ...] = (ScorerConfig(use="attribute_judge"),)
     """Scorers that took no part in training; at least one."""
+    dimensions: tuple[str, ...] = ()
+    """Labels of judges whose mean is a row of its own, each counting the same; () makes none."""
     num_bootstrap: int = Field(default=10000, ge=100)
     confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
     num_clips: int = Field(default=6, ge=0)

@@ -8,13 +8,15 @@ from rlvid.config.aggregation import check_names
 from rlvid.config.algorithm import AlgorithmConfig
 from rlvid.config.base import Section
 from rlvid.config.cluster import ClusterConfig
+from rlvid.config.data_engine import DataEngineConfig
 from rlvid.config.learner import LearnerConfig
 from rlvid.config.model import ModelConfig
-from rlvid.config.phases import EvaluateConfig, GrpoConfig, SftConfig, TinyBaseConfig
+from rlvid.config.phases import EvaluateConfig, GrpoConfig, TinyBaseConfig
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.reward_model import RewardModelConfig
 from rlvid.config.rewards import RewardsConfig
 from rlvid.config.rollout import RolloutConfig
+from rlvid.config.sft import SftConfig
 from rlvid.config.storage import StorageConfig
 from rlvid.config.weights import WeightsConfig
 
@@ -34,6 +36,7 @@ class Recipe(Section):
     learner: LearnerConfig = LearnerConfig()
     weights: WeightsConfig = WeightsConfig()
     tiny_base: TinyBaseConfig = TinyBaseConfig()
+    data_engine: DataEngineConfig = DataEngineConfig()
     sft: SftConfig = SftConfig()
     reward_model: RewardModelConfig = RewardModelConfig()
     grpo: GrpoConfig = GrpoConfig()
@@ -54,6 +57,7 @@ class Recipe(Section):
                 f"got {sorted(judges)}; the rewards with weight are {sorted(trained)}"
             )
         self._check_judge_names()
+        self._check_dimensions()
         self._check_transport()
         self._check_early_stop(judges - trained)
         check_names(
@@ -79,6 +83,16 @@ class Recipe(Section):
             raise ValueError(
                 f"weights.transport: nccl goes from GPU to GPU, got num_gpus 0 in "
                 f"{' and '.join(without)}; set weights.transport=object_store"
+            )
+
+    def _check_dimensions(self) -> None:
+        known = {judge.label for judge in self.evaluate.judges}
+        known |= {scorer.label for scorer in self.rewards.scorers}
+        odd = [label for label in self.evaluate.dimensions if label not in known]
+        if odd:
+            raise ValueError(
+                f"evaluate.dimensions: {odd[0]!r} is no judge or scorer; there: "
+                f"{', '.join(sorted(known))}"
             )
 
     def _check_judge_names(self) -> None:

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rlvid.config.base import Section
+from rlvid.config.checkpoint import CheckpointConfig
 from rlvid.config.learner import LoraConfig, OptimizerConfig
-from rlvid.config.phases import CheckpointConfig
 
 Part = Literal["VQ", "MQ", "TA"]
 """Visual quality, motion quality, text alignment (VideoAlign, arXiv:2501.13918)."""

@@ -119,7 +119,7 @@ def _json_prompt(line: str, where: str) -> Prompt:
     return Prompt(prompt_id=prompt_id(text), text=text, enhanced_text=enhanced, facts=facts)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def seeded_order(seed: int, purpose: str, epoch: int, count: int) -> tuple[int, ...]:
     """Return a permutation of range(count), the same on every machine and library version."""
     return tuple(sorted(range(count), key=lambda n: derive_seed(seed, purpose, epoch, n)))

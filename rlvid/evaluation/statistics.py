@@ -87,6 +87,30 @@ def paired_bootstrap(
     )
 
 
+def mean_interval(
+    values: ArrayLike,
+    groups: Sequence[Hashable] | None = None,
+    *,
+    num_bootstrap: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Return the mean of the values and its percentile interval; whole groups are resampled.
+
+    One group alone has no interval: its mean is returned three times.
+    """
+    numbers = finite_vector(values, "values")
+    check_settings(num_bootstrap, confidence)
+    sums, counts = cluster_sums(numbers, groups)
+    mean = float(numbers.mean())
+    if sums.size < 2:
+        return mean, mean, mean
+    drawn = np.random.default_rng(seed).integers(0, sums.size, size=(num_bootstrap, sums.size))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = percentile_interval(means, confidence)
+    return mean, low, high
+
+
 def auc(
     positive: ArrayLike,
     negative: ArrayLike,

@@ -117,9 +117,17 @@ METRICS: dict[str, Metric] = {
     "learner/devices/peak_tflops": Metric("TFLOP/s", None, "dense bf16 of all ranks, where known"),
     "learner/memory/peak_mb": Metric("MB", None, "most device memory a rank held"),
     "tiny_base/vae_loss/mean": Metric("1", (0, None), "weighted L1 and KL of the tiny VAE"),
+    "data_engine/clips/planned": Metric("count", (1, None), "clips to be rendered"),
+    "data_engine/clips/kept": Metric("count", (0, None), "those an earlier attempt had rendered"),
+    "data_engine/clips/rendered": Metric("count", (0, None), "those rendered by this attempt"),
+    "data_engine/clips/quarantined": Metric("count", (0, 0), "clips of prompts that cost actors"),
+    "data_engine/clips/per_s": Metric("1/s", (0, None), "clips rendered, scored and on the disk"),
     "sft/loss/mean": Metric("1", (0, None), "flow-matching loss"),
     "sft/grad_norm/total": Metric("1", (0, None), "gradient norm before clipping"),
     "sft/learning_rate/value": Metric("1", (0, None), "learning rate of the step"),
+    "sft/projection/conflicts": Metric(
+        "count", (0, None), "pairs of dimensions whose gradients went against each other"
+    ),
     "sft/clips/per_s": Metric("1/s", (0, None), "clips trained on in a second"),
     "reward_model/loss/mean": Metric("nats", (0, None), "loss of the step's preference pairs"),
     "reward_model/accuracy/mean": Metric("frac", None, "winners found in the step's pairs"),

@@ -20,10 +20,10 @@ def _recipe(phases: list[str], name: str = "artifact:own", **more: Any) -> Recip
 def test_known_name_becomes_its_folder_in_scorers_and_judges() -> None:
     judge = {"use": "trained_reward", "name": "second", "config": {"folder": "artifact:own"}}
     recipe = _recipe(["reward_model"], evaluate={"judges": [judge, {"use": "attribute_judge"}]})
-    resolved = with_artifacts(recipe, {"own": "/run/own"})
+    resolved = with_artifacts(recipe, {"own": "/run/own"}, {})
     assert resolved.rewards.scorers[0].config == {"folder": "/run/own", "part": "MQ"}
     assert resolved.evaluate.judges[0].config == {"folder": "/run/own"}
-    assert with_artifacts(recipe, {"other": "/x"}) == recipe
+    assert with_artifacts(recipe, {"other": "/x"}, {}) == recipe
 
 
 def test_scorer_waits_for_what_an_earlier_phase_makes() -> None:

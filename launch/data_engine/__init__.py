@@ -1,0 +1,1 @@
+"""The data engine's processes: the writer behind a server, rendering on the actors, the parts."""

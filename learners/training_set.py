@@ -1,0 +1,205 @@
+"""What supervised fine-tuning trains on: latents, captions, weights, and real clips beside them.
+
+Synthetic clips of a data set are read as the policy made them, row by row from the disk. Real
+clips, and clips of any other source, are encoded once by the model's own VAE (`latents`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rlvid.algorithms.reward_weighted import clip_weights, keep_best, standardise
+from rlvid.config import ModelConfig, SftConfig
+from rlvid.config.sft import WeightingConfig
+from rlvid.data.clips import ClipShape
+from rlvid.data.engine.manifest import SUMMARY, read_manifest, read_summary
+from rlvid.data.engine.real_clips import ManifestClips
+from rlvid.data.engine.records import ClipRecord
+from rlvid.data.engine.store import open_rows
+from rlvid.learners.latents import clips_of, open_latents
+from rlvid.learners.ranks import Ranks
+from rlvid.models.base import VideoModel
+
+OPEN_FILES = 256
+"""Files of a data set kept open by a rank."""
+
+
+class ClipSource(Protocol):
+    """Clips by index."""
+
+    def __len__(self) -> int: ...
+
+    def latents(self, index: int) -> Tensor:
+        """Return [C, F, H, W] float32."""
+        ...
+
+    def text(self, index: int) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet:
+    """Clips with a weight each, and the real clips of the anchor."""
+
+    clips: ClipSource
+    weights: Tensor
+    """[N] float32."""
+    dimensions: tuple[str, ...]
+    """[N] what each clip was made for; "" where for nothing."""
+    real: ClipSource | None = None
+
+
+class StoredClips:
+    """Synthetic clips of a data set."""
+
+    def __init__(self, folder: Path, records: Sequence[ClipRecord]) -> None:
+        self._records = records
+        self._rows = lru_cache(maxsize=OPEN_FILES)(lambda file: _rows(folder, file))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def latents(self, index: int) -> Tensor:
+        record = self._records[index]
+        row: Tensor = self._rows(record.file)[record.row]
+        return row
+
+    def text(self, index: int) -> str:
+        return self._records[index].text
+
+
+def is_dataset(source: str) -> bool:
+    """Return whether `sft.clips` names a data set of the phase data_engine."""
+    return (Path(source) / SUMMARY).is_file()
+
+
+def open_training_set(
+    folder: Path, config: SftConfig, model_config: ModelConfig, model: VideoModel, ranks: Ranks
+) -> TrainingSet:
+    """Return what the section asks for; encode into `folder` what has no latents. A collective.
+
+    Raises:
+        ValueError: a data set that is unfinished, of another shape, or without what is asked of it;
+            weights or an anchor for clips that are no data set.
+    """
+    if is_dataset(config.clips):
+        return _of_dataset(folder, config, model_config, model, ranks)
+    if config.weighting != WeightingConfig() or config.anchor.beta or config.balance != "none":
+        raise ValueError(
+            f"sft: weighting, anchor and balance need a data set of phase data_engine, got clips "
+            f"{config.clips!r}. Run that phase before and set sft.clips to artifact:<its name>."
+        )
+    settings = {
+        "clips": config.clips,
+        "num_clips": config.num_clips,
+        "clip_seed": config.clip_seed,
+    }
+    clips = open_latents(
+        folder, clips_of(config, model_config), settings, model_config, model, ranks
+    )
+    return TrainingSet(clips=clips, weights=torch.ones(len(clips)), dimensions=("",) * len(clips))
+
+
+def _of_dataset(
+    folder: Path, config: SftConfig, model_config: ModelConfig, model: VideoModel, ranks: Ranks
+) -> TrainingSet:
+    source = Path(config.clips)
+    _check_shape(source, model_config)
+    records = [r for r in read_manifest(source, kinds=("synthetic", "recaption"))]
+    kept, weights = weighted(records, config.weighting, where=str(source))
+    real = None
+    if config.anchor.beta:
+        rows = list(read_manifest(source, kinds=("real",)))
+        if not rows:
+            raise ValueError(
+                f"sft.anchor.beta: the data set {str(source)!r} has no real clips. Set "
+                "data_engine.real.source, or beta to 0."
+            )
+        shape = shape_of(model_config)
+        settings = {"dataset": read_summary(source)["digest"]}
+        clips = ManifestClips(source, rows, shape)
+        real = open_latents(folder / "real", clips, settings, model_config, model, ranks)
+    return TrainingSet(
+        clips=StoredClips(source, kept),
+        weights=weights,
+        dimensions=tuple(record.dimension for record in kept),
+        real=real,
+    )
+
+
+def weighted(
+    records: Sequence[ClipRecord], config: WeightingConfig, *, where: str
+) -> tuple[list[ClipRecord], Tensor]:
+    """Return the clips that are trained on, and the weight of each, [N] float32.
+
+    A clip without the score that is asked for is left out: it is never weighted as if it were 0.
+
+    Raises:
+        ValueError: no clip is left.
+    """
+    needs_score = config != WeightingConfig()
+    known = [r for r in records if not needs_score or _score(r, config) is not None]
+    if not known:
+        raise ValueError(
+            f"sft.weighting: no clip of {where!r} has the score that it asks for "
+            f"(by: {config.by}), of {len(records)}. Look at the scorers of the data_engine run."
+        )
+    if not needs_score:
+        return list(known), torch.ones(len(known))
+    rewards = torch.tensor([_score(r, config) for r in known], dtype=torch.float64)
+    groups = [r.prompt_id for r in known]
+    kept = keep_best(
+        rewards, groups, best_frac=config.best_frac, min_reward=config.min_reward
+    ).nonzero()
+    places = kept.flatten().tolist()
+    if not places:
+        raise ValueError(
+            f"sft.weighting.min_reward: no clip of {where!r} reaches {config.min_reward}; the best "
+            f"has {float(rewards.max()):.3f}."
+        )
+    chosen = [known[place] for place in places]
+    rewards = rewards[places]
+    if config.standardise:
+        rewards = standardise(rewards, [r.dimension for r in chosen])
+    weights = clip_weights(
+        rewards,
+        [r.prompt_id for r in chosen],
+        kind=config.kind,
+        temperature=config.temperature,
+        max_weight=config.max_weight,
+        normalise=config.normalise,
+    )
+    return chosen, weights
+
+
+def shape_of(model: ModelConfig) -> ClipShape:
+    """Return the shape of the model's clips."""
+    return ClipShape(
+        num_frames=model.num_frames, height=model.height, width=model.width, fps=model.fps
+    )
+
+
+def _score(record: ClipRecord, config: WeightingConfig) -> float | None:
+    if config.by == "dimension" and record.dimension:
+        return record.scores.get(record.dimension)
+    return record.reward
+
+
+def _check_shape(source: Path, model: ModelConfig) -> None:
+    made: Mapping[str, Any] = read_summary(source)["rendering"]
+    wanted = [model.num_frames, model.height, model.width]
+    if list(made["shape"]) != wanted:
+        raise ValueError(
+            f"sft.clips: the data set {str(source)!r} holds clips of {made['shape']} (frames, "
+            f"height, width), the model makes {wanted}. Set the model's size, or make it again."
+        )
+
+
+def _rows(folder: Path, file: str) -> Any:
+    return open_rows(folder, file)
