@@ -20,8 +20,11 @@ import torch
 from torch import Tensor
 
 from rlvid.config import ClusterConfig
+from rlvid.config.data_engine import LlmConfig
 from rlvid.config.rewards import ServerConfig
+from rlvid.data.engine.records import Weakness
 from rlvid.data.tiny_world import all_facts, caption, render_clip
+from rlvid.launch.data_engine.llm_writer import LlmWriter
 from rlvid.models.tiny import vlm_judge_folder
 from rlvid.records import Prompt
 from rlvid.rewards.base import Endpoint
@@ -92,6 +95,18 @@ def test_p_yes_is_that_of_transformers(served: Served, clips: tuple[Tensor, list
     expected = transformers_p_yes(videos, [render(question.ask, p) for p in prompts])
     assert torch.allclose(scores, expected, atol=1e-4)
     assert scores.std() > 0.0
+
+
+def test_a_writer_of_prompts_gets_its_form_from_the_server(served: Served) -> None:
+    """The embedded judge writes no sense; that its answers are a list of texts is vLLM's doing."""
+    config = LlmConfig(url=served.endpoint.url, model=served.endpoint.model, max_tokens=400)
+    writer = LlmWriter(config, lambda: [served.endpoint], seed=0)
+    weak = Weakness(dimension="motion", description="", seed_prompts=("a red ball falls",))
+    written = writer.analogies(weak, 3, round_=0)
+    asked = writer.questions(weak, ["a red ball falls"])
+    writer.close()
+    assert len(written) + 3 * writer.failures["broken_answer"] >= 1
+    assert all(isinstance(text, str) for text in [*written, *asked[0]])
 
 
 def test_score_does_not_depend_on_what_else_is_in_the_batch(

@@ -56,10 +56,8 @@ def _dataset(folder: Path, rewards: list[list[float]] | None = None, *, num_real
         records += rows
     for number in range(num_real):
         facts = all_facts()[100 + number]
-        changes = {"kind": "real", "text": caption(facts), "facts": facts, "file": "", "scores": {}}
-        records.append(
-            dataclasses.replace(_record(0, 0, None), clip_id=f"real {number}", **changes)
-        )
+        real = dataclasses.replace(_record(0, 0, None), kind="real", file="", facts=facts)
+        records.append(dataclasses.replace(real, clip_id=f"real {number}", text=caption(facts)))
     made_by = {"rendering": {"shape": [9, 16, 16]}}
     write_manifest(folder, records, rows_per_part=100, made_by=made_by)
     return folder

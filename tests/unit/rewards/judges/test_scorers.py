@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rlvid.config.rewards import ScorerConfig
+from rlvid.data.tiny_world.grammar import all_facts, caption
 from rlvid.records import Prompt
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError, UsesServer
 from rlvid.rewards.judges.client import JudgeAnswerError
@@ -21,7 +23,7 @@ from rlvid.rewards.judges.scorers import VlmJudge, VlmPairwise
 from rlvid.rewards.judges.sight import JudgeSightError
 from rlvid.rewards.registry import open_scorer
 from rlvid.rewards.scoring import ScoreItem, ScorerWorker
-from tests.unit.rewards.judges.fake_vllm import FakeVllm, running
+from tests.unit.rewards.judges.fake_vllm import FakeVllm, running, text_of
 
 FACTS = {
     "object": "ball",
@@ -433,3 +435,19 @@ def test_a_prompt_without_the_facts_is_an_error(server: FakeVllm) -> None:
 def test_settings_that_do_not_fit_are_found_at_once(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_scorer(ScorerConfig(use="vlm_judge", config=config), "x")
+
+
+def test_questions_that_came_with_the_prompt(server: FakeVllm) -> None:
+    """Each is sent as it was written; a prompt without any is asked those of the file."""
+    server.masses = lambda text: (
+        {"Yes": 0.3, "No": 0.1} if "{{ melt }}" in text else {"Yes": 0.1, "No": 0.3}
+    )
+    judge = opened(server, only=("colour",), asks_own=True, check_sight=False)
+    facts = all_facts()[0]
+    plain = Prompt(prompt_id="p", text=caption(facts), facts=facts)
+    asked = dataclasses.replace(plain, questions=("Does it {{ melt }}?", "Is it wet?"))
+    scores = judge.score(clips(2), [asked, plain])
+    assert scores.tolist() == pytest.approx([(0.75 + 0.25) / 2, 0.25])
+    texts = [text_of(body["messages"]) for body in server.bodies]
+    assert sum("Does it {{ melt }}? Answer Yes or No." in text for text in texts) == 1
+    judge.close()

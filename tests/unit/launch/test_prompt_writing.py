@@ -1,0 +1,170 @@
+"""Prompts by a language model over HTTP: what is broken is counted, and costs nothing else."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from rlvid.config.data_engine import EnginePromptsConfig, LlmConfig
+from rlvid.data.engine.embedding import embed_words
+from rlvid.data.engine.filters import PromptFilter
+from rlvid.data.engine.records import Cluster, Weakness
+from rlvid.data.engine.writers import GrammarWriter
+from rlvid.data.tiny_world.grammar import all_facts, caption, split_of
+from rlvid.launch.data_engine.llm_writer import LlmWriter, read_answer
+from rlvid.launch.data_engine.templates_file import load_templates, render
+from rlvid.launch.data_engine.written import WrittenSet, write_prompts
+from rlvid.rewards.judges.client import JudgeAnswerError
+from tests.unit.rewards.judges.fake_vllm import FakeVllm, running
+
+WEAK = Weakness(
+    dimension="thermotics",
+    description="ice melts, water boils",
+    seed_prompts=("an ice cube melts in a pan", "water boils in a kettle"),
+    mean=0.3,
+    low=0.2,
+    high=0.4,
+    clusters=(Cluster(words=("ice",), num_prompts=2, mean=0.3),),
+)
+LLM = LlmConfig(url="http://127.0.0.1:1", model="judge", max_attempts=2, deadline_s=20.0)
+
+
+class Author(FakeVllm):
+    """Writes prompts that never repeat, in the form that it is asked for."""
+
+    def _completion(self, body: dict[str, object]) -> dict[str, object]:
+        kind = body["response_format"]["json_schema"]["name"]  # type: ignore[index]
+        number = self.num_chats
+        items = [f"scene {number} of kind {n} in the snow" for n in range(3)]
+        if kind == "questions":
+            items = ["Is there snow?", "", "Does it melt?"]
+        self.text = json.dumps({kind: items})
+        return super()._completion(body)  # type: ignore[arg-type]
+
+
+def _filter() -> PromptFilter:
+    return PromptFilter(EnginePromptsConfig(), heldout=["held out"], embedder=embed_words)
+
+
+def _write(server: FakeVllm, num: int, **settings: int) -> tuple[LlmWriter, Sequence[object]]:
+    writer = LlmWriter(LLM, lambda: [server.endpoint], seed=0)
+    config = EnginePromptsConfig.model_validate({"num_prompts": num, **settings})
+    return writer, write_prompts([WEAK], config, writer, _filter(), _filter())
+
+
+def test_three_steps_of_the_paper() -> None:
+    with running(Author()) as (server,):
+        writer, prompts = _write(server, 5)
+        writer.close()
+    assert len(prompts) == 5
+    assert all(p.dimension == "thermotics" for p in prompts)  # type: ignore[attr-defined]
+    assert all(
+        p.questions == ("Is there snow?", "Does it melt?")  # type: ignore[attr-defined]
+        for p in prompts
+    )
+    asked = [body["messages"][-1]["content"] for body in server.bodies]
+    assert "an ice cube melts in a pan" in asked[0]
+    assert any("Rewrite this video prompt" in text for text in asked)
+    assert all(body["response_format"]["type"] == "json_schema" for body in server.bodies)
+
+
+def test_a_broken_answer_costs_its_own_prompts_only() -> None:
+    """Two attempts of the first request are garbage; the round after it is whole."""
+    with running(Author()) as (server,):
+        plain = server._completion
+        server.text = ""
+
+        def cut(body: dict[str, object]) -> dict[str, object]:
+            answer = plain(body)  # type: ignore[arg-type]
+            if server.num_chats <= 2:
+                answer["choices"][0]["message"]["content"] = '{"prompts": ["cut of'  # type: ignore[index]
+            return answer
+
+        server._completion = cut  # type: ignore[assignment, method-assign]
+        writer, prompts = _write(server, 3)
+        writer.close()
+    assert len(prompts) == 3
+    assert writer.failures == {"broken_answer": 1}
+
+
+def test_a_model_that_repeats_itself_ends_with_an_error_that_counts() -> None:
+    server = FakeVllm(text=json.dumps({"prompts": ["the same prompt again"], "questions": []}))
+    with running(server), pytest.raises(ValueError, match="1 of 4 prompts after 3 rounds"):
+        _write(server, 4, max_rounds=3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "no json", "[1, 2]", '{"prompts": "one"}', '{"other": []}', '{"prompts": ["a"', "\x00"],
+)
+def test_answers_that_are_no_list_are_refused(text: str) -> None:
+    with pytest.raises(JudgeAnswerError):
+        read_answer(text, "prompts")
+
+
+def test_thousand_random_answers_are_read_or_refused() -> None:
+    """Items of any type come through to the filter, which counts them; nothing raises anything
+    else."""
+    rng = random.Random(0)
+    keep, seen = _filter(), 0
+    for _ in range(1000):
+        items = rng.choices([None, 1, "a red ball falls", "", {"a": 1}, [], "\ud800", "x y z"], k=3)
+        text = json.dumps({"prompts": items})
+        cut = text[: rng.randrange(len(text) + 1)] if rng.random() < 0.5 else text
+        try:
+            found = read_answer(cut, "prompts")
+        except JudgeAnswerError:
+            continue
+        seen += len(found)
+        keep.keep(found)
+    assert keep.counts.seen == seen > 1000
+
+
+def test_the_grammar_fills_equal_shares_without_repeats() -> None:
+    seeds = [caption(f) for f in all_facts() if f["object"] == "box"][:10]
+    weak = [
+        Weakness(dimension=name, description="", seed_prompts=tuple(seeds))
+        for name in ("object", "physics", "motion")
+    ]
+    heldout = [caption(f) for f in all_facts() if split_of(f) == "heldout"]
+    config = EnginePromptsConfig(num_prompts=200)
+    keep = PromptFilter(config, heldout=heldout, embedder=embed_words)
+    long = PromptFilter(config, heldout=heldout, embedder=embed_words)
+    prompts = write_prompts(weak, config, GrammarWriter(0), keep, long)
+    texts = [prompt.text for prompt in prompts]
+    assert len(set(texts)) == len(texts) == 200
+    assert not set(texts) & set(heldout)
+    shares = [[p.dimension for p in prompts].count(w.dimension) for w in weak]
+    assert shares == [67, 67, 66]
+    assert keep.counts.kept == long.counts.kept == 200
+
+
+def test_what_was_written_survives(tmp_path: Path) -> None:
+    with running(Author()) as (server,):
+        writer, prompts = _write(server, 2)
+        writer.close()
+    written = WrittenSet(
+        weaknesses=(WEAK,),
+        prompts=tuple(prompts),  # type: ignore[arg-type]
+        counts={"base": {"kept": 2}},
+        dimension_scores=({"dimension": "thermotics", "mean": 0.3},),
+    )
+    written.save(tmp_path / "written.json")
+    assert WrittenSet.load(tmp_path / "written.json") == written
+
+
+def test_templates_are_files_and_errors_name_them(tmp_path: Path) -> None:
+    shipped = load_templates("default")
+    assert shipped.digest != shipped.model_copy(update={"augment": "x"}).digest
+    with pytest.raises(ValueError, match="expected a path that ends in .yaml, or one of default"):
+        load_templates("nowhere")
+    own = tmp_path / "own.yaml"
+    own.write_text("name: own\nversion: 1\nanalogy: '{% if %}'\naugment: a\nquestions: q\n")
+    with pytest.raises(ValueError, match="own.yaml"):
+        load_templates(str(own))
+    with pytest.raises(ValueError, match="a template may use num"):
+        render("{{ nothing }}", num=1)
