@@ -6,22 +6,27 @@ user got wrong is one line on standard error and exit status 2; RLVID_TRACEBACK=
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlvid.launch.cli_gsb import gsb_app
+from rlvid.launch.cli_options import (
+    Overrides,
+    RecipeArgument,
+    RunFolderOption,
+    default_folder,
+    show_logs,
+)
+from rlvid.launch.cli_policies import add_policy_commands
 from rlvid.launch.cli_rewards import rewards_app
 from rlvid.launch.cli_run import add_commands
 
 if TYPE_CHECKING:
     from rlvid.config import Recipe
-    from rlvid.models.policy import Policy
 
 app = typer.Typer(
     name="rlvid",
@@ -36,8 +41,8 @@ app = typer.Typer(
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(gsb_app, name="gsb")
 add_commands(app)
+add_policy_commands(app)
 
-DEFAULT_RECIPE = "quickstart_cpu"
 PREEMPTED_STATUS = 75
 """`preemption.EXIT_STATUS`, which is not imported here."""
 ROLE_ERRORS = (
@@ -49,21 +54,6 @@ ROLE_ERRORS = (
     ("rlvid.launch.group_keeper", "KeeperLostError"),
 )
 """Module and name of errors whose message says all there is; named, so that none is imported."""
-
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that ships."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...", help="Settings to change, e.g. rollout.group_size=4 seed=1."
-    ),
-]
-RunFolderOption = Annotated[
-    Path | None,
-    typer.Option("--run-folder", help="Where results go; runs/<name> when left out."),
-]
 
 
 @app.command(
@@ -201,93 +191,6 @@ def plan(
 
 
 @app.command(
-    epilog="Examples: rlvid evaluate runs/quickstart_cpu | "
-    "rlvid evaluate path/to/pipeline --recipe quickstart_cpu --base tiny"
-)
-def evaluate(
-    what: Annotated[
-        str, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, or a pipeline folder.")
-    ],
-    overrides: Overrides = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help=f"Recipe; the run's own, or {DEFAULT_RECIPE} for a model."),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(help="Pipeline folder to compare with; the run's own, or the recipe's model."),
-    ] = None,
-    run_folder: RunFolderOption = None,
-) -> None:
-    """Compare a policy with its base on held-out prompts, with intervals."""
-    from rlvid.config.loader import load_recipe
-
-    is_run = (Path(what) / "recipe.yaml").is_file()
-    chosen = recipe or (str(Path(what) / "recipe.yaml") if is_run else DEFAULT_RECIPE)
-    loaded = load_recipe(chosen, overrides or ())
-    show_logs()
-    from rlvid.launch.phases.base import Artifacts
-    from rlvid.launch.run import artifacts_of, evaluate_run
-    from rlvid.models.policy import Policy
-
-    if is_run:
-        artifacts = artifacts_of(Path(what))
-    else:
-        start = Policy(model_path=loaded.model.path)
-        artifacts = Artifacts(base_policy=start, policy=policy_at(what))
-    if base:
-        artifacts = replace(artifacts, base_policy=Policy(model_path=base))
-    folder = run_folder or default_folder(f"{loaded.name}-evaluate", resume=False)
-    typer.echo(f"report: {evaluate_run(loaded, artifacts, folder)}")
-
-
-@app.command(
-    epilog='Examples: rlvid sample "a red ball falls" | '
-    'rlvid sample "a red ball falls" --run runs/quickstart_cpu --seed 3 --out after.mp4'
-)
-def sample(
-    prompt: Annotated[str, typer.Argument(help="What the clip should show.")],
-    model: Annotated[
-        str | None, typer.Option(help="Pipeline folder; the tiny model when left out.")
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(help="Run folder: its newest policy and its settings.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("sample.mp4"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Denoising steps; the recipe's when left out.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=1.0, help="Guidance scale; the recipe's when left out.")
-    ] = None,
-) -> None:
-    """Sample one clip with the deterministic sampler and write it as mp4."""
-    if model is not None and run is not None:
-        raise ValueError("sample: --model and --run name two policies; give one of them")
-    if not prompt.strip():
-        raise ValueError("sample: the prompt is empty; say what the clip should show")
-    recipe = recipe_for_sample(run, model)
-    from rlvid.data.video_files import write_mp4
-    from rlvid.launch.sample import sample_clip
-
-    policy = policy_at(str(run or model or recipe.model.path))
-    clip = sample_clip(
-        prompt,
-        policy,
-        recipe.model,
-        seed=seed,
-        num_denoising_steps=steps or recipe.evaluate.num_denoising_steps,
-        shift=recipe.rollout.shift,
-        guidance_scale=guidance or recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale,
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_mp4(out, clip, recipe.model.fps)
-    frames, _, height, width = clip.shape
-    typer.echo(f"{out}: {frames} frames of {width}x{height} at {recipe.model.fps} fps")
-
-
-@app.command(
     "serve-rewards",
     epilog="Example: rlvid serve-rewards quickstart_cpu --port 8400 --token-file token",
 )
@@ -355,48 +258,9 @@ def rehearse(recipe: Recipe, folder: Path, *, resume: bool) -> None:
     typer.echo(f"start it with --run-folder {folder} --resume")
 
 
-def recipe_for_sample(run: Path | None, model: str | None) -> Recipe:
-    """Return the settings to sample with: the run's own, else the defaults."""
-    from rlvid.config import ModelConfig, Recipe
-    from rlvid.config.loader import load_recipe
-
-    if run is not None:
-        return load_recipe(run / "recipe.yaml")
-    return Recipe(name="sample", model=ModelConfig(path=model) if model else ModelConfig())
-
-
-def policy_at(what: str) -> Policy:
-    """Return the newest policy of a run folder, or the policy of a pipeline folder."""
-    from rlvid.launch.run import artifacts_of
-    from rlvid.models.policy import Policy
-
-    if (Path(what) / "recipe.yaml").is_file():
-        return artifacts_of(Path(what)).policy
-    return Policy(model_path=what)
-
-
-def default_folder(name: str, *, resume: bool) -> Path:
-    """Return runs/<name>, or the first of runs/<name>-2, -3, ... that is not in use.
-
-    With `resume` it is the last one that is in use.
-    """
-    folder, number = Path("runs") / name, 1
-    latest = folder
-    while folder.exists():
-        latest, number = folder, number + 1
-        folder = Path("runs") / f"{name}-{number}"
-    return latest if resume else folder
-
-
 def holds_run(folder: Path) -> bool:
     """Return whether there is a run in the folder that can be resumed."""
     return (folder / "recipe.yaml").is_file()
-
-
-def show_logs() -> None:
-    """Show what rlvid itself logs, and only warnings of others."""
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("rlvid").setLevel(logging.INFO)
 
 
 def user_message(error: Exception) -> str | None:

@@ -12,7 +12,8 @@ from sqlite3 import OperationalError
 import pytest
 
 from rlvid.durable import DiskFullError
-from rlvid.launch.cli import default_folder, user_message
+from rlvid.launch.cli import user_message
+from rlvid.launch.cli_options import default_folder
 
 SQLITE_FULL = "database or disk is full"
 """What SQLite says of ENOSPC."""

@@ -6,13 +6,14 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlvid.config.data_engine import EnginePromptsConfig, LlmConfig
 from rlvid.data.engine.embedding import embed_words
 from rlvid.data.engine.filters import PromptFilter
-from rlvid.data.engine.records import Cluster, Weakness
+from rlvid.data.engine.records import Cluster, Weakness, WrittenPrompt
 from rlvid.data.engine.writers import GrammarWriter
 from rlvid.data.tiny_world.grammar import all_facts, caption, split_of
 from rlvid.launch.data_engine.llm_writer import LlmWriter, read_answer
@@ -36,21 +37,27 @@ LLM = LlmConfig(url="http://127.0.0.1:1", model="judge", max_attempts=2, deadlin
 class Author(FakeVllm):
     """Writes prompts that never repeat, in the form that it is asked for."""
 
-    def _completion(self, body: dict[str, object]) -> dict[str, object]:
-        kind = body["response_format"]["json_schema"]["name"]  # type: ignore[index]
+    num_cut = 0
+    """First answers that are cut off."""
+
+    def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        kind = body["response_format"]["json_schema"]["name"]
         number = self.num_chats
         items = [f"scene {number} of kind {n} in the snow" for n in range(3)]
         if kind == "questions":
             items = ["Is there snow?", "", "Does it melt?"]
-        self.text = json.dumps({kind: items})
-        return super()._completion(body)  # type: ignore[arg-type]
+        whole = json.dumps({kind: items})
+        self.text = whole[:20] if number <= self.num_cut else whole
+        return super()._completion(body)
 
 
 def _filter() -> PromptFilter:
     return PromptFilter(EnginePromptsConfig(), heldout=["held out"], embedder=embed_words)
 
 
-def _write(server: FakeVllm, num: int, **settings: int) -> tuple[LlmWriter, Sequence[object]]:
+def _write(
+    server: FakeVllm, num: int, **settings: int
+) -> tuple[LlmWriter, Sequence[WrittenPrompt]]:
     writer = LlmWriter(LLM, lambda: [server.endpoint], seed=0)
     config = EnginePromptsConfig.model_validate({"num_prompts": num, **settings})
     return writer, write_prompts([WEAK], config, writer, _filter(), _filter())
@@ -61,11 +68,8 @@ def test_three_steps_of_the_paper() -> None:
         writer, prompts = _write(server, 5)
         writer.close()
     assert len(prompts) == 5
-    assert all(p.dimension == "thermotics" for p in prompts)  # type: ignore[attr-defined]
-    assert all(
-        p.questions == ("Is there snow?", "Does it melt?")  # type: ignore[attr-defined]
-        for p in prompts
-    )
+    assert all(p.dimension == "thermotics" for p in prompts)
+    assert all(p.questions == ("Is there snow?", "Does it melt?") for p in prompts)
     asked = [body["messages"][-1]["content"] for body in server.bodies]
     assert "an ice cube melts in a pan" in asked[0]
     assert any("Rewrite this video prompt" in text for text in asked)
@@ -74,17 +78,9 @@ def test_three_steps_of_the_paper() -> None:
 
 def test_a_broken_answer_costs_its_own_prompts_only() -> None:
     """Two attempts of the first request are garbage; the round after it is whole."""
-    with running(Author()) as (server,):
-        plain = server._completion
-        server.text = ""
-
-        def cut(body: dict[str, object]) -> dict[str, object]:
-            answer = plain(body)  # type: ignore[arg-type]
-            if server.num_chats <= 2:
-                answer["choices"][0]["message"]["content"] = '{"prompts": ["cut of'  # type: ignore[index]
-            return answer
-
-        server._completion = cut  # type: ignore[assignment, method-assign]
+    author = Author()
+    author.num_cut = 2
+    with running(author) as (server,):
         writer, prompts = _write(server, 3)
         writer.close()
     assert len(prompts) == 3
@@ -112,7 +108,9 @@ def test_thousand_random_answers_are_read_or_refused() -> None:
     rng = random.Random(0)
     keep, seen = _filter(), 0
     for _ in range(1000):
-        items = rng.choices([None, 1, "a red ball falls", "", {"a": 1}, [], "\ud800", "x y z"], k=3)
+        items: list[Any] = rng.choices(
+            [None, 1, "a red ball falls", "", {"a": 1}, [], "\ud800", "x y z"], k=3
+        )
         text = json.dumps({"prompts": items})
         cut = text[: rng.randrange(len(text) + 1)] if rng.random() < 0.5 else text
         try:
@@ -149,7 +147,7 @@ def test_what_was_written_survives(tmp_path: Path) -> None:
         writer.close()
     written = WrittenSet(
         weaknesses=(WEAK,),
-        prompts=tuple(prompts),  # type: ignore[arg-type]
+        prompts=tuple(prompts),
         counts={"base": {"kept": 2}},
         dimension_scores=({"dimension": "thermotics", "mean": 0.3},),
     )

@@ -1,0 +1,158 @@
+"""The commands about finished policies: `rlvid evaluate`, `rlvid compare` and `rlvid sample`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlvid.launch.cli_options import Overrides, RunFolderOption, default_folder, show_logs
+
+if TYPE_CHECKING:
+    from rlvid.config import Recipe
+    from rlvid.models.policy import Policy
+
+DEFAULT_RECIPE = "quickstart_cpu"
+
+
+def evaluate(
+    what: Annotated[
+        str, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, or a pipeline folder.")
+    ],
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help=f"Recipe; the run's own, or {DEFAULT_RECIPE} for a model."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Pipeline folder to compare with; the run's own, or the recipe's model."),
+    ] = None,
+    run_folder: RunFolderOption = None,
+) -> None:
+    """Compare a policy with its base on held-out prompts, with intervals."""
+    from rlvid.config.loader import load_recipe
+
+    is_run = (Path(what) / "recipe.yaml").is_file()
+    chosen = recipe or (str(Path(what) / "recipe.yaml") if is_run else DEFAULT_RECIPE)
+    loaded = load_recipe(chosen, overrides or ())
+    show_logs()
+    from rlvid.launch.phases.base import Artifacts
+    from rlvid.launch.run import artifacts_of, evaluate_run
+    from rlvid.models.policy import Policy
+
+    if is_run:
+        artifacts = artifacts_of(Path(what))
+    else:
+        start = Policy(model_path=loaded.model.path)
+        artifacts = Artifacts(base_policy=start, policy=policy_at(what))
+    if base:
+        artifacts = replace(artifacts, base_policy=Policy(model_path=base))
+    folder = run_folder or default_folder(f"{loaded.name}-evaluate", resume=False)
+    typer.echo(f"report: {evaluate_run(loaded, artifacts, folder)}")
+
+
+def compare(
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="A run folder, or a pipeline folder; or tiny.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help=f"Recipe; that of B, of A, or {DEFAULT_RECIPE} for two models."),
+    ] = None,
+    run_folder: RunFolderOption = None,
+) -> None:
+    """Compare two policies on held-out prompts from the same noise: B less A, with intervals."""
+    from rlvid.config.loader import load_recipe
+
+    runs = [what for what in (second, first) if (Path(what) / "recipe.yaml").is_file()]
+    chosen = recipe or (str(Path(runs[0]) / "recipe.yaml") if runs else DEFAULT_RECIPE)
+    loaded = load_recipe(chosen, overrides or ())
+    show_logs()
+    from rlvid.launch.phases.base import Artifacts
+    from rlvid.launch.run import evaluate_run
+
+    artifacts = Artifacts(base_policy=policy_at(first), policy=policy_at(second))
+    folder = run_folder or default_folder(f"{loaded.name}-compare", resume=False)
+    typer.echo(f"report: {evaluate_run(loaded, artifacts, folder)}")
+
+
+def sample(
+    prompt: Annotated[str, typer.Argument(help="What the clip should show.")],
+    model: Annotated[
+        str | None, typer.Option(help="Pipeline folder; the tiny model when left out.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder: its newest policy and its settings.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("sample.mp4"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Denoising steps; the recipe's when left out.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=1.0, help="Guidance scale; the recipe's when left out.")
+    ] = None,
+) -> None:
+    """Sample one clip with the deterministic sampler and write it as mp4."""
+    if model is not None and run is not None:
+        raise ValueError("sample: --model and --run name two policies; give one of them")
+    if not prompt.strip():
+        raise ValueError("sample: the prompt is empty; say what the clip should show")
+    recipe = recipe_for_sample(run, model)
+    from rlvid.data.video_files import write_mp4
+    from rlvid.launch.sample import sample_clip
+
+    policy = policy_at(str(run or model or recipe.model.path))
+    clip = sample_clip(
+        prompt,
+        policy,
+        recipe.model,
+        seed=seed,
+        num_denoising_steps=steps or recipe.evaluate.num_denoising_steps,
+        shift=recipe.rollout.shift,
+        guidance_scale=guidance or recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_mp4(out, clip, recipe.model.fps)
+    frames, _, height, width = clip.shape
+    typer.echo(f"{out}: {frames} frames of {width}x{height} at {recipe.model.fps} fps")
+
+
+def add_policy_commands(app: typer.Typer) -> None:
+    """Register the commands of this file."""
+    app.command(
+        epilog="Examples: rlvid evaluate runs/quickstart_cpu | "
+        "rlvid evaluate path/to/pipeline --recipe quickstart_cpu --base tiny"
+    )(evaluate)
+    app.command(epilog="Example: rlvid compare runs/first runs/second evaluate.num_prompts=64")(
+        compare
+    )
+    app.command(
+        epilog='Examples: rlvid sample "a red ball falls" | '
+        'rlvid sample "a red ball falls" --run runs/quickstart_cpu --seed 3 --out after.mp4'
+    )(sample)
+
+
+def recipe_for_sample(run: Path | None, model: str | None) -> Recipe:
+    """Return the settings to sample with: the run's own, else the defaults."""
+    from rlvid.config import ModelConfig, Recipe
+    from rlvid.config.loader import load_recipe
+
+    if run is not None:
+        return load_recipe(run / "recipe.yaml")
+    return Recipe(name="sample", model=ModelConfig(path=model) if model else ModelConfig())
+
+
+def policy_at(what: str) -> Policy:
+    """Return the newest policy of a run folder, or the policy of a pipeline folder."""
+    from rlvid.launch.run import artifacts_of
+    from rlvid.models.policy import Policy
+
+    if (Path(what) / "recipe.yaml").is_file():
+        return artifacts_of(Path(what)).policy
+    return Policy(model_path=what)
