@@ -1,0 +1,139 @@
+"""What reward weighting and the realism anchor are worth, on the tiny default. Prints JSON.
+
+OMP_NUM_THREADS=1 python -m tests.bench.gigavideo_arms --keep FOLDER
+
+For each seed the data engine makes one data set; every arm is fine-tuned on it and evaluated in the
+same pairs. Costs are CPU-minutes of the whole machine, so nothing else may run; those of the data
+set (rendering and scoring) are given by themselves and are part of every arm's cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlvid.launch.run import artifacts_of
+from tests.bench.chaos import T_95
+from tests.bench.timing import environment
+
+PLAIN = ("sft.weighting.kind=uniform", "sft.anchor.beta=0.0")
+ARMS: Mapping[str, Sequence[str]] = {
+    "plain": PLAIN,
+    "filtered": (*PLAIN, "sft.weighting.best_frac=0.25"),
+    "weighted": ("sft.anchor.beta=0.0",),
+    "weighted_and_anchored": (),
+}
+"""What each changes in the recipe, whose own settings are the last one's."""
+RESULT = "arm.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--recipe", default="gigavideo_tiny_cpu")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--keep", type=Path, help="folder for the runs; else a temporary one")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="of the recipe, for all")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="gigavideo_") as name:
+        folder = arguments.keep or Path(name)
+        runs = []
+        for seed in range(arguments.seeds):
+            changes = [f"seed={seed}", *arguments.changes]
+            dataset, made = data_set(folder / f"data-{seed}", arguments.recipe, changes)
+            for arm in arguments.arms:
+                settings = [*changes, f"sft.clips={dataset}", *ARMS[arm]]
+                run = folder / f"{arm}-{seed}"
+                found = run_phases(run, arguments.recipe, "[sft,evaluate]", settings)
+                runs.append({"arm": arm, "seed": seed, "data": made, **found, **rows_of(run)})
+    result = {
+        "environment": environment(torch.device("cpu")),
+        "recipe": arguments.recipe,
+        "changes": arguments.changes,
+        "runs": runs,
+        "arms": {arm: summary([r for r in runs if r["arm"] == arm]) for arm in arguments.arms},
+    }
+    print(json.dumps(result, indent=1))
+
+
+def data_set(run: Path, recipe: str, changes: Sequence[str]) -> tuple[str, dict[str, float]]:
+    """Make the data set of a seed, unless it is there; return its folder and what it cost."""
+    cost = run_phases(run, recipe, "[data_engine]", changes)
+    [folder] = artifacts_of(run).datasets.values()
+    return folder, cost
+
+
+def run_phases(run: Path, recipe: str, phases: str, changes: Sequence[str]) -> dict[str, float]:
+    """Run phases of the recipe, unless the folder has them finished; return what they cost."""
+    written = run / RESULT
+    if not written.exists():
+        before = cpu_seconds()
+        command = [sys.executable, "-m", "rlvid.launch.cli", "run", recipe, f"phases={phases}"]
+        subprocess.run(
+            [*command, *changes, "--run-folder", str(run), "--resume-if-exists"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        minutes = (cpu_seconds() - before) / 60.0
+        timings = {f"{k[3:]}_s": round(v, 1) for k, v in artifacts_of(run).timings_s.items()}
+        written.write_text(json.dumps({"cpu_minutes": round(minutes, 2), **timings}))
+    found: dict[str, float] = json.loads(written.read_text())
+    return found
+
+
+def rows_of(run: Path) -> dict[str, Any]:
+    """Return every row of the evaluation: before, after, difference and its interval."""
+    [path] = run.glob("phases/*_evaluate/evaluation.json")
+    keys = ("trained", "before", "after", "difference", "low", "high")
+    rows = json.loads(path.read_text())["rows"]
+    return {"rows": {row["name"]: {key: row[key] for key in keys} for row in rows}}
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return mean differences over the seeds, with Student's t where there are several."""
+    names = runs[0]["rows"]
+    table = {}
+    for name in names:
+        values = [run["rows"][name]["difference"] for run in runs]
+        mean = statistics.fmean(values)
+        half = (
+            T_95[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5
+            if len(values) > 1
+            else float("nan")
+        )
+        table[name] = {
+            "before": statistics.fmean(run["rows"][name]["before"] for run in runs),
+            "difference": round(mean, 4),
+            "interval": [round(mean - half, 4), round(mean + half, 4)],
+        }
+    judged = [name for name in names if name != "dimensions" and not names[name]["trained"]]
+    fell = {name for name in judged for run in runs if run["rows"][name]["high"] < 0.0}
+    cost = statistics.fmean(run["cpu_minutes"] + run["data"]["cpu_minutes"] for run in runs)
+    return {
+        "rows": table,
+        "fell_in_some_seed": sorted(fell),
+        "share_that_did_not_fall": round(1.0 - len(fell) / len(judged), 3),
+        "cpu_minutes": round(cost, 1),
+    }
+
+
+def cpu_seconds() -> float:
+    """Return the seconds that all cores have worked since the machine started."""
+    first = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system = (int(value) for value in first[:3])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()
