@@ -230,25 +230,29 @@ def test_a_stopped_decoder_is_replaced(model: ModelConfig) -> None:
 
 
 def test_a_hung_scorer_is_missing_after_the_deadline_and_never_zero() -> None:
-    """It costs the deadline once: what comes next does not wait for it again."""
-    with open_pool(None, MEAN, slow("hung", 600.0), deadline_s=3.0) as pool:
+    """It costs the deadline once: what comes next does not wait for it again.
+
+    The deadline is long beside what the quick scorer needs on a busy machine, where it would be
+    late itself.
+    """
+    with open_pool(None, MEAN, slow("hung", 600.0), deadline_s=8.0) as pool:
         started = time.monotonic()
         tickets = [
             pool.submit_clips(grey_clips(level, 9), PROMPT, fps=8, group_id=f"g{level}")
             for level in range(4)
         ]
         answers = collect_all(pool, tickets)
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < 14.0
         for answer in answers:
             assert None not in values(answer, "mean")
             assert values(answer, "hung") == [None, None]
-        assert "RewardTimeoutError: no score within rewards.deadline_s of 3 s" in str(
+        assert "RewardTimeoutError: no score within rewards.deadline_s of 8 s" in str(
             answers[0].scores[-1].error
         )
         started = time.monotonic()
         ticket = pool.submit_clips(grey_clips(77), PROMPT, fps=8, group_id="next")
         assert values(collect_all(pool, [ticket])[0], "hung") == [None]
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 6.0
         assert pool.metrics()["rewards/hung/breaker_openings"] == 1.0
 
 
