@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rlvid.config import ModelConfig, SftConfig
-from rlvid.data.clips import ClipSet, ClipShape, open_clips
+from rlvid.data.clips import ClipSet, clip_shape, open_clips
 from rlvid.learners.ranks import Ranks
 from rlvid.models.base import VideoModel
 
@@ -52,12 +52,7 @@ class LatentSet:
 
 def clips_of(config: SftConfig, model_config: ModelConfig) -> ClipSet:
     """Return the clips that `sft.clips` names, which are no data set."""
-    shape = ClipShape(
-        num_frames=model_config.num_frames,
-        height=model_config.height,
-        width=model_config.width,
-        fps=model_config.fps,
-    )
+    shape = clip_shape(model_config)
     return open_clips(config.clips, shape, num_clips=config.num_clips, clip_seed=config.clip_seed)
 
 

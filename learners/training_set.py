@@ -18,7 +18,7 @@ from torch import Tensor
 from rlvid.algorithms.reward_weighted import clip_weights, keep_best, standardise
 from rlvid.config import ModelConfig, SftConfig
 from rlvid.config.sft import WeightingConfig
-from rlvid.data.clips import ClipShape
+from rlvid.data.clips import clip_shape
 from rlvid.data.engine.manifest import SUMMARY, read_manifest, read_summary
 from rlvid.data.engine.real_clips import ManifestClips
 from rlvid.data.engine.records import ClipRecord
@@ -121,7 +121,7 @@ def _of_dataset(
                 f"sft.anchor.beta: the data set {str(source)!r} has no real clips. Set "
                 "data_engine.real.source, or beta to 0."
             )
-        shape = shape_of(model_config)
+        shape = clip_shape(model_config)
         settings = {"dataset": read_summary(source)["digest"]}
         clips = ManifestClips(source, rows, shape)
         real = open_latents(folder / "real", clips, settings, model_config, model, ranks)
@@ -176,13 +176,6 @@ def weighted(
         normalise=config.normalise,
     )
     return chosen, weights
-
-
-def shape_of(model: ModelConfig) -> ClipShape:
-    """Return the shape of the model's clips."""
-    return ClipShape(
-        num_frames=model.num_frames, height=model.height, width=model.width, fps=model.fps
-    )
 
 
 def _score(record: ClipRecord, config: WeightingConfig) -> float | None:

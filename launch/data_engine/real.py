@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rlvid import durable
 from rlvid.config import Recipe
-from rlvid.data.clips import ClipShape, TinyWorldClips
+from rlvid.data.clips import TinyWorldClips, clip_shape
 from rlvid.data.engine.records import ClipRecord, content_id
 from rlvid.data.tiny_world import caption
 from rlvid.data.video_files import write_mp4
@@ -70,7 +70,9 @@ def _rows(recipe: Recipe, folder: Path, counts: dict[str, int]) -> Iterator[Clip
 
 def _simulated(recipe: Recipe, counts: dict[str, int]) -> Iterator[ClipRecord]:
     real = recipe.data_engine.real
-    clips = TinyWorldClips(shape_of(recipe), num_clips=real.num_clips, clip_seed=real.clip_seed)
+    clips = TinyWorldClips(
+        clip_shape(recipe.model), num_clips=real.num_clips, clip_seed=real.clip_seed
+    )
     for index in range(len(clips)):
         facts = clips.facts(index)
         text = caption(facts)
@@ -97,7 +99,7 @@ def _taken_in(recipe: Recipe, folder: Path, counts: dict[str, int]) -> Iterator[
 
     real = recipe.data_engine.real
     config = real.intake.model_copy(update={"max_clips": real.num_clips})
-    intake = Intake(config, shape_of(recipe))
+    intake = Intake(config, clip_shape(recipe.model))
     for number, clip in enumerate(intake.clips()):
         file = f"{VIDEOS}/{number // 1000:03d}/{number:06d}.mp4"
         durable.make_folder((folder / file).parent)
@@ -116,14 +118,6 @@ def _taken_in(recipe: Recipe, folder: Path, counts: dict[str, int]) -> Iterator[
             scores={f"intake/{name}": value for name, value in clip.measures.items()},
         )
     counts.update(intake.counts.to_json())
-
-
-def shape_of(recipe: Recipe) -> ClipShape:
-    """Return the shape of the recipe's clips."""
-    model = recipe.model
-    return ClipShape(
-        num_frames=model.num_frames, height=model.height, width=model.width, fps=model.fps
-    )
 
 
 def shape_key(recipe: Recipe) -> tuple[int, int, int, float]:

@@ -20,7 +20,6 @@ from rlvid.observability.progress import PhaseProgress, open_progress
 from rlvid.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from rlvid.data.clips import ClipShape
     from rlvid.learners.reward_model import RewardModelLearner
     from rlvid.reward_models.network import RewardModel
     from rlvid.reward_models.pairs import PairSet
@@ -99,12 +98,13 @@ def open_pairs(
 
 
 def _pairs(context: PhaseContext, artifacts: Artifacts, config: PairsConfig, name: str) -> PairSet:
+    from rlvid.data.clips import clip_shape
     from rlvid.reward_models.ladder import Ladder
     from rlvid.reward_models.records import read_preferences
     from rlvid.reward_models.weak import build_weak_pairs
 
     recipe = context.recipe
-    shape = clip_shape(recipe)
+    shape = clip_shape(recipe.model)
     if config.source != "weak":
         return read_preferences(Path(config.source).expanduser(), shape)
     folder = context.folder / name
@@ -167,6 +167,7 @@ def write_folder(
     """Measure the model on the held-out pairs and write its folder, heldout.json and a summary."""
     import torch
 
+    from rlvid.data.clips import clip_shape
     from rlvid.reward_models.folder import save_reward_model
     from rlvid.reward_models.measure import measure_pairs, to_json, z_scores
 
@@ -184,7 +185,7 @@ def write_folder(
         folder,
         model,
         config,
-        clip=clip_shape(recipe),
+        clip=clip_shape(recipe.model),
         vocabulary=vocabulary,
         z_scores=z_scores(model, splits.train, device=device),
         measured=to_json(measures),
@@ -202,13 +203,3 @@ def write_folder(
         metrics[f"reward_model/{m.part}/calibration_error"] = m.calibration_error
     # One past the last step, so that a resume from the last checkpoint forgets it.
     context.recorder.write(config.num_steps + 1, metrics)
-
-
-def clip_shape(recipe: Recipe) -> ClipShape:
-    """Return the clips that the recipe's model makes."""
-    from rlvid.data.clips import ClipShape
-
-    model = recipe.model
-    return ClipShape(
-        num_frames=model.num_frames, height=model.height, width=model.width, fps=model.fps
-    )

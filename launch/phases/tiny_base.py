@@ -63,12 +63,9 @@ class TinyBase:
         """Return [N, T, 3, H, W] uint8 clips of train captions; the last ones are for the test."""
         import torch
 
-        from rlvid.data.clips import ClipShape, open_clips
+        from rlvid.data.clips import clip_shape, open_clips
 
-        model = context.recipe.model
-        shape = ClipShape(
-            num_frames=model.num_frames, height=model.height, width=model.width, fps=model.fps
-        )
+        shape = clip_shape(context.recipe.model)
         count = context.recipe.tiny_base.num_clips + NUM_TEST_CLIPS
         clips = open_clips("tiny_world", shape, num_clips=count, clip_seed=context.recipe.seed)
         return torch.stack(

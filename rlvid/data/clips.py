@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rlvid.config import ModelConfig
 from rlvid.data.prompts import seeded_order
 from rlvid.data.tiny_world import all_facts, caption, render_clip, split_of
 from rlvid.data.video_files import VideoInfo, probe_mp4, read_mp4
@@ -36,6 +37,13 @@ class ClipShape:
     height: int = 32
     width: int = 32
     fps: float = 8
+
+
+def clip_shape(model: ModelConfig) -> ClipShape:
+    """Return the shape of the clips that a recipe's model makes."""
+    return ClipShape(
+        num_frames=model.num_frames, height=model.height, width=model.width, fps=model.fps
+    )
 
 
 def open_clips(source: str, shape: ClipShape, *, num_clips: int, clip_seed: int) -> ClipSet:
