@@ -6,7 +6,6 @@ the order is a leaning to one place and counts as "same".
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -20,8 +19,9 @@ from rlvid.records import Prompt
 from rlvid.rewards.base import Endpoint, RewardError
 from rlvid.rewards.judges.connection import AskSettings, Connection
 from rlvid.rewards.judges.frames import to_frames
-from rlvid.rewards.judges.modes.base import Clip, Judge
-from rlvid.rewards.judges.prompt_files import Pair, load_prompt_file, parse_facts
+from rlvid.rewards.judges.modes.base import Clip
+from rlvid.rewards.judges.modes.pairwise import Pairwise
+from rlvid.rewards.judges.prompt_files import load_prompt_file, parse_facts
 from rlvid.rewards.judges.sight import JudgeSightError
 from rlvid.seeds import prompt_id
 
@@ -107,14 +107,14 @@ def _choices(
             f"{where}: prompt file {settings.prompts!r} has no section `pair`: expected one. Use a "
             "prompt file that has it."
         )
-    connection = Connection(settings, file)
+    mode, connection = Pairwise(pair=file.pair), Connection(settings, file)
     found: dict[str, Choice | None] = {}
     try:
         connection.connect([endpoint])
         for pair in key.pairs:
             left, right = (_clip(path, settings) for path in key.clips_of(pair))
             prompt = parse_facts(Prompt(prompt_id=prompt_id(pair.prompt), text=pair.prompt))
-            work = _both_orders(connection.judge, file.pair, left, right, prompt)
+            work = mode.both_orders(connection.judge, left, right, prompt)
             try:
                 found[pair.pair_id] = choice_of(*connection.run(work, settings.deadline_s))
             except JudgeSightError:
@@ -130,22 +130,3 @@ def _choices(
 def _clip(path: Path, settings: AskSettings) -> Clip:
     video, fps = read_mp4(path)
     return Clip(to_frames(video), fps=fps, view=settings.view)
-
-
-async def _both_orders(
-    judge: Judge, pair: Pair, left: Clip, right: Clip, prompt: Prompt
-) -> tuple[float, float]:
-    """Return the probability that the clip shown first is named, left first and right first."""
-    forward, backward = await asyncio.gather(
-        *(
-            judge.shares(
-                [one.shown(), two.shown()],
-                judge.text(pair.ask, prompt, one),
-                (pair.first, pair.second),
-                system=judge.text(judge.file.system, prompt, one),
-                labels=(pair.label_first, pair.label_second),
-            )
-            for one, two in ((left, right), (right, left))
-        )
-    )
-    return forward[0], backward[0]

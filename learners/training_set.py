@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,7 +60,7 @@ class StoredClips:
 
     def __init__(self, folder: Path, records: Sequence[ClipRecord]) -> None:
         self._records = records
-        self._rows = lru_cache(maxsize=OPEN_FILES)(lambda file: _rows(folder, file))
+        self._rows = lru_cache(maxsize=OPEN_FILES)(partial(open_rows, folder))
 
     def __len__(self) -> int:
         return len(self._records)
@@ -111,7 +111,7 @@ def _of_dataset(
 ) -> TrainingSet:
     source = Path(config.clips)
     _check_shape(source, model_config)
-    records = [r for r in read_manifest(source, kinds=("synthetic", "recaption"))]
+    records = list(read_manifest(source, kinds=("synthetic", "recaption")))
     kept, weights = weighted(records, config.weighting, where=str(source))
     real = None
     if config.anchor.beta:
@@ -192,7 +192,3 @@ def _check_shape(source: Path, model: ModelConfig) -> None:
             f"sft.clips: the data set {str(source)!r} holds clips of {made['shape']} (frames, "
             f"height, width), the model makes {wanted}. Set the model's size, or make it again."
         )
-
-
-def _rows(folder: Path, file: str) -> Any:
-    return open_rows(folder, file)

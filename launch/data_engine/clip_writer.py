@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlvid.launch.data_engine.plan import PlannedClips, Rendering
-from rlvid.ray_errors import ACTOR_LOST, first_line
+from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 from rlvid.records import RolloutGroup
 from rlvid.rewards.scoring import GroupScores
 
@@ -57,7 +58,6 @@ class _Writing:
     planned: PlannedClips
     group: Any
     scores: GroupScores
-    call: Any
     attempts: int = 1
 
 
@@ -79,7 +79,7 @@ class ClipWriter:
     def begin(self, planned: PlannedClips, group: Any, scores: GroupScores) -> None:
         """Have a group written; `group` is a reference that this process owns."""
         call = self._actor.write.remote(planned, group, scores)
-        self._writing[call] = _Writing(planned, group, scores, call)
+        self._writing[call] = _Writing(planned, group, scores)
 
     def poll(self, timeout_s: float) -> list[tuple[PlannedClips, int]]:
         """Return what is on the disk since the last call, and the number of its clips.
@@ -102,25 +102,8 @@ class ClipWriter:
                 found.append((writing.planned, int(ray.get(call, timeout=self._deadline_s))))
             except ACTOR_LOST as error:
                 self._again(writing, error)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from error  # the file's own error, e.g. a full disk
-        return found
-
-    def flush(self) -> list[tuple[PlannedClips, int]]:
-        """Wait until everything is on the disk.
-
-        Raises:
-            TimeoutError: the writer got nothing done within the deadline.
-        """
-        found = []
-        while self._writing:
-            news = self.poll(self._deadline_s)
-            if not news:
-                raise TimeoutError(
-                    f"data_engine: {len(self._writing)} files were not written within "
-                    f"{self._deadline_s:g} s; is the disk of the run folder well?"
-                )
-            found += news
+            except RayTaskError as error:
+                raise cause_of(error) from error  # the file's own error, e.g. a full disk
         return found
 
     def close(self) -> None:
@@ -134,5 +117,5 @@ class ClipWriter:
             ) from error
         logger.warning("writing place=%d again: %s", writing.planned.place, first_line(error))
         call = self._actor.write.remote(writing.planned, writing.group, writing.scores)
-        writing.call, writing.attempts = call, writing.attempts + 1
+        writing.attempts += 1
         self._writing[call] = writing

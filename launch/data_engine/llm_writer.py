@@ -17,7 +17,7 @@ from rlvid.config.data_engine import LlmConfig
 from rlvid.data.engine.records import Weakness
 from rlvid.launch.data_engine.templates_file import load_templates, render
 from rlvid.rewards.base import Endpoint
-from rlvid.rewards.judges.client import JudgeAnswerError, JudgeClient
+from rlvid.rewards.judges.client import JudgeAnswerError, JudgeClient, json_form
 from rlvid.rewards.judges.loop_thread import LoopThread
 from rlvid.rewards.judges.router import Router, RouterSettings
 from rlvid.seeds import derive_seed
@@ -54,11 +54,6 @@ class LlmWriter:
         self._loop = LoopThread()
         self.failures: Counter[str] = Counter()
         """Answers that could not be used, by reason."""
-
-    @property
-    def digest(self) -> str:
-        """What a resumed run must find unchanged."""
-        return f"{self._config.model or self._config.server}:{self._templates.digest}"
 
     def analogies(self, weakness: Weakness, num: int, *, round_: int) -> Sequence[object]:
         """Ask once for each `EXAMPLES_PER_REQUEST` examples, so that the answers differ."""
@@ -139,17 +134,13 @@ class LlmWriter:
     async def _once(
         self, text: str, key: str, schema: Mapping[str, Any], seed: int
     ) -> list[object]:
-        form = {
-            "type": "json_schema",
-            "json_schema": {"name": key, "schema": dict(schema), "strict": True},
-        }
         answer = await self._client.chat(
             text,
             system=self._templates.system,
             max_tokens=self._config.max_tokens,
             temperature=self._config.temperature,
             seed=seed,
-            response_format=form,
+            response_format=json_form(key, schema),
         )
         return read_answer(answer.text, key)
 

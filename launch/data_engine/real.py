@@ -11,6 +11,7 @@ from rlvid import durable
 from rlvid.config import Recipe
 from rlvid.data.clips import TinyWorldClips, clip_shape
 from rlvid.data.engine.records import ClipRecord, content_id
+from rlvid.data.engine.store import numbered
 from rlvid.data.tiny_world import caption
 from rlvid.data.video_files import write_mp4
 from rlvid.seeds import derive_seed, prompt_id
@@ -101,7 +102,7 @@ def _taken_in(recipe: Recipe, folder: Path, counts: dict[str, int]) -> Iterator[
     config = real.intake.model_copy(update={"max_clips": real.num_clips})
     intake = Intake(config, clip_shape(recipe.model))
     for number, clip in enumerate(intake.clips()):
-        file = f"{VIDEOS}/{number // 1000:03d}/{number:06d}.mp4"
+        file = numbered(VIDEOS, number, ".mp4")
         durable.make_folder((folder / file).parent)
         write_mp4(folder / file, clip.video, recipe.model.fps)
         yield ClipRecord(

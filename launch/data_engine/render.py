@@ -9,7 +9,6 @@ that is killed loses the groups in flight and nothing else.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,12 +18,9 @@ from pathlib import Path
 from rlvid.data.engine.store import ClipStore
 from rlvid.launch.data_engine.clip_writer import ClipWriter
 from rlvid.launch.data_engine.plan import PlannedClips, Rendering
-from rlvid.launch.groups import ScoredGroup
 from rlvid.launch.loop.line import Issue
 from rlvid.launch.loop.trainer import IDLE_S
 from rlvid.launch.roles import SamplingRoles
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -60,14 +56,12 @@ class Renderer:
         *,
         step: int,
         on_clips: Callable[[RenderCounts], None] = lambda counts: None,
-        on_group: Callable[[PlannedClips, ScoredGroup], None] = lambda planned, group: None,
     ) -> RenderCounts:
         """Return when every planned clip is on the disk or its prompt is quarantined.
 
         Args:
             step: that the ledger counts the groups to.
             on_clips: called after each change of the counts.
-            on_group: called with each group that was scored, before it is written.
 
         Raises:
             DiskFullError: the clips do not fit.
@@ -81,7 +75,7 @@ class Renderer:
         began = time.monotonic()
         writer = ClipWriter(self.folder, self.rendering, deadline_s=self.deadline_s)
         try:
-            self._stream(missing, writer, step, counts, on_clips, on_group)
+            self._stream(missing, writer, step, counts, on_clips)
         finally:
             counts.wall_s = time.monotonic() - began
             writer.close()
@@ -94,7 +88,6 @@ class Renderer:
         step: int,
         counts: RenderCounts,
         on_clips: Callable[[RenderCounts], None],
-        on_group: Callable[[PlannedClips, ScoredGroup], None],
     ) -> None:
         line, ledger = self.roles.line, self.roles.ledger
         issued: dict[str, PlannedClips] = {}
@@ -107,7 +100,6 @@ class Renderer:
             moved = line.poll()
             for group in line.take(list(issued)):
                 planned = issued.pop(group.task.group_id)
-                on_group(planned, group)
                 writer.begin(planned, group.group, group.scores)
                 ledger.drop(group.task.group_id, "data_engine")
                 counts.sample_s += group.summary.sample_s

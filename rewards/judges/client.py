@@ -115,12 +115,11 @@ class JudgeClient:
             JudgeAnswerError: the answer was cut off or is not of the schema; servers that ignore
                 the request for structured output exist.
         """
-        form = {
-            "type": "json_schema",
-            "json_schema": {"name": "judgement", "schema": dict(schema), "strict": True},
-        }
         answer = await self.chat(
-            content, system=system, max_tokens=max_tokens, response_format=form
+            content,
+            system=system,
+            max_tokens=max_tokens,
+            response_format=json_form("judgement", schema),
         )
         if answer.finish_reason == "length":
             raise JudgeAnswerError(
@@ -189,6 +188,14 @@ class JudgeClient:
     def _digest(self) -> str:
         endpoints = self.router.endpoints
         return endpoints[0].model_digest if endpoints else ""
+
+
+def json_form(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `response_format` that asks for an object of the schema."""
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name, "schema": dict(schema), "strict": True},
+    }
 
 
 def variants(word: str) -> tuple[str, ...]:

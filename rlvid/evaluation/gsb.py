@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlvid.evaluation.gsb_votes import AXES, Choice, Vote, last_votes
-from rlvid.evaluation.statistics import check_settings, paired_bootstrap
+from rlvid.evaluation.statistics import check_settings, mean_interval
 from rlvid.seeds import derive_seed
 
 Side = Literal["left", "right"]
@@ -193,16 +193,11 @@ def _tally_axis(
     by_pair: dict[str, list[Verdict]] = {}
     for pair, verdict in zip(pairs, verdicts, strict=True):
         by_pair.setdefault(pair, []).append(verdict)
-    interval = None
+    low = high = None
     values = [VALUES[verdict] for verdict in verdicts]
     if len(by_pair) >= 2:
-        interval = paired_bootstrap(
-            np.zeros(len(values)),
-            values,
-            pairs,
-            num_bootstrap=num_bootstrap,
-            confidence=confidence,
-            seed=seed,
+        _, low, high = mean_interval(
+            values, pairs, num_bootstrap=num_bootstrap, confidence=confidence, seed=seed
         )
     shared = [found for found in by_pair.values() if len(found) >= 2]
     return AxisTally(
@@ -211,8 +206,8 @@ def _tally_axis(
         same=verdicts.count("same"),
         bad=verdicts.count("bad"),
         gsb=sum(values) / len(values) if values else None,
-        low=None if interval is None else interval.low,
-        high=None if interval is None else interval.high,
+        low=low,
+        high=high,
         num_pairs=len(by_pair),
         num_voters=len({vote.voter for vote in votes}),
         kappa=fleiss_kappa([[found.count(name) for name in VERDICTS] for found in shared]),

@@ -100,15 +100,20 @@ def mean_interval(
     One group alone has no interval: its mean is returned three times.
     """
     numbers = finite_vector(values, "values")
-    check_settings(num_bootstrap, confidence)
-    sums, counts = cluster_sums(numbers, groups)
-    mean = float(numbers.mean())
+    sums, _ = cluster_sums(numbers, groups)
     if sums.size < 2:
+        check_settings(num_bootstrap, confidence)
+        mean = float(numbers.mean())
         return mean, mean, mean
-    drawn = np.random.default_rng(seed).integers(0, sums.size, size=(num_bootstrap, sums.size))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = percentile_interval(means, confidence)
-    return mean, low, high
+    found = paired_bootstrap(
+        np.zeros_like(numbers),
+        numbers,
+        groups,
+        num_bootstrap=num_bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )
+    return found.mean_difference, found.low, found.high
 
 
 def auc(

@@ -14,9 +14,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
-from rlvid.evaluation.statistics import check_settings, paired_bootstrap
+from rlvid.evaluation.statistics import check_settings, mean_interval
 
 GRADES = (1, 2, 3, 4, 5)
 PASSES_FROM = 4
@@ -231,20 +229,15 @@ def _estimate(
 ) -> Estimate:
     known = [(float(v), p) for v, p in zip(values, prompts, strict=True) if v is not None]
     numbers, clusters = [value for value, _ in known], [prompt for _, prompt in known]
-    interval = None
+    low = high = None
     if len(set(clusters)) >= 2:
-        interval = paired_bootstrap(
-            np.zeros(len(numbers)),
-            numbers,
-            clusters,
-            num_bootstrap=num_bootstrap,
-            confidence=confidence,
-            seed=seed,
+        _, low, high = mean_interval(
+            numbers, clusters, num_bootstrap=num_bootstrap, confidence=confidence, seed=seed
         )
     return Estimate(
         mean=sum(numbers) / len(numbers) if numbers else None,
-        low=None if interval is None else interval.low,
-        high=None if interval is None else interval.high,
+        low=low,
+        high=high,
         num_scored=len(numbers),
         num_missing=len(values) - len(numbers),
     )

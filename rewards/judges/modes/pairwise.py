@@ -71,10 +71,16 @@ class Pairwise:
 
     async def _first_is_better(self, judge: Judge, one: Clip, two: Clip, prompt: Prompt) -> float:
         """Return the mean of both orders: a leaning to the first place cancels."""
-        forward, backward = await asyncio.gather(
+        forward, backward = await self.both_orders(judge, one, two, prompt)
+        return (forward + 1.0 - backward) / 2.0
+
+    async def both_orders(
+        self, judge: Judge, one: Clip, two: Clip, prompt: Prompt
+    ) -> tuple[float, float]:
+        """Return the probability that the clip shown first is named: `one` first, `two` first."""
+        return await asyncio.gather(
             self._ask(judge, one, two, prompt), self._ask(judge, two, one, prompt)
         )
-        return (forward + 1.0 - backward) / 2.0
 
     async def _ask(self, judge: Judge, one: Clip, two: Clip, prompt: Prompt) -> float:
         """Return the probability that the clip shown first is named."""

@@ -37,7 +37,7 @@ class ClipStore:
 
     def file(self, place: int) -> str:
         """Return the file of a place of the plan, relative to the data set's folder."""
-        return f"{FOLDER}/{place // FILES_PER_FOLDER:03d}/{place:06d}.safetensors"
+        return numbered(FOLDER, place, ".safetensors")
 
     def has(self, place: int, plan_digest: str) -> bool:
         """Return whether what the plan asks for lies there whole."""
@@ -88,6 +88,11 @@ class ClipStore:
         except (SafetensorError, OSError) as error:
             logger.warning("%s: damaged, rendered again: %s", path, error)
             return None
+
+
+def numbered(folder: str, number: int, ending: str) -> str:
+    """Return the name of a file, "clips/012/012345.mp4": no folder grows beyond a thousand."""
+    return f"{folder}/{number // FILES_PER_FOLDER:03d}/{number:06d}{ending}"
 
 
 def open_rows(folder: Path, file: str) -> Any:
