@@ -10,7 +10,6 @@ import hmac
 import json
 import os
 import secrets
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 import rlvid
 from rlvid.evaluation.gsb_votes import MODEL_PREFIX, Vote, VoteStore, parse_vote
 from rlvid.launch.gsb import SHEET, VOTES, SheetSettings, load_settings
+from rlvid.launch.http_server import run_until_told
 
 HOST = "127.0.0.1"
 TOKEN, COOKIE = "server.token", "rlvid_gsb"
@@ -111,26 +111,17 @@ def serve(folder: Path, *, port: int, say: Callable[[str], None]) -> None:
     Raises:
         ValueError: no sheet in the folder, or its votes are being written by another server.
     """
-    import uvicorn
-
     token = token_of(folder)
     app = make_app(folder, token=token)
     probe = VoteStore(folder / VOTES)
     probe.open()  # says here and in one line what would end the server with a traceback
     probe.close()
-    config = uvicorn.Config(
-        app, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S
-    )
-    server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    socket.listen(config.backlog)
-    say(f"votes: {folder / VOTES}")
-    say(f"open http://{HOST}:{socket.getsockname()[1]}/?token={token}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        server.run(sockets=[socket])
-    except KeyboardInterrupt:
-        say("ended")
+
+    def announce(address: str) -> None:
+        say(f"votes: {folder / VOTES}")
+        say(f"open {address}/?token={token}")
+
+    run_until_told(app, host=HOST, port=port, grace_s=GRACE_S, announce=announce, say=say)
 
 
 def token_of(folder: Path) -> str:

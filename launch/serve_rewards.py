@@ -6,7 +6,6 @@ import ipaddress
 import logging
 import os
 import secrets
-import signal
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from rlvid.config import Recipe
 from rlvid.launch.cluster import open_cluster
+from rlvid.launch.http_server import run_until_told
 from rlvid.rewards.pool import RewardPool
 from rlvid.rewards.service.app import ServiceSettings, make_app
 from rlvid.rewards.service.jobs import ScoringJobs
@@ -68,30 +68,13 @@ def serve_rewards(
 def _run(
     app: object, *, host: str, port: int, say: Callable[[str], None], token_path: Path
 ) -> None:
-    """Run the server in this thread; it takes SIGTERM and SIGINT as the word to end."""
-    import uvicorn
+    """Run the server in this thread; the pool and the token file are cleared away behind it."""
 
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        host=host,
-        port=port,
-        log_level="warning",
-        timeout_graceful_shutdown=GRACE_S,
-    )
-    server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    socket.listen(config.backlog)  # Whoever reads the address below may connect at once.
-    address = socket.getsockname()
-    name = f"[{address[0]}]" if ":" in address[0] else address[0]
-    say(f"token file: {token_path}")
-    say(f"serving rewards at http://{name}:{address[1]} (page: /docs, health: /healthz)")
-    # uvicorn ends by the signal, and then sends it to us once more; as an interrupt, whichever it
-    # was, so that the pool and the token file are cleared away.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        server.run(sockets=[socket])
-    except KeyboardInterrupt:
-        say("ended")
+    def announce(address: str) -> None:
+        say(f"token file: {token_path}")
+        say(f"serving rewards at {address} (page: /docs, health: /healthz)")
+
+    run_until_told(app, host=host, port=port, grace_s=GRACE_S, announce=announce, say=say)
 
 
 def describe(recipe: Recipe, pool: RewardPool) -> list[ScorerDescription]:
