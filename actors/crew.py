@@ -44,6 +44,8 @@ class Crew:
         """Tasks that are on their way back from an actor's line."""
         self.metrics = FleetMetrics()
         self.actions: list[Action] = []
+        self._waiting: dict[int, Slot] = {}
+        """Slots whose actor starts when those before it have."""
         self.nobody_since: float | None = None
         """Since when no actor has a process."""
         self._draw = random.Random(seed)
@@ -69,6 +71,26 @@ class Crew:
         actor = self.actors.get(slot.actor_id or "")
         stage = 0 if actor is None else 1 + list(State).index(actor.state)
         return stage, len(actor.tasks) if actor else 0, -slot.index
+
+    def wait_to_start(self, slot: Slot) -> None:
+        """Have an actor of this slot started in its turn, see `start_waiting`."""
+        self._waiting.setdefault(slot.index, slot)
+
+    def start_waiting(self, now: float) -> None:
+        """Start whose turn it is: all of them while nobody samples, else `max_starting` at once."""
+        while self._waiting and self._has_turn():
+            slot = self._waiting.pop(next(iter(self._waiting)))
+            if slot.is_wanted and slot.actor_id is None and slot.respawn_at is None:
+                self.spawn(slot, now)
+
+    def _has_turn(self) -> bool:
+        limit = self.settings.max_starting
+        if limit is None or not self.states[State.JOINING] + self.states[State.READY]:
+            return True
+        # One that was reported waits for room in the cluster, and takes nobody's time.
+        pending = (a for a in self.actors.values() if a.state is State.PENDING)
+        starting = sum(not actor.is_reported for actor in pending) + self.states[State.LOADING]
+        return starting < limit
 
     def spawn(self, slot: Slot, now: float) -> None:
         actor = Actor(f"actor-{slot.index}.{slot.num_spawned}", slot, now)
@@ -168,7 +190,8 @@ class Crew:
             if isinstance(who, int):
                 slot = self.slots[who]
                 if slot.respawn_at is not None and slot.respawn_at <= now:
-                    self.spawn(slot, now)
+                    slot.respawn_at = None
+                    self.wait_to_start(slot)
             elif who in self.actors and self.actors[who].armed_at == due:
                 actor = self.actors[who]
                 if actor.state is State.PENDING:

@@ -303,6 +303,7 @@ class Fleet:
                 )
             self._lose(actor, Cause.STUCK, wrong, now)
         crew.check_due(now)  # successors that come at once
+        crew.start_waiting(now)
         self._autoscale(now)
         crew.check_anybody(now, num_wanted=self._wanted)
         self._updater.stage(now)
@@ -404,7 +405,8 @@ class Fleet:
                 crew.takers.update(actor)
         for slot in staying:
             if slot.is_wanted and slot.actor_id is None and slot.respawn_at is None:
-                crew.spawn(slot, now)
+                crew.wait_to_start(slot)
+        crew.start_waiting(now)
 
     def _leave(self, slot: Slot, now: float) -> None:
         slot.is_wanted, slot.respawn_at = False, None

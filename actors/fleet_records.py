@@ -28,6 +28,8 @@ class FleetSettings:
     weights_deadline_s: float = 120.0
     prefetch: bool = True
     autoscale: AutoscaleConfig | None = None
+    max_starting: int | None = None
+    """None is no limit."""
 
 
 class RolloutLostError(RuntimeError):

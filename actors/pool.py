@@ -11,6 +11,7 @@ does not matter to the result, because every seed is in the task.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any
+
+import ray
 
 from rlvid.actors.answers import ActorView, LostGroup, SampledGroup
 from rlvid.actors.fleet import Fleet, FleetSettings
@@ -292,14 +295,15 @@ class RolloutPool:
     def metrics(self) -> dict[str, float]:
         """Return the present numbers: actors by state, queue, versions."""
         with self._loop.changed:
-            return self._fleet.gauges()
+            return {**self._fleet.gauges(), **self._loop.actors.gauges()}
 
     def step_metrics(self) -> dict[str, float]:
         """Return what happened since the last call, and the present numbers."""
         with self._loop.changed:
             self._fleet.note_time(time.monotonic())
             seconds, self._loop.seconds = self._loop.seconds, {}
-            return {**self._fleet.metrics.take(), **self._fleet.gauges(), **seconds}
+            gauges = {**self._fleet.gauges(), **self._loop.actors.gauges()}
+            return {**self._fleet.metrics.take(), **gauges, **seconds}
 
     # Chaos
 
@@ -360,7 +364,16 @@ def fleet_settings(
         crash_budget=config.crash_budget,
         crash_window_s=config.crash_window_s,
         autoscale=config.autoscale,
+        max_starting=max_starting(config),
     )
+
+
+def max_starting(config: RolloutConfig) -> int | None:
+    """Return how many actors may start at once beside others, by the cores there are."""
+    if config.max_starting is not None or config.num_gpus:
+        return config.max_starting
+    num_nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+    return num_nodes * max(1, (os.cpu_count() or 1) // 2)
 
 
 def _copy(answer: Future[Any], future: Future[Any]) -> None:

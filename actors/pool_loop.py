@@ -124,6 +124,8 @@ class PoolLoop:
             num_results = len(self.results)
             for action in self.fleet.poll(time.monotonic()):
                 self._do(action)
+            if self.actors.lacks_spare and self.fleet.is_complete:
+                self.actors.add_spare(self.settings)
             has_news = len(self.results) > num_results
             timeout_s = min(self.fleet.next_wakeup() - time.monotonic(), LONGEST_SLEEP_S)
             self.changed.notify_all()

@@ -18,7 +18,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
-from rlvid.actors.worker import Worker, WorkerSettings, open_worker
+from rlvid.actors.spares import Spares
+from rlvid.actors.worker import Worker, WorkerSettings, open_worker, prepare_worker
+from rlvid.collector import paused_collector
 from rlvid.config import RolloutConfig
 from rlvid.group_digest import digest_of_group
 from rlvid.models.policy import Policy
@@ -49,9 +51,7 @@ class RolloutActor:
     are answered beside them.
     """
 
-    def __init__(self, settings: WorkerSettings, actor_id: str) -> None:
-        self._settings = settings
-        self._actor_id = actor_id
+    def __init__(self) -> None:
         self._worker: Worker | None = None
         self._lock = threading.Lock()
         self._begun: deque[str] = deque(maxlen=REMEMBERED)
@@ -63,13 +63,19 @@ class RolloutActor:
         node_id = ray.get_runtime_context().get_node_id()
         return Address(node_id=node_id, pid=os.getpid())
 
-    def open(self) -> str:
+    def prepare(self, use: str) -> None:
+        """Import what `open` will need."""
+        with paused_collector():
+            prepare_worker(use)
+
+    def open(self, settings: WorkerSettings, actor_id: str) -> str:
         """Load the policy; not in __init__, whose errors Ray wraps beyond reading.
 
         Returns:
             The name of its device, "" without a GPU.
         """
-        self._worker = open_worker(self._settings, self._actor_id)
+        with paused_collector():
+            self._worker = open_worker(settings, actor_id)
         return device_name()
 
     @ray.method(num_returns=2)
@@ -168,6 +174,7 @@ class ActorSet:
         self._config = config
         self._post = post
         self._actors: dict[str, Any] = {}
+        self._spares = Spares(config.num_spares, post=post)
         self._addresses: dict[str, Address] = {}
 
     def __contains__(self, actor_id: str) -> bool:
@@ -176,22 +183,43 @@ class ActorSet:
     def spawn(
         self, actor_id: str, settings: WorkerSettings, appeared: Handler, opened: Handler
     ) -> None:
-        """Start an actor and load its policy."""
+        """Load the policy in a spare process, or in one that is started."""
+        spare = self._spares.take()
+        if spare is None:
+            actor = self._create(settings, num_cpus=self._config.num_cpus)
+            address = actor.address.remote()
+        else:
+            actor, address = spare.actor, spare.address
+        self._actors[actor_id] = actor
+        self._watch(address, appeared)
+        self._watch(actor.open.remote(settings, actor_id), opened)
+
+    @property
+    def lacks_spare(self) -> bool:
+        return self._spares.lacks_one
+
+    def add_spare(self, settings: WorkerSettings) -> None:
+        """Start a process that whoever joins next will take."""
+        actor = self._create(settings, num_cpus=0.0)
+        self._spares.add(actor, actor.prepare.remote(settings.use))
+
+    def gauges(self) -> dict[str, float]:
+        """Return the present numbers under the names of the metrics table."""
+        return {"rollout/actors/spare": float(self._spares.num_ready)}
+
+    def _create(self, settings: WorkerSettings, *, num_cpus: float) -> Any:
         config = self._config
         options: dict[str, Any] = {}
         if config.labels:
             options["label_selector"] = config.labels
         if config.fallback:
             options["fallback_strategy"] = [{"label_selector": one} for one in config.fallback]
-        actor = RolloutActor.options(  # type: ignore[attr-defined]
-            num_cpus=config.num_cpus,
+        return RolloutActor.options(  # type: ignore[attr-defined]
+            num_cpus=num_cpus,
             num_gpus=config.num_gpus,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.num_threads)}},
             **options,
-        ).remote(settings, actor_id)
-        self._actors[actor_id] = actor
-        self._watch(actor.address.remote(), appeared)
-        self._watch(actor.open.remote(), opened)
+        ).remote()
 
     def is_at(self, actor_id: str, address: Address) -> None:
         """Note where an actor's process turned out to be."""
@@ -226,6 +254,7 @@ class ActorSet:
 
     def kill_all(self) -> None:
         """End all actors; SIGKILL is for those that do not go, since Ray reports it as a crash."""
+        self._spares.kill_all()
         addresses = list(self._addresses.values())
         for actor_id in list(self._actors):
             self.kill(actor_id, is_stuck=False)

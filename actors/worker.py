@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Protocol, cast
 
 from torch import Tensor
@@ -18,6 +19,10 @@ WORKERS = {
     "diffusion": "rlvid.actors.rollout_worker:open_rollout_worker",
     "sleeping": "rlvid.actors.sleeping:open_sleeping_worker",
 }
+IMPORTED_LATE: Mapping[str, tuple[str, ...]] = {
+    "diffusion": ("diffusers.pipelines.wan.pipeline_wan", "transformers.models.umt5.modeling_umt5")
+}
+"""What a worker imports no sooner than it loads its policy."""
 
 
 class Worker(Protocol):
@@ -71,6 +76,17 @@ class WorkerSettings:
     weights_config: WeightsConfig | None
     num_threads: int
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prepare_worker(use: str) -> None:
+    """Import what opening such a worker will need.
+
+    Raises:
+        ValueError: `use` names nothing.
+    """
+    resolve(use, WORKERS, where="rollout.worker")
+    for module in IMPORTED_LATE.get(use, ()):
+        import_module(module)
 
 
 def open_worker(settings: WorkerSettings, actor_id: str) -> Worker:

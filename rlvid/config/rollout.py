@@ -57,6 +57,9 @@ class RolloutConfig(Section):
     """Versions a group may be behind when it is consumed. 0 is synchronous training: nothing of a
     step is sampled before the step ahead of it is published. From 1 on sampling, scoring, training
     and publishing overlap, and at most (max_staleness + 1) steps of groups are on their way."""
+    num_spares: int = Field(default=0, ge=0)
+    """Processes kept ready for actors that join or replace a lost one, which spares them the
+    seconds that imports take. Each holds some 400 MB and no policy. Not for actors with a GPU."""
     num_cpus: float = Field(default=1.0, gt=0.0)
     """Ray CPUs per actor."""
     num_gpus: float = Field(default=0.0, ge=0.0)
@@ -74,6 +77,10 @@ class RolloutConfig(Section):
     max_deaths_per_prompt: int = Field(default=3, ge=1)
     """A prompt whose groups cost so many actors in a row is quarantined: its groups are dropped,
     counted and named in the log."""
+    max_starting: int | None = Field(default=None, ge=1)
+    """Actors that start at once beside ones that sample, the others wait for their turn: a process
+    needs seconds of a core before its first group, and where cores are few all would come late.
+    None: half of this machine's cores for each node, and no limit for actors with a GPU."""
     autoscale: AutoscaleConfig | None = None
     """Let the number of actors follow who waits for whom; None keeps what was asked for."""
     labels: dict[str, str] = Field(default_factory=dict)
@@ -118,6 +125,11 @@ class RolloutConfig(Section):
             raise ValueError(
                 f"stall_s must be at least twice heartbeat_s, since progress is only seen at a "
                 f"heartbeat, got {self.stall_s:g} and {self.heartbeat_s:g}"
+            )
+        if self.num_spares and self.num_gpus:
+            raise ValueError(
+                f"num_spares must be 0 where actors have GPUs, got {self.num_spares} and num_gpus "
+                f"{self.num_gpus:g}: Ray would keep a GPU idle for each"
             )
         bounds = self.autoscale
         if bounds and not bounds.min_actors <= self.num_actors <= bounds.max_actors:

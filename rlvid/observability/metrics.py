@@ -49,6 +49,7 @@ METRICS: dict[str, Metric] = {
     "rollout/actors/alive": Metric("count", (1, None), "actors at the end of the step"),
     "rollout/actors/wanted": Metric("count", (1, None), "actors asked for"),
     "rollout/actors/pending": Metric("count", (0, 0), "actors the cluster has no room for as yet"),
+    "rollout/actors/spare": Metric("count", (0, None), "processes ready for actors that join"),
     "rollout/actors/starting": Metric("count", (0, None), "actors that load or take weights"),
     "rollout/actors/draining": Metric("count", (0, None), "actors that end after their group"),
     "rollout/actors/busy": Metric("count", (0, None), "actors that sample now"),

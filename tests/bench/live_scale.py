@@ -2,9 +2,10 @@
 
 OMP_NUM_THREADS=1 python -m tests.bench.live_scale
 
-`rlvid scale` on a real overlapped run, once with roles that sleep and once with the tiny model. Of
-every actor that joins: seconds from the command until its first group was sampled, by the run's own
-timeline. At the end no group may be lost: issued = consumed + dropped, each leased once.
+`rlvid scale` on a real overlapped run, once with roles that sleep and once with the tiny model. By
+the run's own timeline, of every actor that joins: seconds until its first group was sampled, from
+the command and from its own turn, since on few cores they start one after another. At the end no
+group may be lost: issued = consumed + dropped, each leased once.
 """
 
 from __future__ import annotations
@@ -39,30 +40,37 @@ CASES = {
     "sleeping": merged(
         SLEEPING,
         ROOM,
-        {"rollout": {"worker_options": {"sample_s": 0.5}}, "grpo": {"num_steps": 14}},
+        {"rollout": {"worker_options": {"sample_s": 0.5}}, "grpo": {"num_steps": 40}},
     ),
-    "tiny model": merged(SMALL, ROOM, {"grpo": {"num_steps": 16}}),
+    "tiny model": merged(SMALL, ROOM, {"grpo": {"num_steps": 40}}),
+    "tiny model, spares": merged(
+        SMALL, ROOM, {"rollout": {"num_spares": 4}, "grpo": {"num_steps": 60}}
+    ),
 }
+BEGIN = {"tiny model, spares": 30}
+"""Step at which it is scaled up, where that is not at once: spares are made one after another."""
 SCALES = (6, 1)
 WAIT_S = 300.0
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="live_scale_") as name:
-        cases = {case: measure(tree, Path(name) / case) for case, tree in CASES.items()}
+        cases = {
+            case: measure(tree, Path(name) / case, BEGIN.get(case, 2))
+            for case, tree in CASES.items()
+        }
     result = {"environment": environment(torch.device("cpu")), "scales": [2, *SCALES], **cases}
     print(json.dumps(result, indent=1))
 
 
-def measure(tree: dict[str, Any], run: Path) -> dict[str, Any]:
-    """Run once, scale on the way, and return what came of it."""
+def measure(tree: dict[str, Any], run: Path, step: int) -> dict[str, Any]:
+    """Run once, scale on the way from `step` on, and return what came of it."""
     recipe = run.with_suffix(".yaml")
     recipe.write_text(yaml.safe_dump(tree))
     cli = [sys.executable, "-m", "rlvid.launch.cli"]
     command = [*cli, "run", str(recipe), "--run-folder", str(run)]
     scaled_at = []
     with subprocess.Popen(command, stdout=sys.stderr, stderr=subprocess.DEVNULL) as driver:
-        step = 2
         for wanted in SCALES:
             wait(driver, run, lambda status, step=step: status.step >= step)  # type: ignore[misc]
             scaled_at.append(time.time())
@@ -79,7 +87,7 @@ def measure(tree: dict[str, Any], run: Path) -> dict[str, Any]:
     ledger.close()
     return {
         "exit_status": status,
-        "first_group_of_joining_actors_s": first_groups(path.with_name("trace.json"), scaled_at[0]),
+        **first_groups(path.with_name("trace.json"), scaled_at[0]),
         "groups_leased_more_than_once": leased_again,
         "ledger": account_of(run),
     }
@@ -100,14 +108,29 @@ def num_open(status: RunStatus) -> int:
     return sum(status.actor_states.values()) - status.actor_states.get("starting", 0)
 
 
-def first_groups(trace: Path, since: float) -> list[float]:
-    """Return for each actor that joined how long after `since` its first group was there."""
-    ends: dict[str, float] = {}
+def first_groups(trace: Path, since: float) -> dict[str, list[float]]:
+    """Return when the actors that joined after `since` had their first group, in their order.
+
+    The turn of the first begins at `since`, that of each other when the one before had loaded.
+    """
+    opened: dict[str, float] = {}
+    first: dict[str, float] = {}
     for event in read_events(trace):
+        row, start = event["tid"], event["ts"] / MICRO
+        if not row.startswith("rollout/"):
+            continue
+        opened[row] = min(start, opened.get(row, start))
         if event["name"] == "sample":
-            end = (event["ts"] + event["dur"]) / MICRO
-            ends[event["tid"]] = min(end, ends.get(event["tid"], end))
-    return sorted(round(end - since, 2) for end in ends.values() if end > since)
+            end = start + event["dur"] / MICRO
+            first[row] = min(end, first.get(row, end))
+    joined = sorted((row for row, start in opened.items() if start > since), key=opened.__getitem__)
+    turns = [since, *(opened[row] for row in joined)]
+    return {
+        "first_group_after_command_s": [round(first[row] - since, 2) for row in joined],
+        "first_group_after_own_turn_s": [
+            round(first[row] - turn, 2) for row, turn in zip(joined, turns, strict=False)
+        ],
+    }
 
 
 if __name__ == "__main__":

@@ -202,3 +202,36 @@ def _reference(manifest: WeightsManifest, buckets: list[Any]) -> tuple[Any, Any,
     shape = (1, *group.rollouts[0].latents.shape)
     question = (torch.ones(shape), torch.full((1,), 0.5), "a red ball falls")
     return question, worker.canary(*question), group
+
+
+@pytest.mark.slow
+def test_joining_actor_takes_a_spare_process_and_another_is_made() -> None:
+    with opened(num_actors=1, num_spares=1, **SLEEPING) as pool:
+        pool.wait_ready()
+        wait_until(lambda: pool.metrics()["rollout/actors/spare"] == 1.0)
+        [spare] = pool._loop.actors._spares._spares
+        pool.scale(2)
+        wait_until(lambda: pool.metrics()["rollout/actors/alive"] == 2.0)
+        assert pool._loop.actors._actors["actor-1.0"] is spare.actor
+        given = tasks(0, 6)
+        for task in given:
+            pool.submit(task)
+        done, lost = finish(pool, {task.group_id: task for task in given})
+        assert (len(done), lost) == (6, [])
+        wait_until(lambda: pool.metrics()["rollout/actors/spare"] == 1.0)
+
+
+@pytest.mark.slow
+def test_death_of_a_spare_costs_no_actor() -> None:
+    with opened(num_actors=1, num_spares=1, **SLEEPING) as pool:
+        pool.wait_ready()
+        wait_until(lambda: pool.metrics()["rollout/actors/spare"] == 1.0)
+        [spare] = pool._loop.actors._spares._spares
+        ray.kill(spare.actor)
+        pool.scale(2)  # takes it, finds it dead and replaces it
+        wait_until(lambda: pool.metrics()["rollout/actors/alive"] == 2.0)
+        given = tasks(0, 4)
+        for task in given:
+            pool.submit(task)
+        done, _ = finish(pool, {task.group_id: task for task in given})
+        assert len(done) == 4

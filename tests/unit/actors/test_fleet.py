@@ -492,6 +492,48 @@ def test_others_work_while_one_starts() -> None:
     assert len(played.sampled) == 4
 
 
+def test_joining_actors_start_one_after_another_where_cores_are_few() -> None:
+    """The first of them works as soon as if it came alone; those of a fresh run start together."""
+    played = PlayedFleet(2, settings=settings(max_starting=1))
+    played.run(3.0)
+    played.scale(6)
+    played.run(20.0)
+    assert [when for when, _ in played.spawned] == [0.0, 0.0, 3.0, 5.0, 7.0, 9.0]
+    assert played.fleet.is_complete
+
+
+def test_waiting_actor_takes_the_turn_of_one_that_died() -> None:
+    played = PlayedFleet(1, settings=settings(max_starting=1))
+    played.run(3.0)
+    played.scale(3)
+    played.kill("actor-1.0")
+    assert len(played.spawned) == 3
+    assert played.fleet.gauges()["rollout/actors/pending"] == 0
+    played.run(20.0)
+    assert played.fleet.is_complete
+
+
+def test_actor_without_room_keeps_no_other_from_starting() -> None:
+    """After it was told of, it waits for the cluster and no longer for a core."""
+    played = PlayedFleet(1, settings=settings(max_starting=1))
+    played.run(3.0)
+    played.has_room = lambda: False
+    played.scale(3)
+    played.run(1.0)
+    assert played.fleet.gauges()["rollout/actors/pending"] == 1
+    played.run(40.0)
+    assert played.fleet.gauges()["rollout/actors/pending"] == 2
+
+
+def test_actor_no_longer_wanted_is_not_started_when_its_turn_comes() -> None:
+    played = PlayedFleet(2, settings=settings(max_starting=1))
+    played.run(3.0)
+    played.scale(6)
+    played.scale(3)
+    played.run(20.0)
+    assert len(played.spawned) == 3
+
+
 def test_whole_node_may_vanish() -> None:
     """Its actors die together, which is no crash loop."""
     played = PlayedFleet(8)
@@ -640,7 +682,8 @@ def _lease_again(played: PlayedFleet, seen: int) -> int:
 def test_no_group_is_lost_or_doubled_whatever_happens(seed: int) -> None:
     """Random kills, stops, scaling, publishes and pinned versions: each group comes back once."""
     draw = random.Random(seed)
-    played = PlayedFleet(3, settings=settings(crash_budget=1000))
+    limit = draw.choice([None, 1, 2])
+    played = PlayedFleet(3, settings=settings(crash_budget=1000, max_starting=limit))
     played.refuses = lambda actor_id, publish: draw.random() < 0.1
     played.publish(0)
     num_submitted, version, seen = 0, 0, 0
