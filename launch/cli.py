@@ -24,6 +24,7 @@ from rlvid.launch.cli_options import (
 from rlvid.launch.cli_policies import add_policy_commands
 from rlvid.launch.cli_rewards import rewards_app
 from rlvid.launch.cli_run import add_commands
+from rlvid.launch.cli_vbench2 import vbench2_app
 
 if TYPE_CHECKING:
     from rlvid.config import Recipe
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(gsb_app, name="gsb")
+app.add_typer(vbench2_app, name="vbench2")
 add_commands(app)
 add_policy_commands(app)
 
@@ -131,6 +133,7 @@ def run(
 
 @app.command(
     epilog="Examples: rlvid plan quickstart_cpu rollout.num_actors=4 | "
+    "rlvid plan my.yaml --assume sampling_mfu=0.5 --assume 'gpu=NVIDIA H200' | "
     "rlvid plan my.yaml --simulate --costs runs/first --actors 1,4,16 --staleness 0,1"
 )
 def plan(
@@ -156,13 +159,23 @@ def plan(
         int | None, typer.Option(min=1, help="With --simulate: steps; at most 50 when left out.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --simulate: as JSON.")] = False,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--assume",
+            metavar="NAME=VALUE",
+            help="Of the cost estimate, e.g. sampling_mfu=0.5; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
-    """Show what a recipe needs: processes, CPUs, GPUs, memory, forwards a step; or its times."""
+    """Show what a recipe needs: processes, GPUs, memory, and each phase's cost; or its times."""
     from rlvid.config.loader import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
     options = (actors, staleness, costs, failures, steps, as_json or None)
     if simulate:
+        if assume:
+            raise ValueError("plan: --assume belongs to the estimate; leave out --simulate")
         from rlvid.launch.cli_simulate import simulate_recipe
 
         typer.echo(
@@ -182,12 +195,9 @@ def plan(
             "plan: --actors, --staleness, --costs, --failures, --steps and --json belong to "
             "--simulate; add it"
         )
-    from rich.console import Console
+    from rlvid.launch.cli_plan import print_plan
 
-    from rlvid.launch import planner
-
-    Console().print(planner.render(planner.plan(loaded)), highlight=False)
-    planner.check_machine(loaded)
+    print_plan(loaded, assume or ())
 
 
 @app.command(

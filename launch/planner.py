@@ -1,19 +1,8 @@
 """What a recipe will need: processes, CPUs, GPUs, memory and transformer forwards a step.
 
 Memory is an estimate from stated assumptions, good to about a third; it is for choosing hardware,
-not for filling it. It counts what scales with the model, not Python, CUDA or Ray themselves.
-
-Assumptions, P parameters, T trainable ones, b bytes a number of `model.dtype`:
-
-- A frozen copy takes P b; an actor also holds a spare copy of what is published, T b.
-- Training state is 4 T (gradients) + 8 T (Adam) + 4 T (float32 master, when b is 2) + 4 T (EMA).
-  ZeRO 1 divides Adam and master by the ranks, 2 also the gradients, 3 also the parameters.
-- A transformer layer keeps 34 bytes for each token and channel in 16-bit training with fused
-  attention (Korthikanti et al., arXiv:2205.05198, section 4.1), so 17 b; a third more for the
-  cross-attention of text-to-video models. Checkpointing keeps b a layer and one layer whole.
-- Without gradients two layers' worth is alive at a time.
-- The VAE decodes one clip of this size at a time; its finest level holds 96 channels a pixel of a
-  frame.
+not for filling it. It counts what scales with the model, not Python, CUDA or Ray themselves; the
+formulas are in `launch/memory.py`. What phases cost in FLOPs, hours and disk: `launch/estimate/`.
 """
 
 from __future__ import annotations
@@ -22,16 +11,22 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from rlvid.config import LearnerConfig, Recipe
-from rlvid.config.rewards import ServerConfig
-from rlvid.launch.model_size import ModelSize, read_model_size
+from rlvid.config import Recipe
+from rlvid.launch.memory import (
+    actor_memory,
+    branches,
+    clips_memory,
+    decoder_memory,
+    learner_memory,
+    server_memory,
+    sft_memory,
+)
+from rlvid.launch.model_size import ModelSize, read_model_size, sizes_are_published
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-LAYER_NUMBERS = 17 * 4 / 3
-"""Numbers a layer keeps for the backward pass, a token and channel."""
-MIB = 2**20
+SAMPLING_PHASES = ("data_engine", "grpo", "evaluate")
 SAMPLED_PLANS = 64
 """Step plans drawn to average the forwards over."""
 
@@ -48,6 +43,8 @@ class RolePlan:
     """Of one process."""
     memory_mib: dict[str, float]
     """Of one process, by what it is for."""
+    phases: tuple[str, ...]
+    """In which it lives."""
 
     @property
     def total_mib(self) -> float:
@@ -67,43 +64,72 @@ class Plan:
     learning_forwards: float
     """Forwards with gradient of one step, guidance counted; a backward costs two more."""
     num_steps: int
+    """Of the RL phase; 0 without one, as the three before."""
+    published_as: str = ""
+    """Hub id whose sizes stand for a model folder that is not there."""
 
 
 def plan(recipe: Recipe) -> Plan:
-    """Return the plan of the recipe's RL phase.
+    """Return the plan of the recipe's phases.
 
     Raises:
         ValueError: the model folder is missing, or no step plan can be made.
     """
-    size = read_model_size(recipe.model, recipe.learner)
-    sampling, learning = forwards_per_step(recipe)
-    rollout, learner = recipe.rollout, recipe.learner
-    roles = (
-        RolePlan(
-            role="rollout actor",
-            num_processes=rollout.num_actors,
-            num_cpus=rollout.num_cpus,
-            num_gpus=rollout.num_gpus,
-            memory_mib=actor_memory(recipe, size),
-        ),
-        *reward_roles(recipe, size),
-        RolePlan(
-            role="learner rank",
-            num_processes=learner.num_ranks,
-            num_cpus=learner.num_cpus,
-            num_gpus=learner.num_gpus,
-            memory_mib=learner_memory(recipe, size),
-        ),
-    )
+    trains = [phase for phase in recipe.phases if phase in ("grpo", "sft")]
+    has_rl = "grpo" in trains
+    sampling, learning = forwards_per_step(recipe) if has_rl else (0.0, 0.0)
+    rollout = recipe.rollout
     return Plan(
         name=recipe.name,
-        size=size,
-        roles=roles,
-        rollouts_per_step=rollout.groups_per_step * rollout.group_size,
+        size=read_model_size(
+            recipe.model, recipe.sft.learner if trains[-1:] == ["sft"] else recipe.learner
+        ),
+        roles=(*sampling_roles(recipe), *learner_roles(recipe)),
+        rollouts_per_step=rollout.groups_per_step * rollout.group_size if has_rl else 0,
         sampling_forwards=sampling,
         learning_forwards=learning,
-        num_steps=recipe.grpo.num_steps,
+        num_steps=recipe.grpo.num_steps if has_rl else 0,
+        published_as=sizes_are_published(recipe.model),
     )
+
+
+def sampling_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
+    """Return who samples and scores, in the phases that do."""
+    phases = tuple(phase for phase in recipe.phases if phase in SAMPLING_PHASES)
+    if not phases:
+        return ()
+    size, rollout = read_model_size(recipe.model, recipe.learner), recipe.rollout
+    actor = RolePlan(
+        role="rollout actor",
+        num_processes=rollout.num_actors,
+        num_cpus=rollout.num_cpus,
+        num_gpus=rollout.num_gpus,
+        memory_mib=actor_memory(recipe, size),
+        phases=phases,
+    )
+    return (actor, *reward_roles(recipe, size))
+
+
+def learner_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
+    """Return the ranks of the phases that train, that of the RL phase last."""
+    found = []
+    for phase, name, learner, memory in (
+        ("sft", "sft learner rank", recipe.sft.learner, sft_memory),
+        ("grpo", "learner rank", recipe.learner, learner_memory),
+    ):
+        if phase not in recipe.phases:
+            continue
+        found.append(
+            RolePlan(
+                role=name,
+                num_processes=learner.num_ranks,
+                num_cpus=learner.num_cpus,
+                num_gpus=learner.num_gpus,
+                memory_mib=memory(recipe, read_model_size(recipe.model, learner)),
+                phases=(phase,),
+            )
+        )
+    return tuple(found)
 
 
 def forwards_per_step(recipe: Recipe) -> tuple[float, float]:
@@ -114,7 +140,6 @@ def forwards_per_step(recipe: Recipe) -> tuple[float, float]:
     from rlvid.flow.step_plans import make_step_plan
 
     config = recipe.rollout
-    branches = 1 if config.guidance_scale == 1.0 else 2
     sampling, learning = [], []
     for number in range(SAMPLED_PLANS):
         drawn = make_step_plan(config, recipe_seed=recipe.seed, prompt_id=str(number), step=number)
@@ -127,50 +152,29 @@ def forwards_per_step(recipe: Recipe) -> tuple[float, float]:
                 for step in drawn.trained_steps
             )
         )
-    groups = config.groups_per_step * branches
+    groups = config.groups_per_step * branches(config.guidance_scale)
     updates = recipe.algorithm.updates_per_batch
     return groups * fmean(sampling), groups * updates * fmean(learning)
 
 
-def actor_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
-    """Return MiB of one rollout actor by what it is for."""
-    width = bytes_of(recipe)
-    frozen = size.transformer_parameters + size.text_encoder_parameters + size.vae_parameters
-    rows = recipe.rollout.group_size * (1 if recipe.rollout.guidance_scale == 1.0 else 2)
-    alive = 2 * LAYER_NUMBERS * rows * size.tokens * size.width * width
-    return {
-        "weights": frozen * width / MIB,
-        "spare copy": size.trainable_parameters * width / MIB,
-        "activations": alive / MIB,
-    }
-
-
 def reward_roles(recipe: Recipe, size: ModelSize) -> tuple[RolePlan, ...]:
-    """Return the decoder, every scorer with processes of its own, judges too, and the servers.
-
-    A scorer counts with a group of clips as floats; what it loads itself only it knows. A server
-    counts with its weights as they lie in its folder; what it keeps of requests comes on top.
-    """
+    """Return the decoder, every scorer with processes of its own, judges too, and the servers."""
     from rlvid.launch.cluster import rewards_of
     from rlvid.rewards.dispatch.placement import plan_pool
     from rlvid.rewards.dispatch.processes import DECODER
 
     rewards = rewards_of(recipe)
     _, hosts = plan_pool(rewards)
-    frame = size.clip_numbers / recipe.model.num_frames / 3
-    clips = {"clips": recipe.rollout.group_size * size.clip_numbers * 4 / MIB}
-    decoding = {
-        "weights": size.vae_parameters * 4 / MIB,
-        "decoding": 3 * 96 * frame * 4 / MIB,
-        **clips,
-    }
+    sampling = tuple(phase for phase in recipe.phases if phase in SAMPLING_PHASES)
+    scorers = {DECODER, *(scorer.label for scorer in recipe.rewards.scorers)}
     processes = tuple(
         RolePlan(
             role="rewards: " + ", ".join(service or "decoder" for service in host.services),
             num_processes=host.autoscaler.low,
             num_cpus=host.num_cpus,
             num_gpus=host.num_gpus,
-            memory_mib=decoding if DECODER in host.services else clips,
+            memory_mib=(decoder_memory if DECODER in host.services else clips_memory)(recipe, size),
+            phases=sampling if scorers & set(host.services) else ("evaluate", "grpo"),
         )
         for host in hosts
     )
@@ -180,51 +184,13 @@ def reward_roles(recipe: Recipe, size: ModelSize) -> tuple[RolePlan, ...]:
             num_processes=server.num_replicas,
             num_cpus=server.num_cpus,
             num_gpus=server.num_gpus,
-            memory_mib={"weights": _weight_files(server) / MIB},
+            memory_mib=server_memory(server),
+            phases=sampling,
         )
         for name, server in rewards.servers.items()
         if not server.urls
     )
     return processes + servers
-
-
-def _weight_files(server: ServerConfig) -> int:
-    from rlvid.rewards.vllm.command import server_folder
-
-    return sum(file.stat().st_size for file in server_folder(server).glob("*.safetensors"))
-
-
-def learner_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
-    """Return MiB of one learner rank by what it is for."""
-    learner, width = recipe.learner, bytes_of(recipe)
-    trainable = size.trainable_parameters
-    over = {stage: learner.num_ranks if learner.zero_stage >= stage else 1 for stage in (1, 2, 3)}
-    master = 4 if width == 2 else 0
-    copies = size.transformer_parameters * width / over[3]
-    if recipe.algorithm.kl.kind != "none" and learner.mode == "full":
-        copies += size.transformer_parameters * width
-    return {
-        "weights": (copies + size.text_encoder_parameters * width) / MIB,
-        "gradients": 4 * trainable / over[2] / MIB,
-        "optimiser": (8 + master) * trainable / over[1] / MIB,
-        "EMA": (4 * trainable if learner.ema else 0) / MIB,
-        "activations": activation_bytes(recipe, size, learner) / MIB,
-    }
-
-
-def activation_bytes(recipe: Recipe, size: ModelSize, learner: LearnerConfig) -> float:
-    """Return the bytes a forward of one micro-batch keeps for its backward."""
-    most = max(1, min(learner.micro_batch_rows, recipe.rollout.group_size))
-    rows = most * (1 if recipe.rollout.guidance_scale == 1.0 else 2)
-    layer = rows * size.tokens * size.width * bytes_of(recipe)
-    if learner.activation_checkpointing:
-        return layer * (size.num_layers + LAYER_NUMBERS)
-    return layer * size.num_layers * LAYER_NUMBERS
-
-
-def bytes_of(recipe: Recipe) -> int:
-    """Return bytes a number of the transformer's dtype."""
-    return 2 if recipe.model.dtype == "bfloat16" else 4
 
 
 def check_machine(recipe: Recipe) -> None:
@@ -265,17 +231,28 @@ def render(planned: Plan) -> RenderableType:
             size_text(role.total_mib),
             parts,
         )
+    return Group(roles, *remarks(planned))
+
+
+def remarks(planned: Plan) -> list[str]:
+    """Return what stands below the table of roles."""
     size = planned.size
-    lines = (
+    lines = [
         f"transformer {size.transformer_parameters:,} parameters, "
         f"{size.trainable_parameters:,} trained; {size.tokens} tokens a clip",
-        f"a step: {planned.rollouts_per_step} rollouts, {planned.sampling_forwards:.0f} forwards "
-        f"to sample, {planned.learning_forwards:.0f} forwards with gradient to learn; "
-        f"{planned.num_steps} steps",
-        "memory is an estimate of what scales with the model (assumptions: launch/planner.py); "
+        "memory is an estimate of what scales with the model (assumptions: launch/memory.py); "
         "each process adds about 600 MiB of Python and libraries",
-    )
-    return Group(roles, *lines)
+    ]
+    if planned.num_steps:
+        lines.insert(
+            1,
+            f"a step: {planned.rollouts_per_step} rollouts, {planned.sampling_forwards:.0f} "
+            f"forwards to sample, {planned.learning_forwards:.0f} forwards with gradient to "
+            f"learn; {planned.num_steps} steps",
+        )
+    if planned.published_as:
+        lines.append(f"the model's folder is not here; sizes are those of {planned.published_as}")
+    return lines
 
 
 def size_text(mib: float) -> str:

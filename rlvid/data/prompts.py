@@ -48,7 +48,7 @@ def _tiny_world_prompts(split: str) -> tuple[Prompt, ...]:
 
 
 def _file_prompts(config: PromptsConfig) -> tuple[Prompt, ...]:
-    path = Path(config.source)
+    path = Path(config.source).expanduser()
     if path.suffix not in (".txt", ".jsonl"):
         raise ValueError(
             "prompts.source: unknown source: expected 'tiny_world', a .txt or a .jsonl file, "

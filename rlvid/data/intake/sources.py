@@ -48,7 +48,7 @@ def read_source(source: str) -> Iterator[RawClip | Drop]:
 
 def check_source(source: str) -> Path:
     """Return the file that a source is read from, without opening it."""
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         path /= CAPTIONS_FILE
         if not path.is_file():

@@ -2,5 +2,5 @@
 
 The rules are read from the benchmark's code (github.com/Vchitect/VBench, folder VBench-2.0); the
 wording of what a judge is asked is ours, so figures to be compared with published ones come from
-the official package (`launch.vbench2_official`), and ours compare policies with one another.
+the official package (`launch.vbench2.official`), and ours compare policies with one another.
 """

@@ -8,8 +8,9 @@ import pytest
 
 from rlvid.config import LearnerConfig, ModelConfig, Recipe
 from rlvid.launch.cluster import ClusterError
+from rlvid.launch.memory import MIB, learner_memory
 from rlvid.launch.model_size import count_trainable, read_model_size
-from rlvid.launch.planner import MIB, check_machine, forwards_per_step, learner_memory, plan
+from rlvid.launch.planner import check_machine, forwards_per_step, plan
 from rlvid.models import load_model
 from rlvid.models.tiny import vlm_judge_folder
 

@@ -1,0 +1,1 @@
+"""What the phases of a recipe cost, before one of them is run: FLOPs, GPU-hours, memory, disk."""

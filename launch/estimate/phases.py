@@ -1,0 +1,168 @@
+"""From a recipe to what each of its phases costs, and what of it does not fit.
+
+A role's hours are its FLOPs over the peak of its GPUs at the assumed utilisation. Roles that work
+beside one another take as long as the slowest; GPUs are held for all of that, busy or not.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from rlvid.config import LearnerConfig, Recipe
+from rlvid.launch.estimate.assumptions import Assumptions
+from rlvid.launch.estimate.records import ACTORS, DECODER, LEARNER, Counted, Work, count_model
+from rlvid.launch.estimate.sampling import data_engine_work, evaluate_work, num_rendered
+from rlvid.launch.estimate.training import grpo_work, num_encoded, sft_work
+from rlvid.launch.memory import bytes_of
+from rlvid.launch.model_size import ModelSize, read_model_size
+from rlvid.launch.planner import Plan
+
+MAKERS = {
+    "data_engine": data_engine_work,
+    "sft": sft_work,
+    "grpo": grpo_work,
+    "evaluate": evaluate_work,
+}
+CHECKPOINT_BYTES = 12
+"""Of a trained parameter: its float32 value and Adam's two moments; an average takes 4 more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseEstimate:
+    """What one phase costs."""
+
+    phase: str
+    work: tuple[tuple[Work, float | None], ...]
+    """Each with its GPU-hours; None on CPUs, and where the FLOPs are not known."""
+    hours: float
+    """From begin to end, of what runs on GPUs."""
+    num_gpus: float
+    """Held in the phase."""
+    peak_mib: float
+    """Of the process that needs most, on a GPU if any is; 0 without processes."""
+    disk_bytes: float
+    """Clips, latents, checkpoints and the policy."""
+
+    @property
+    def flops(self) -> float:
+        return sum(work.flops or 0.0 for work, _ in self.work)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of GPUs that are busy."""
+        return sum(hours or 0.0 for _, hours in self.work)
+
+    @property
+    def held_gpu_hours(self) -> float:
+        return self.hours * self.num_gpus
+
+
+def estimate(recipe: Recipe, planned: Plan, assumed: Assumptions) -> tuple[PhaseEstimate, ...]:
+    """Return the phases that can be estimated, in order; () for a model of unknown FLOPs."""
+    counted = count_model(recipe, assumed)
+    if counted is None:
+        return ()
+    return tuple(_phase(recipe, planned, p, counted) for p in recipe.phases if p in MAKERS)
+
+
+def misfits(planned: Plan, assumed: Assumptions) -> list[str]:
+    """Return a line for each role whose process does not fit onto its GPUs."""
+    lines = []
+    for role in planned.roles:
+        room = role.num_gpus * assumed.gpu_memory_gib
+        needs = role.total_mib / 1024
+        if role.num_gpus and needs > room:
+            largest = max(role.memory_mib, key=lambda name: role.memory_mib[name])
+            lines.append(
+                f"{role.role}: needs {needs:.1f} GiB, its {role.num_gpus:g} GPU has "
+                f"{room:.1f} GiB; most of it is {largest}. {_WAYS_OUT.get(largest, _OTHERWISE)}"
+            )
+    return lines
+
+
+_OTHERWISE = "Give it more GPUs, or take a smaller model"
+_WAYS_OUT = {
+    "activations": "Set activation_checkpointing, or lower micro_batch_rows, clips_per_prompt, "
+    "group_size or the clip's size",
+    "gradients": "Raise zero_stage to 2 or num_ranks",
+    "optimiser": "Raise zero_stage or num_ranks",
+}
+
+
+def _phase(recipe: Recipe, planned: Plan, phase: str, counted: Counted) -> PhaseEstimate:
+    work = tuple(
+        (item, _gpu_hours(item, _gpus(recipe, phase, item.role), counted.assumed))
+        for item in MAKERS[phase](recipe, counted)
+    )
+    stages: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for item, hours in work:
+        if hours is not None:
+            stages[item.stage][item.role] += hours / _gpus(recipe, phase, item.role)
+    here = [role for role in planned.roles if phase in role.phases]
+    on_gpus = [role for role in here if role.num_gpus] or here
+    return PhaseEstimate(
+        phase=phase,
+        work=work,
+        hours=sum(max(roles.values()) for roles in stages.values()),
+        num_gpus=sum(role.num_processes * role.num_gpus for role in here),
+        peak_mib=max((role.total_mib for role in on_gpus), default=0.0),
+        disk_bytes=disk_bytes(recipe, phase, counted.assumed),
+    )
+
+
+def _gpu_hours(work: Work, num_gpus: float, assumed: Assumptions) -> float | None:
+    if work.flops is None or not num_gpus:
+        return None
+    return work.flops / (assumed.peak * work.mfu) / 3600
+
+
+def _gpus(recipe: Recipe, phase: str, role: str) -> float:
+    """Return the GPUs that a role has in a phase, all of its processes together."""
+    rewards, rollout = recipe.rewards, recipe.rollout
+    if role == ACTORS:
+        return rollout.num_actors * rollout.num_gpus
+    if role == DECODER:
+        return rewards.decode_replicas * rewards.decode_gpus
+    if role == LEARNER:
+        learner = _learner(recipe, phase)
+        return learner.num_ranks * learner.num_gpus
+    server = rewards.servers.get(role)
+    return 0.0 if server is None or server.urls else server.num_replicas * server.num_gpus
+
+
+def _learner(recipe: Recipe, phase: str) -> LearnerConfig:
+    return recipe.sft.learner if phase == "sft" else recipe.learner
+
+
+def disk_bytes(recipe: Recipe, phase: str, assumed: Assumptions) -> float:
+    """Return what a phase leaves on the disk, and the checkpoint it writes before one goes."""
+    size = read_model_size(recipe.model, _learner(recipe, phase))
+    latents = 4 * size.latent_numbers
+    if phase == "data_engine":
+        real = recipe.data_engine.real
+        clip = size.clip_numbers / 3 * assumed.mp4_bits_per_pixel / 8
+        videos = real.num_clips * clip if real.source == "videos" else 0.0
+        return sum(num_rendered(recipe)) * latents + videos
+    if phase == "sft":
+        checkpoints = _checkpoints(recipe.sft.learner, size, recipe.sft.checkpoint.keep)
+        return num_encoded(recipe) * latents + checkpoints + _policy(recipe, phase, size)
+    if phase == "grpo":
+        checkpoints = _checkpoints(recipe.learner, size, recipe.grpo.checkpoint.keep)
+        return checkpoints + _policy(recipe, phase, size)
+    return 0.0
+
+
+def _checkpoints(learner: LearnerConfig, size: ModelSize, keep: int) -> float:
+    each = CHECKPOINT_BYTES + (4 if learner.ema else 0)
+    return (keep + 1) * each * size.trainable_parameters
+
+
+def _policy(recipe: Recipe, phase: str, size: ModelSize) -> float:
+    """Return the bytes of the policies a phase hands on: whole pipelines, or adapters."""
+    learner = _learner(recipe, phase)
+    copies = 2 if learner.ema else 1
+    if learner.mode == "lora":
+        return copies * 4 * size.trainable_parameters
+    frozen = size.transformer_parameters + size.text_encoder_parameters
+    return copies * (frozen * bytes_of(recipe) + 4 * size.vae_parameters)

@@ -1,0 +1,171 @@
+"""Memory of one process of each role, an estimate by what it is for.
+
+P parameters, T trainable ones, b bytes a number of `model.dtype`:
+
+- A frozen copy takes P b; an actor that is published to holds a spare copy besides, T b.
+- Training state is 4 T (gradients) + 8 T (Adam) + 4 T (float32 master, when b is 2) + 4 T (EMA).
+  ZeRO 1 divides Adam and master by the ranks, 2 also the gradients, 3 also the parameters.
+- A transformer layer keeps 34 bytes for each token and channel in 16-bit training with fused
+  attention (Korthikanti et al., arXiv:2205.05198, section 4.1), so 17 b; a third more for the
+  cross-attention of text-to-video models. Checkpointing keeps b a layer and one layer whole.
+- Without gradients two layers' worth is alive at a time.
+- The VAE decodes one clip of this size at a time; its finest level holds 96 channels a pixel of a
+  frame.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from rlvid.config import LearnerConfig, Recipe
+from rlvid.config.rewards import ServerConfig
+from rlvid.launch.model_size import ModelSize, count_parameters, tensor_shapes
+
+LAYER_NUMBERS = 17 * 4 / 3
+"""Numbers a layer keeps for the backward pass, a token and channel."""
+MIB = 2**20
+_NOMINAL = re.compile(r"(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
+
+
+def branches(guidance_scale: float) -> int:
+    """Return how often the transformer sees a latent."""
+    return 1 if guidance_scale == 1.0 else 2
+
+
+def engine_guidance(recipe: Recipe) -> float:
+    return recipe.data_engine.guidance_scale or recipe.rollout.guidance_scale
+
+
+def evaluate_guidance(recipe: Recipe) -> float:
+    return recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale
+
+
+def group_rows(recipe: Recipe) -> tuple[int, int]:
+    """Return the most clips of a group, and the most rows an actor forwards at once.
+
+    Of the phase that needs most: all clips of a prompt are denoised together.
+    """
+    rollout, engine, evaluate = recipe.rollout, recipe.data_engine, recipe.evaluate
+    probed = 0 if engine.weakness.given else engine.weakness.seeds_per_prompt
+    groups = {
+        "grpo": (rollout.group_size, rollout.guidance_scale),
+        "data_engine": (max(engine.clips_per_prompt, probed), engine_guidance(recipe)),
+        "evaluate": (evaluate.seeds_per_prompt, evaluate_guidance(recipe)),
+    }
+    here = [groups[phase] for phase in groups if phase in recipe.phases]
+    return max(clips for clips, _ in here), max(c * branches(scale) for c, scale in here)
+
+
+def actor_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
+    """Return MiB of one rollout actor by what it is for."""
+    width = bytes_of(recipe)
+    frozen = size.transformer_parameters + size.text_encoder_parameters + size.vae_parameters
+    _, rows = group_rows(recipe)
+    alive = 2 * LAYER_NUMBERS * rows * size.tokens * size.width * width
+    published = size.trainable_parameters if "grpo" in recipe.phases else 0
+    return {
+        "weights": frozen * width / MIB,
+        "spare copy": published * width / MIB,
+        "activations": alive / MIB,
+    }
+
+
+def decoder_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
+    """Return MiB of the process that turns latents into pixels."""
+    frame = size.clip_numbers / recipe.model.num_frames / 3
+    return {
+        "weights": size.vae_parameters * 4 / MIB,
+        "decoding": 3 * 96 * frame * 4 / MIB,
+        **clips_memory(recipe, size),
+    }
+
+
+def clips_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
+    """Return MiB of a group of clips as floats, which a scorer holds; its own weights only it
+    knows."""
+    num_clips, _ = group_rows(recipe)
+    return {"clips": num_clips * size.clip_numbers * 4 / MIB}
+
+
+def server_memory(server: ServerConfig) -> dict[str, float]:
+    """Return MiB of a model server's weights; what it keeps of requests comes on top.
+
+    They are as large as the files in its folder, or, while that is not here, 2 bytes for each
+    parameter that the folder's name speaks of.
+    """
+    from rlvid.rewards.vllm.command import server_folder
+
+    folder = server_folder(server)
+    if folder.is_dir():
+        return {"weights": sum(f.stat().st_size for f in folder.glob("*.safetensors")) / MIB}
+    return {"weights": 2 * (server_parameters(server) or 0.0) / MIB}
+
+
+def server_parameters(server: ServerConfig) -> float | None:
+    """Return the parameters of a server's model; of a folder that is not here those in its name.
+
+    "Qwen2.5-VL-7B-Instruct" says 7 billion; None where the name says nothing.
+    """
+    from rlvid.rewards.vllm.command import server_folder
+
+    folder = server_folder(server)
+    if folder.is_dir() and not server.urls:
+        return float(count_parameters(dict(tensor_shapes(folder))))
+    nominal = _NOMINAL.search(folder.name)
+    return float(nominal.group(1)) * 1e9 if nominal else None
+
+
+def learner_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
+    """Return MiB of one learner rank of the RL phase by what it is for."""
+    learner = recipe.learner
+    memory = _training_state(recipe, learner, size)
+    if recipe.algorithm.kl.kind != "none" and learner.mode == "full":
+        memory["weights"] += size.transformer_parameters * bytes_of(recipe) / MIB
+    most = max(1, min(learner.micro_batch_rows, recipe.rollout.group_size))
+    rows = most * branches(recipe.rollout.guidance_scale)
+    return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}
+
+
+def sft_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
+    """Return MiB of one learner rank of phase sft by what it is for; it has the VAE as well."""
+    learner = recipe.sft.learner
+    memory = _training_state(recipe, learner, size)
+    memory["weights"] += size.vae_parameters * 4 / MIB
+    rows = min(learner.micro_batch_rows, sft_rows(recipe) // learner.num_ranks)
+    return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}
+
+
+def sft_rows(recipe: Recipe) -> int:
+    """Return the rows of a step over all ranks, those included that only fill up the last rank."""
+    sft = recipe.sft
+    wanted = sft.batch_size + (sft.anchor.batch_size if sft.anchor.beta else 0)
+    ranks = sft.learner.num_ranks
+    return math.ceil(wanted / ranks) * ranks
+
+
+def activation_bytes(recipe: Recipe, size: ModelSize, learner: LearnerConfig, rows: int) -> float:
+    """Return the bytes that a forward of so many rows keeps for its backward."""
+    layer = rows * size.tokens * size.width * bytes_of(recipe)
+    if learner.activation_checkpointing:
+        return layer * (size.num_layers + LAYER_NUMBERS)
+    return layer * size.num_layers * LAYER_NUMBERS
+
+
+def bytes_of(recipe: Recipe) -> int:
+    """Return bytes a number of the transformer's dtype."""
+    return 2 if recipe.model.dtype == "bfloat16" else 4
+
+
+def _training_state(recipe: Recipe, learner: LearnerConfig, size: ModelSize) -> dict[str, float]:
+    """Return MiB of weights, gradients, optimiser and average of one rank."""
+    width, trainable = bytes_of(recipe), size.trainable_parameters
+    over = {stage: learner.num_ranks if learner.zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    master = 4 if width == 2 else 0
+    copies = size.transformer_parameters * width / over[3]
+    return {
+        "weights": (copies + size.text_encoder_parameters * width) / MIB,
+        "gradients": 4 * trainable / over[2] / MIB,
+        "optimiser": (8 + master) * trainable / over[1] / MIB,
+        "EMA": (4 * trainable if learner.ema else 0) / MIB,
+    }

@@ -1,0 +1,1 @@
+"""`rlvid vbench2`: the benchmark's questions put to served models, and the official package."""

@@ -1,0 +1,107 @@
+"""Shapes of published pipelines whose files are not here, for planning a run before a download.
+
+The configurations are those of the pipelines' own config.json, written down; names and shapes of
+the tensors come from diffusers' and transformers' classes, built without memory. Nothing here can
+be loaded or trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+Shapes = dict[str, tuple[int, ...]]
+
+_WAN = {
+    "_class_name": "WanTransformer3DModel",
+    "patch_size": [1, 2, 2],
+    "attention_head_dim": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+}
+_WAN_VAE = {
+    "_class_name": "AutoencoderKLWan",
+    "base_dim": 96,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "temperal_downsample": [False, True, True],
+    "z_dim": 16,
+    "in_channels": 3,
+    "out_channels": 3,
+    "scale_factor_temporal": 4,
+    "scale_factor_spatial": 8,
+}
+_UMT5_XXL = {
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "d_kv": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPipeline:
+    """Configurations of a pipeline's parts."""
+
+    hub_id: str
+    transformer: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text_encoder: Mapping[str, Any]
+    text_tokens: int
+    """`model_max_length` of its tokenizer."""
+
+
+def _wan(name: str, **transformer: int) -> PublishedPipeline:
+    return PublishedPipeline(
+        hub_id=f"Wan-AI/{name}",
+        transformer={**_WAN, **transformer},
+        vae=_WAN_VAE,
+        text_encoder=_UMT5_XXL,
+        text_tokens=512,
+    )
+
+
+PUBLISHED = {
+    "Wan2.1-T2V-1.3B-Diffusers": _wan(
+        "Wan2.1-T2V-1.3B-Diffusers", num_attention_heads=12, num_layers=30, ffn_dim=8960
+    ),
+    "Wan2.1-T2V-14B-Diffusers": _wan(
+        "Wan2.1-T2V-14B-Diffusers", num_attention_heads=40, num_layers=40, ffn_dim=13824
+    ),
+}
+"""Name of the folder to what is published under it."""
+
+
+def published(folder: Path) -> PublishedPipeline | None:
+    """Return the pipeline of a folder's name while there is no such folder, else None."""
+    return None if folder.is_dir() else PUBLISHED.get(folder.name)
+
+
+@lru_cache(maxsize=8)
+def published_shapes(name: str, part: str) -> Shapes:
+    """Return name and shape of every tensor of a part: transformer, vae or text_encoder."""
+    import torch
+
+    with torch.device("meta"):
+        module = _build(PUBLISHED[name], part)
+    return {key: tuple(value.shape) for key, value in module.named_parameters()}
+
+
+def _build(pipeline: PublishedPipeline, part: str) -> Any:
+    if part == "text_encoder":
+        from transformers import UMT5Config, UMT5EncoderModel
+
+        return UMT5EncoderModel(UMT5Config(**pipeline.text_encoder))
+    import diffusers
+
+    config: dict[str, Any] = dict(getattr(pipeline, part))
+    kind = getattr(diffusers, config.pop("_class_name"))
+    return kind(**config)
