@@ -69,7 +69,7 @@ def _check_data_engine(recipe: Recipe) -> None:
                 f"rewards.scorers; there: {', '.join(labels)}"
             )
     server = engine.prompts.llm.server
-    if engine.prompts.writer == "llm":
+    if engine.prompts.asks_llm:
         load_templates(engine.prompts.llm.templates)
         if server and server not in recipe.rewards.servers:
             raise ValueError(
@@ -89,7 +89,11 @@ def _check_training(recipe: Recipe) -> None:
     """Refuse what a training phase could not hand on at its end."""
     learners = {"sft": recipe.sft.learner, "grpo": recipe.learner}
     trained = [learners[name] for name in recipe.phases if name in learners]
-    modes = [learner.mode for learner in trained]
+    modes = [
+        "full" if name == "sft" and recipe.sft.balance == "adapters" else learners[name].mode
+        for name in recipe.phases
+        if name in learners
+    ]
     if ("lora", "lora") in pairwise(modes):
         raise ValueError(
             "learner.mode: a LoRA on top of a LoRA cannot be exported as one adapter; "

@@ -44,6 +44,8 @@ class SftSettings:
     """Of the sigma schedule; training visits the levels that sampling visits."""
     folder: Path
     """Where the encoded clips are kept."""
+    dimension: str | None = None
+    """Of a data set, train on the clips of this dimension; None trains on all."""
 
 
 def sft_settings(recipe: Recipe, policy: Policy, folder: Path) -> SftSettings:
@@ -95,6 +97,7 @@ class SftLearner:
             settings.trainee.model,
             self.trainee.model,
             self.trainee.engine.ranks,
+            dimension=settings.dimension,
         )
         self._visits = _visits(settings.sft, self._set, settings.trainee.seed)
 

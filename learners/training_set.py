@@ -21,12 +21,14 @@ from rlvid.config.sft import WeightingConfig
 from rlvid.data.clips import clip_shape
 from rlvid.data.engine.manifest import SUMMARY, read_manifest, read_summary
 from rlvid.data.engine.real_clips import ManifestClips
-from rlvid.data.engine.records import ClipRecord
+from rlvid.data.engine.records import ClipKind, ClipRecord
 from rlvid.data.engine.store import open_rows
 from rlvid.learners.latents import clips_of, open_latents
 from rlvid.learners.ranks import Ranks
 from rlvid.models.base import VideoModel
 
+SYNTHETIC: tuple[ClipKind, ...] = ("synthetic", "recaption")
+"""Kinds of clips that a policy rendered."""
 OPEN_FILES = 256
 """Files of a data set kept open by a rank."""
 
@@ -79,22 +81,50 @@ def is_dataset(source: str) -> bool:
     return (Path(source) / SUMMARY).is_file()
 
 
+def count_clips(config: SftConfig) -> dict[str, int]:
+    """Return the clips that each dimension of the data set is trained on; in order of the names.
+
+    Clips that were made for no dimension are not counted.
+
+    Raises:
+        ValueError: no data set, or a dimension without clips that the weighting keeps.
+    """
+    if not is_dataset(config.clips):
+        raise _needs_dataset(config)
+    source = Path(config.clips)
+    records: dict[str, list[ClipRecord]] = {}
+    for record in read_manifest(source, kinds=SYNTHETIC):
+        if record.dimension:
+            records.setdefault(record.dimension, []).append(record)
+    return {
+        dimension: len(weighted(found, config.weighting, where=_place(source, dimension))[0])
+        for dimension, found in sorted(records.items())
+    }
+
+
 def open_training_set(
-    folder: Path, config: SftConfig, model_config: ModelConfig, model: VideoModel, ranks: Ranks
+    folder: Path,
+    config: SftConfig,
+    model_config: ModelConfig,
+    model: VideoModel,
+    ranks: Ranks,
+    *,
+    dimension: str | None = None,
 ) -> TrainingSet:
     """Return what the section asks for; encode into `folder` what has no latents. A collective.
+
+    Args:
+        dimension: of a data set, take its clips alone, weighted among themselves, and the real
+            ones; None takes all.
 
     Raises:
         ValueError: a data set that is unfinished, of another shape, or without what is asked of it;
             weights or an anchor for clips that are no data set.
     """
     if is_dataset(config.clips):
-        return _of_dataset(folder, config, model_config, model, ranks)
+        return _of_dataset(folder, config, model_config, model, ranks, dimension)
     if config.weighting != WeightingConfig() or config.anchor.beta or config.balance != "none":
-        raise ValueError(
-            f"sft: weighting, anchor and balance need a data set of phase data_engine, got clips "
-            f"{config.clips!r}. Run that phase before and set sft.clips to artifact:<its name>."
-        )
+        raise _needs_dataset(config)
     settings = {
         "clips": config.clips,
         "num_clips": config.num_clips,
@@ -106,13 +136,27 @@ def open_training_set(
     return TrainingSet(clips=clips, weights=torch.ones(len(clips)), dimensions=("",) * len(clips))
 
 
+def _needs_dataset(config: SftConfig) -> ValueError:
+    return ValueError(
+        f"sft: weighting, anchor and balance need a data set of phase data_engine, got clips "
+        f"{config.clips!r}. Run that phase before and set sft.clips to artifact:<its name>."
+    )
+
+
 def _of_dataset(
-    folder: Path, config: SftConfig, model_config: ModelConfig, model: VideoModel, ranks: Ranks
+    folder: Path,
+    config: SftConfig,
+    model_config: ModelConfig,
+    model: VideoModel,
+    ranks: Ranks,
+    dimension: str | None,
 ) -> TrainingSet:
     source = Path(config.clips)
     _check_shape(source, model_config)
-    records = list(read_manifest(source, kinds=("synthetic", "recaption")))
-    kept, weights = weighted(records, config.weighting, where=str(source))
+    records = list(read_manifest(source, kinds=SYNTHETIC))
+    if dimension is not None:
+        records = [record for record in records if record.dimension == dimension]
+    kept, weights = weighted(records, config.weighting, where=_place(source, dimension))
     real = None
     if config.anchor.beta:
         rows = list(read_manifest(source, kinds=("real",)))
@@ -176,6 +220,11 @@ def weighted(
         normalise=config.normalise,
     )
     return chosen, weights
+
+
+def _place(source: Path, dimension: str | None) -> str:
+    """Return what errors call the clips."""
+    return str(source) if dimension is None else f"{source}, dimension {dimension}"
 
 
 def _score(record: ClipRecord, config: WeightingConfig) -> float | None:

@@ -12,6 +12,7 @@ from rlvid.config import Recipe
 from rlvid.data.clips import TinyWorldClips, clip_shape
 from rlvid.data.engine.records import ClipRecord, content_id
 from rlvid.data.engine.store import numbered
+from rlvid.data.intake.drops import DropCounts
 from rlvid.data.tiny_world import caption
 from rlvid.data.video_files import write_mp4
 from rlvid.seeds import derive_seed, prompt_id
@@ -25,7 +26,7 @@ class RealSet:
     """The rows of the real clips, on disk, and what was dropped on the way."""
 
     path: Path
-    counts: dict[str, int]
+    counts: DropCounts
 
     def records(self) -> Iterator[ClipRecord]:
         with self.path.open(encoding="utf-8") as file:
@@ -51,17 +52,17 @@ def open_real(recipe: Recipe, folder: Path) -> RealSet:
     path, counts_path = folder / ROWS, folder / "real_counts.json"
     if not counts_path.is_file():
         durable.make_folder(folder)
-        counts: dict[str, int] = {}
+        counts = DropCounts()
         rows = (
             json.dumps(record.to_json()).encode() + b"\n"
             for record in _rows(recipe, folder, counts)
         )
         durable.write_file(path, rows)
-        durable.write_file(counts_path, [json.dumps(counts).encode()])
-    return RealSet(path=path, counts=json.loads(counts_path.read_text()))
+        durable.write_file(counts_path, [json.dumps(counts.to_json()).encode()])
+    return RealSet(path=path, counts=DropCounts.from_json(json.loads(counts_path.read_text())))
 
 
-def _rows(recipe: Recipe, folder: Path, counts: dict[str, int]) -> Iterator[ClipRecord]:
+def _rows(recipe: Recipe, folder: Path, counts: DropCounts) -> Iterator[ClipRecord]:
     real = recipe.data_engine.real
     if real.source == "tiny_world":
         yield from _simulated(recipe, counts)
@@ -69,7 +70,7 @@ def _rows(recipe: Recipe, folder: Path, counts: dict[str, int]) -> Iterator[Clip
         yield from _taken_in(recipe, folder, counts)
 
 
-def _simulated(recipe: Recipe, counts: dict[str, int]) -> Iterator[ClipRecord]:
+def _simulated(recipe: Recipe, counts: DropCounts) -> Iterator[ClipRecord]:
     real = recipe.data_engine.real
     clips = TinyWorldClips(
         clip_shape(recipe.model), num_clips=real.num_clips, clip_seed=real.clip_seed
@@ -92,10 +93,10 @@ def _simulated(recipe: Recipe, counts: dict[str, int]) -> Iterator[ClipRecord]:
             row=0,
             content=name,
         )
-    counts["kept"] = len(clips)
+    counts.seen = counts.kept = len(clips)
 
 
-def _taken_in(recipe: Recipe, folder: Path, counts: dict[str, int]) -> Iterator[ClipRecord]:
+def _taken_in(recipe: Recipe, folder: Path, counts: DropCounts) -> Iterator[ClipRecord]:
     from rlvid.data.intake import Intake
 
     real = recipe.data_engine.real
@@ -118,7 +119,8 @@ def _taken_in(recipe: Recipe, folder: Path, counts: dict[str, int]) -> Iterator[
             content=clip.digest,
             scores={f"intake/{name}": value for name, value in clip.measures.items()},
         )
-    counts.update(intake.counts.to_json())
+    counts.seen, counts.kept = intake.counts.seen, intake.counts.kept
+    counts.dropped.update(intake.counts.dropped)
 
 
 def shape_key(recipe: Recipe) -> tuple[int, int, int, float]:

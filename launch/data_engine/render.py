@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlvid.data.engine.store import ClipStore
@@ -34,9 +34,25 @@ class RenderCounts:
     """Clips of this attempt."""
     num_quarantined: int = 0
     """Clips whose prompt cost too many actors; they are not in the data set."""
+    lost_places: list[int] = field(default_factory=list)
+    """Of those prompts: there is no file of them."""
     sample_s: float = 0.0
     """Seconds of actors, all together."""
     wall_s: float = 0.0
+
+    def on_disk(self, planned: Sequence[PlannedClips]) -> list[PlannedClips]:
+        """Return what of the plan has a file: all that was not quarantined."""
+        return [one for one in planned if one.place not in set(self.lost_places)]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the counts by the names of the metrics table."""
+        return {
+            "data_engine/clips/planned": float(self.num_planned),
+            "data_engine/clips/kept": float(self.num_kept),
+            "data_engine/clips/rendered": float(self.num_rendered),
+            "data_engine/clips/quarantined": float(self.num_quarantined),
+            "data_engine/clips/per_s": self.num_rendered / max(self.wall_s, 1e-9),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +82,7 @@ class Renderer:
         Raises:
             DiskFullError: the clips do not fit.
             RewardError: a scorer broke its contract, or the pool gave up.
+            RuntimeError: not a single prompt came through.
         """
         store = ClipStore(self.folder)
         counts = RenderCounts(num_planned=sum(p.num_clips for p in planned))
@@ -79,6 +96,12 @@ class Renderer:
         finally:
             counts.wall_s = time.monotonic() - began
             writer.close()
+        if planned and len(counts.lost_places) == len(planned):
+            raise RuntimeError(
+                f"data_engine: all {len(planned)} prompts of {self.folder.name} were quarantined, "
+                "each having cost rollout.max_deaths_per_prompt actors; look at the actors' logs "
+                "in the Ray session folder"
+            )
         return counts
 
     def _stream(
@@ -105,7 +128,9 @@ class Renderer:
                 counts.sample_s += group.summary.sample_s
             lost = set(issued) - set(line.in_flight()) - set(line.ready_ids())
             for group_id in lost:
-                counts.num_quarantined += issued.pop(group_id).num_clips
+                lost_one = issued.pop(group_id)
+                counts.num_quarantined += lost_one.num_clips
+                counts.lost_places.append(lost_one.place)
             written = writer.poll(0.0)
             for _, num_clips in written:
                 counts.num_rendered += num_clips

@@ -1,4 +1,4 @@
-"""Templates for the writer of prompts: YAML with Jinja, one that ships or the user's own."""
+"""Templates of requests to a language model: YAML with Jinja, shipped or the user's own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(
 
 
 class WriterTemplates(Section):
-    """The three requests of a writer."""
+    """The three requests of a writer, and the one of a judge."""
 
     name: str
     version: int = Field(ge=1)
@@ -30,6 +30,8 @@ class WriterTemplates(Section):
     analogy: str
     augment: str
     questions: str
+    plausible: str
+    """Whether `prompt` could be filmed, yes or no."""
 
     @property
     def digest(self) -> str:
@@ -54,7 +56,9 @@ def load_templates(name: str) -> WriterTemplates:
         )
     try:
         found = WriterTemplates.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        for template in (found.analogy, found.augment, found.questions, found.system):
+        for template in (
+            found.system, found.analogy, found.augment, found.questions, found.plausible
+        ):  # fmt: skip
             _ENVIRONMENT.from_string(template)
     except (yaml.YAMLError, jinja2.TemplateSyntaxError, UnicodeDecodeError) as error:
         raise ValueError(f"{where}: {path}: {error}") from error

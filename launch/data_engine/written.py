@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,19 @@ class WrittenSet:
     weaknesses: tuple[Weakness, ...]
     prompts: tuple[WrittenPrompt, ...]
     counts: dict[str, dict[str, int]]
-    """"base" and "long" form to reason to number."""
+    """"base" and "long" form to "kept" and reason to number; "llm" to what it answered badly."""
     dimension_scores: tuple[dict[str, Any], ...] = ()
     """Every dimension on the broad prompts, weakest first; () where the user named them."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return the counts by their metrics' names; of the reasons those that occurred."""
+        found = {f"data_engine/llm/{k}": float(n) for k, n in self.counts.get("llm", {}).items()}
+        for form in ("base", "long"):
+            area, counts = f"data_engine/prompts_{form}", dict(self.counts[form])
+            found[f"{area}/written"] = float(sum(counts.values()))
+            found[f"{area}/kept"] = float(counts.pop("kept"))
+            found |= {f"{area}/dropped_{reason}": float(n) for reason, n in counts.items() if n}
+        return found
 
     def save(self, path: Path) -> None:
         text = json.dumps(asdict(self), indent=1) + "\n"
@@ -48,6 +57,7 @@ class WrittenSet:
                 **{
                     **row,
                     "seed_prompts": tuple(row["seed_prompts"]),
+                    "seed_scores": tuple(row["seed_scores"]),
                     "clusters": tuple(
                         Cluster(**{**c, "words": tuple(c["words"])}) for c in row["clusters"]
                     ),
@@ -94,7 +104,7 @@ def write_prompts(
                 break
             # Those kept in earlier rounds may be written again, so more than the rest is asked for.
             written = writer.analogies(weakness, len(kept) + wanted * OVERWRITE, round_=round_)
-            base = list(islice((t for text in written for t in keep_base.keep([text])), wanted))
+            base = _first(written, wanted, keep_base)
             kept += _finished(weakness, base, writer, keep_long)
             on_round(sum(map(len, found)) + len(kept))
         if len(kept) < share:
@@ -107,6 +117,17 @@ def write_prompts(
         found.append(kept)
     longest = max(map(len, found))
     return tuple(row[n] for n in range(longest) for row in found if n < len(row))
+
+
+def _first(written: Sequence[object], num: int, keep: PromptFilter) -> list[str]:
+    """Return the first `num` that pass; what comes behind them is neither judged nor counted."""
+    kept: list[str] = []
+    place = 0
+    while len(kept) < num and place < len(written):
+        batch = written[place : place + num - len(kept)]
+        place += len(batch)
+        kept += keep.keep(batch)
+    return kept
 
 
 def _finished(

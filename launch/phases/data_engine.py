@@ -5,6 +5,7 @@
     P_s -> clips P_s V_s, scored offline, once                <name>/clips/
     real clips P_r V_r, and on demand P_r V_s                 <name>/clips/, <name>/videos/
     everything about every clip                               <name>/manifest/, <name>/dataset.json
+    the best and the worst clips, to be looked at             shown/
 
 After GigaVideo-1 (arXiv:2506.10639). Every arrow ends on the disk, so a phase that was killed goes
 on where it stopped: what is rendered is not rendered again, what is written not written again.
@@ -19,33 +20,29 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+import ray
+
 from rlvid.config import Recipe
-from rlvid.data.engine.embedding import Embedder, embed_words
-from rlvid.data.engine.filters import PromptFilter
-from rlvid.data.engine.manifest import write_manifest
+from rlvid.data.engine.manifest import read_manifest, write_manifest
 from rlvid.data.engine.records import ClipRecord, Weakness
 from rlvid.data.engine.store import ClipStore
-from rlvid.data.engine.writers import GrammarWriter, PromptWriter
 from rlvid.data.prompts import load_prompts
 from rlvid.evaluation.weakness import DimensionScore, dimension_scores, find_weaknesses
-from rlvid.launch.data_engine.llm_writer import LlmWriter
 from rlvid.launch.data_engine.plan import PlannedClips, Rendering, rendering_of
+from rlvid.launch.data_engine.prompt_parts import broad_prompts, embedder_of, open_prompt_parts
 from rlvid.launch.data_engine.real import RealSet, open_real
 from rlvid.launch.data_engine.render import RenderCounts, Renderer
+from rlvid.launch.data_engine.shown import find_extremes, write_shown
 from rlvid.launch.data_engine.written import WrittenSet, write_prompts
 from rlvid.launch.groups import weighted_reward
-from rlvid.launch.heldout import heldout_prompts
 from rlvid.launch.phases.base import Artifacts, PhaseContext
 from rlvid.launch.roles import SamplingRoles, open_sampling
 from rlvid.observability.progress import PhaseProgress, open_progress
 from rlvid.records import Prompt
-from rlvid.rewards.base import Endpoint
-from rlvid.rewards.vllm.external import api_key, base_url
-from rlvid.seeds import derive_seed, prompt_id
+from rlvid.seeds import prompt_id
 
 logger = logging.getLogger(__name__)
 
-ALL_HELDOUT = 10**9
 STEP_PROBE, STEP_CLIPS = 0, 1
 """Steps of the ledger and of the metrics."""
 
@@ -69,23 +66,25 @@ class DataEngine:
             work = _Work(context, progress, roles, rendering, folder)
             written = work.write()
             real = open_real(recipe, folder)
+            context.recorder.write(STEP_CLIPS, {**written.metrics(), **real.counts.metrics()})
             counts, plan = work.render(written, real)
-        records = chain(
-            ClipStore(folder).records([planned.place for planned in plan]), real.records()
-        )
-        digest = write_manifest(
-            folder,
-            rewarded(records, recipe),
-            rows_per_part=engine.groups_per_shard * engine.clips_per_prompt,
-            made_by={
-                "policy": rendering.policy_digest,
-                "rendering": asdict(rendering),
-                "written": written.counts,
-                "real": real.counts,
-                "render": asdict(counts),
-                "seconds": round(time.monotonic() - began, 1),
-            },
-        )
+            records = chain(
+                ClipStore(folder).records([planned.place for planned in plan]), real.records()
+            )
+            digest = write_manifest(
+                folder,
+                rewarded(records, recipe),
+                rows_per_part=engine.groups_per_shard * engine.clips_per_prompt,
+                made_by={
+                    "policy": rendering.policy_digest,
+                    "rendering": asdict(rendering),
+                    "written": written.counts,
+                    "real": real.counts.to_json(),
+                    "render": asdict(counts),
+                    "seconds": round(time.monotonic() - began, 1),
+                },
+            )
+            work.show()
         logger.info("data set digest=%s folder=%s", digest, folder)
         return replace(artifacts, datasets={**artifacts.datasets, engine.name: str(folder)})
 
@@ -105,21 +104,16 @@ class _Work:
         path = self.context.folder / "written.json"
         if path.is_file():
             return WrittenSet.load(path)
-        recipe = self.context.recipe
-        config = recipe.data_engine
+        config = self.context.recipe.data_engine
         rows, weaknesses = self._weaknesses()
         self.progress.step_done(0, {})
-        heldout = [p.text for p in heldout_prompts(recipe, ALL_HELDOUT)]
-        embedder = embedder_of(recipe)
-        keep_base, keep_long = (
-            PromptFilter(config.prompts, heldout=heldout, embedder=embedder) for _ in range(2)
-        )
-        writer = self._writer()
-        prompts = write_prompts(weaknesses, config.prompts, writer, keep_base, keep_long)
-        counts = {"base": keep_base.counts.to_json(), "long": keep_long.counts.to_json()}
-        if isinstance(writer, LlmWriter):
-            counts["writer"] = dict(writer.failures)
-            writer.close()
+        with open_prompt_parts(self.context.recipe, self.roles.rewards.endpoints) as parts:
+            if config.prompts.writer == "grammar":
+                self.progress.say("prompts are written by the tiny world's grammar, without an LLM")
+            prompts = write_prompts(
+                weaknesses, config.prompts, parts.writer, parts.keep_base, parts.keep_long
+            )
+            counts = parts.counts()
         written = WrittenSet(
             weaknesses=weaknesses,
             prompts=prompts,
@@ -156,7 +150,21 @@ class _Work:
         ]
         counts = self._render(self.folder, plan, STEP_CLIPS)
         self.progress.step_done(3, {})
-        return counts, plan
+        return counts, counts.on_disk(plan)
+
+    def show(self) -> None:
+        """Have the best and the worst clips decoded, for the report."""
+        recipe, rewards = self.context.recipe, self.roles.rewards
+        rows = read_manifest(self.folder, kinds=("synthetic", "recaption"))
+        write_shown(
+            self.context.folder,
+            self.folder,
+            find_extremes(rows, recipe.data_engine.num_clips_shown),
+            rendering=self.rendering,
+            decode=lambda group: rewards.clips(ray.put(group)),
+            fps=recipe.model.fps,
+            recorder=self.context.recorder,
+        )
 
     def _weaknesses(self) -> tuple[Sequence[DimensionScore], tuple[Weakness, ...]]:
         """Return how the policy does in every dimension, and the weak ones."""
@@ -184,39 +192,24 @@ class _Work:
             for place, prompt in enumerate(prompts)
         ]
         probe = self.context.folder / "probe"
-        self._render(probe, plan, STEP_PROBE)
+        rendered = self._render(probe, plan, STEP_PROBE).on_disk(plan)
         scores: dict[str, dict[tuple[str, int], float]] = {
             scorer.label: {} for scorer in recipe.rewards.scorers if scorer.weight
         }
-        for record in ClipStore(probe).records([planned.place for planned in plan]):
+        for record in ClipStore(probe).records([planned.place for planned in rendered]):
             for label, value in record.scores.items():
                 if label in scores:
                     scores[label][record.prompt_id, record.row] = value
+        rows = dimension_scores(scores)
         found = find_weaknesses(
-            scores, prompts, config, embedder=embedder_of(recipe), seed=recipe.seed
+            rows, scores, prompts, config, embedder=embedder_of(recipe), seed=recipe.seed
         )
         for weakness in found:
             self.progress.say(
                 f"weak: {weakness.dimension} {weakness.mean:.3f} [{weakness.low:.3f}, "
                 f"{weakness.high:.3f}]; {weakness.description}"
             )
-        return dimension_scores(scores), found
-
-    def _writer(self) -> PromptWriter:
-        recipe = self.context.recipe
-        config = recipe.data_engine.prompts
-        if config.writer == "grammar":
-            self.progress.say("prompts are written by the tiny world's grammar, without an LLM")
-            return GrammarWriter(recipe.seed)
-        llm = config.llm
-        if llm.server:
-            return LlmWriter(
-                llm, lambda: self.roles.rewards.endpoints(llm.server), seed=recipe.seed
-            )
-        key = api_key(llm.api_key_env, where="data_engine.prompts.llm.api_key_env")
-        url = base_url(llm.url)
-        one = Endpoint(url=url, model=llm.model, model_digest=f"{llm.model}@{url}", api_key=key)
-        return LlmWriter(llm, lambda: [one], seed=recipe.seed)
+        return rows, found
 
     def _render(self, folder: Path, plan: Sequence[PlannedClips], step: int) -> RenderCounts:
         recipe = self.context.recipe
@@ -239,7 +232,7 @@ class _Work:
                 )
 
         counts = renderer.render(plan, step=step, on_clips=show)
-        self.context.recorder.write(step + 1, render_metrics(counts))
+        self.context.recorder.write(step + 1, counts.metrics())
         return counts
 
 
@@ -248,41 +241,6 @@ def rewarded(records: Iterator[ClipRecord], recipe: Recipe) -> Iterator[ClipReco
     weights = {s.label: s.weight for s in recipe.rewards.scorers if s.weight}
     for record in records:
         yield replace(record, reward=weighted_reward(record.scores, weights))
-
-
-def broad_prompts(recipe: Recipe) -> tuple[Prompt, ...]:
-    """Return the prompts on which weakness is looked for, in an order of the recipe's seed."""
-    config = recipe.data_engine
-    prompts = load_prompts(config.broad)
-    order = sorted(
-        prompts, key=lambda prompt: derive_seed(recipe.seed, prompt.prompt_id, "weakness")
-    )
-    return tuple(order[: config.weakness.num_prompts])
-
-
-def embedder_of(recipe: Recipe) -> Embedder:
-    """Return the text embedder that the recipe names.
-
-    Raises:
-        ValueError: MiniLM is not installed; the message says how to get it.
-    """
-    if recipe.data_engine.prompts.embedder == "words":
-        return embed_words
-    from rlvid.rewards.specialists.sentences import load_sentence_encoder
-
-    encoder = load_sentence_encoder("data_engine.prompts.embedder")
-    return lambda texts: encoder.embed(texts).numpy()
-
-
-def render_metrics(counts: RenderCounts) -> dict[str, float]:
-    """Return the counts by the names of the metrics table."""
-    return {
-        "data_engine/clips/planned": float(counts.num_planned),
-        "data_engine/clips/kept": float(counts.num_kept),
-        "data_engine/clips/rendered": float(counts.num_rendered),
-        "data_engine/clips/quarantined": float(counts.num_quarantined),
-        "data_engine/clips/per_s": counts.num_rendered / max(counts.wall_s, 1e-9),
-    }
 
 
 def _prompt(text: str) -> Prompt:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from rlvid.config import Recipe
 from rlvid.data.video_files import write_mp4
+from rlvid.evaluation.dimension_mean import mean_of_means_bootstrap
 from rlvid.evaluation.statistics import paired_bootstrap
 from rlvid.launch.heldout import Measurement, Pair, heldout_prompts, measure, with_judges
 from rlvid.launch.phases.base import Artifacts, PhaseContext
@@ -128,16 +130,49 @@ def compare(recipe: Recipe, before: Measurement, after: Measurement) -> tuple[Co
     labels = recipe.evaluate.dimensions
     if labels:
         is_trained = any(label in trained for label in labels)
-        means = [mean_of(measured.scores, labels) for measured in (before, after)]
-        rows.append(_compare(recipe, DIMENSIONS, is_trained, num_asked, *means))
+        rows.append(_dimensions(recipe, labels, is_trained, num_asked, before, after))
     return tuple(rows)
 
 
-def mean_of(scores: Mapping[str, Mapping[Pair, float]], labels: Sequence[str]) -> dict[Pair, float]:
-    """Return the mean over the labels of every pair that all of them scored."""
-    tables = [scores.get(label, {}) for label in labels]
-    pairs = set(tables[0]).intersection(*tables[1:])
-    return {pair: sum(table[pair] for table in tables) / len(tables) for pair in pairs}
+def _dimensions(
+    recipe: Recipe,
+    labels: Sequence[str],
+    trained: bool,
+    num_asked: int,
+    before: Measurement,
+    after: Measurement,
+) -> Comparison:
+    """Compare the mean of the dimensions, each the mean of the pairs that it judges.
+
+    A dimension excludes prompts of other kinds, so few pairs have a score of every one.
+    """
+    tables = {}
+    for label in labels:
+        first, second = before.scores.get(label, {}), after.scores.get(label, {})
+        tables[label] = {pair: (first[pair], second[pair]) for pair in first if pair in second}
+        if not tables[label]:
+            raise ValueError(
+                f"evaluate.dimensions: {label!r} gave no score for both policies on any held-out "
+                "pair; take more prompts, or leave the dimension out"
+            )
+    found = mean_of_means_bootstrap(
+        tables.values(),
+        prompt_of=itemgetter(0),
+        num_bootstrap=recipe.evaluate.num_bootstrap,
+        confidence=recipe.evaluate.confidence,
+    )
+    return Comparison(
+        name=DIMENSIONS,
+        trained=trained,
+        before=found.before,
+        after=found.after,
+        difference=found.interval.mean_difference,
+        low=found.interval.low,
+        high=found.interval.high,
+        win_rate=found.interval.win_rate,
+        num_pairs=found.interval.num_pairs,
+        num_missing=num_asked - found.interval.num_pairs,
+    )
 
 
 def _compare(

@@ -67,6 +67,10 @@ class EnginePromptsConfig(Section):
     """grammar: the tiny world's own, without a language model. llm: analogy, augmentation and
     questions by `llm`."""
     llm: LlmConfig = LlmConfig()
+    plausibility: Literal["none", "grammar", "llm"] = "none"
+    """Who drops prompts that nobody could film, in the short form and in the long one. none: no
+    one. grammar: what is no caption of the tiny world goes, for broad prompts of it. llm: `llm` is
+    asked; a prompt to which it gives no readable answer goes as well, counted by itself."""
     num_prompts: int = Field(default=128, ge=1)
     """Kept after the filters, over all weak dimensions in equal shares."""
     max_rounds: int = Field(default=20, ge=1)
@@ -81,6 +85,11 @@ class EnginePromptsConfig(Section):
     embedder: Literal["words", "minilm"] = "words"
     """words: hashed word and letter counts, no model. minilm: sentence embeddings of the extra
     `specialists`."""
+
+    @property
+    def asks_llm(self) -> bool:
+        """Whether anything is asked of `llm`."""
+        return "llm" in (self.writer, self.plausibility)
 
 
 class RealClipsConfig(Section):
@@ -120,7 +129,7 @@ class DataEngineConfig(Section):
     groups_per_shard: int = Field(default=64, ge=1)
     """Prompts in one Parquet file of the manifest."""
     num_clips_shown: int = Field(default=6, ge=0)
-    """Best and worst clips that the report shows."""
+    """Clips that the report shows of the best, and as many of the worst; one of a prompt."""
 
     @model_validator(mode="after")
     def _check(self) -> DataEngineConfig:
@@ -130,9 +139,15 @@ class DataEngineConfig(Section):
                 f"got {self.prompts.min_words}"
             )
         llm = self.prompts.llm
-        if self.prompts.writer == "llm" and bool(llm.url) == bool(llm.server):
+        if self.prompts.asks_llm and bool(llm.url) == bool(llm.server):
+            asking = "writer" if self.prompts.writer == "llm" else "plausibility"
             raise ValueError(
-                "prompts.llm: writer 'llm' needs exactly one of url and server, "
+                f"prompts.llm: {asking} 'llm' needs exactly one of url and server, "
                 f"got url {llm.url!r} and server {llm.server!r}"
+            )
+        if self.prompts.plausibility == "grammar" and self.broad.source != "tiny_world":
+            raise ValueError(
+                "prompts.plausibility: 'grammar' knows the captions of the tiny world only, got "
+                f"broad.source {self.broad.source!r}; use 'llm' or 'none'"
             )
         return self

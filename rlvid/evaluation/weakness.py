@@ -66,6 +66,7 @@ def dimension_scores(scores: Mapping[str, ClipScores]) -> tuple[DimensionScore, 
 
 
 def find_weaknesses(
+    rows: Sequence[DimensionScore],
     scores: Mapping[str, ClipScores],
     prompts: Sequence[Prompt],
     config: WeaknessConfig,
@@ -78,10 +79,12 @@ def find_weaknesses(
     Weak is a dimension whose whole interval lies below `config.below`: one that is low by chance
     is not trained.
 
+    Args:
+        rows: `dimension_scores` of the scores.
+
     Raises:
         ValueError: no dimension is weak.
     """
-    rows = dimension_scores(scores)
     weak = [row for row in rows if row.high < config.below][: config.max_dimensions]
     if not weak:
         best = ", ".join(f"{row.dimension} {row.mean:.3f} (to {row.high:.3f})" for row in rows)
@@ -90,33 +93,43 @@ def find_weaknesses(
             f"interval: {best}. Raise data_engine.weakness.below, take more num_prompts, or name "
             "the dimensions in data_engine.weakness.given."
         )
-    by_id = {prompt.prompt_id: prompt for prompt in prompts}
-    found = []
-    for row in weak:
-        means = _by_prompt(scores[row.dimension])
-        order = sorted(means, key=lambda prompt_id: (means[prompt_id], prompt_id))
-        lowest = order[: max(config.num_clusters, math.ceil(config.low_frac * len(order)))]
-        clusters = name_clusters(
-            [by_id[prompt_id].text for prompt_id in lowest],
-            [means[prompt_id] for prompt_id in lowest],
-            others=[by_id[prompt_id].text for prompt_id in order[len(lowest) :]],
-            num_clusters=config.num_clusters,
-            embedder=embedder,
-            seed=seed,
-        )
-        words = "; ".join(" ".join(cluster.words) for cluster in clusters)
-        found.append(
-            Weakness(
-                dimension=row.dimension,
-                description=f"low in {row.dimension}: {words}",
-                seed_prompts=tuple(by_id[i].text for i in lowest[:NUM_SEED_PROMPTS]),
-                mean=row.mean,
-                low=row.low,
-                high=row.high,
-                clusters=clusters,
-            )
-        )
-    return tuple(found)
+    by_id = {prompt.prompt_id: prompt.text for prompt in prompts}
+    return tuple(
+        _weakness(row, _by_prompt(scores[row.dimension]), by_id, config, embedder, seed)
+        for row in weak
+    )
+
+
+def _weakness(
+    row: DimensionScore,
+    means: Mapping[str, float],
+    texts: Mapping[str, str],
+    config: WeaknessConfig,
+    embedder: Embedder,
+    seed: int,
+) -> Weakness:
+    """Return what the lowest prompts of a dimension have in common; maps are by prompt id."""
+    order = sorted(means, key=lambda prompt_id: (means[prompt_id], prompt_id))
+    lowest = order[: max(config.num_clusters, math.ceil(config.low_frac * len(order)))]
+    clusters = name_clusters(
+        [texts[prompt_id] for prompt_id in lowest],
+        [means[prompt_id] for prompt_id in lowest],
+        others=[texts[prompt_id] for prompt_id in order[len(lowest) :]],
+        num_clusters=config.num_clusters,
+        embedder=embedder,
+        seed=seed,
+    )
+    words = "; ".join(" ".join(cluster.words) for cluster in clusters)
+    return Weakness(
+        dimension=row.dimension,
+        description=f"low in {row.dimension}: {words}",
+        seed_prompts=tuple(texts[i] for i in lowest[:NUM_SEED_PROMPTS]),
+        seed_scores=tuple(means[i] for i in lowest[:NUM_SEED_PROMPTS]),
+        mean=row.mean,
+        low=row.low,
+        high=row.high,
+        clusters=clusters,
+    )
 
 
 def name_clusters(

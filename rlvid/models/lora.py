@@ -27,6 +27,7 @@ __all__ = [
     "count_adapter_modules",
     "fuse_lora",
     "load_lora",
+    "read_lora",
     "save_lora",
     "trainable_parameters",
 ]
@@ -117,7 +118,7 @@ def load_lora(transformer: nn.Module, folder: str | Path) -> LoraConfig:
     Raises:
         ValueError: the file is missing, is no LoRA of this transformer, or misses tensors.
     """
-    tensors, config = _read(Path(folder))
+    tensors, config = read_lora(folder)
     add_lora(transformer, config)
     live = trainable_parameters(transformer, "lora")
     if set(live) != set(tensors):
@@ -135,6 +136,37 @@ def load_lora(transformer: nn.Module, folder: str | Path) -> LoraConfig:
                 )
             parameter.copy_(tensors[name])
     return config
+
+
+def read_lora(folder: str | Path) -> tuple[dict[str, Tensor], LoraConfig]:
+    """Return the adapter tensors of a file, by canonical name, and its settings.
+
+    Raises:
+        ValueError: the file is missing or does not say its rank and alpha.
+    """
+    from safetensors import safe_open
+
+    path = Path(folder) / LORA_FILE
+    if not path.is_file():
+        raise ValueError(f"lora: no file {path}; give the folder that holds {LORA_FILE}")
+    with safe_open(str(path), framework="pt") as file:
+        metadata = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        tensors = {
+            key.removeprefix(_PREFIX): file.get_tensor(key)
+            for key in file.keys()  # noqa: SIM118 (a safe_open is no mapping)
+        }
+    try:
+        config = LoraConfig(
+            rank=metadata[f"{_PREFIX}r"],
+            alpha=metadata[f"{_PREFIX}lora_alpha"],
+            target_modules=tuple(metadata[f"{_PREFIX}target_modules"]),
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"lora {path}: no {error} in its metadata; it must come from rlvid or from "
+            "diffusers' save_lora_weights with metadata"
+        ) from error
+    return tensors, config
 
 
 def fuse_lora(transformer: nn.Module, folder: str | Path) -> None:
@@ -162,29 +194,3 @@ def _initialise(transformer: nn.Module, seed: int) -> None:
             bound = parameter.shape[1] ** -0.5
             drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float32)
             parameter.copy_((2.0 * drawn - 1.0) * bound)
-
-
-def _read(folder: Path) -> tuple[dict[str, Tensor], LoraConfig]:
-    from safetensors import safe_open
-
-    path = folder / LORA_FILE
-    if not path.is_file():
-        raise ValueError(f"lora: no file {path}; give the folder that holds {LORA_FILE}")
-    with safe_open(str(path), framework="pt") as file:
-        metadata = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-        tensors = {
-            key.removeprefix(_PREFIX): file.get_tensor(key)
-            for key in file.keys()  # noqa: SIM118 (a safe_open is no mapping)
-        }
-    try:
-        config = LoraConfig(
-            rank=metadata[f"{_PREFIX}r"],
-            alpha=metadata[f"{_PREFIX}lora_alpha"],
-            target_modules=tuple(metadata[f"{_PREFIX}target_modules"]),
-        )
-    except KeyError as error:
-        raise ValueError(
-            f"lora {path}: no {error} in its metadata; it must come from rlvid or from "
-            "diffusers' save_lora_weights with metadata"
-        ) from error
-    return tensors, config

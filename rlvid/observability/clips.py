@@ -6,6 +6,7 @@ what the model drew. Heavy imports (PyAV, Pillow) are local.
 
 from __future__ import annotations
 
+import base64
 import io
 from fractions import Fraction
 
@@ -28,6 +29,21 @@ def to_pixels(clip: Tensor, *, min_side: int = 1) -> Pixels:
     array: Pixels = pixels.cpu().numpy().astype(np.uint8)
     factor = -(-min_side // min(array.shape[1:3]))
     return array.repeat(factor, axis=1).repeat(factor, axis=2) if factor > 1 else array
+
+
+def shrunk(clip: Tensor, most_px: int) -> Tensor:
+    """Return the clip with its shorter side at most `most_px`, for a page that must stay small.
+
+    Args:
+        clip: [T, 3, H, W] float.
+    """
+    from torch.nn.functional import interpolate
+
+    height, width = int(clip.shape[2]), int(clip.shape[3])
+    factor = most_px / min(height, width)
+    if factor >= 1.0:
+        return clip
+    return interpolate(clip, size=(round(height * factor), round(width * factor)), mode="area")
 
 
 def encode_mp4(clip: Tensor, fps: int, *, min_side: int = 160) -> bytes:
@@ -80,3 +96,8 @@ def encode_strip(clip: Tensor, *, num_frames: int = 6, min_side: int = 64) -> by
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(parts, axis=1)).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def data_url(kind: str, content: bytes) -> str:
+    """Return the bytes as a URL that carries them."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -6,7 +6,6 @@ are H.264 embedded as base64, so the file can be mailed.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from rlvid.observability.charts import WIDE, Mark, Series, line_chart, number
-from rlvid.observability.clips import encode_mp4, encode_strip
+from rlvid.observability.clips import data_url, encode_mp4, encode_strip
+from rlvid.observability.data_section import DataSetData, data_view
 from rlvid.observability.metrics import metric
 from rlvid.observability.reward_section import (
     AlarmRow,
@@ -93,6 +93,8 @@ class ReportData:
     evaluation: Sequence[EvaluationRow] = ()
     confidence: float = 0.95
     clips: Sequence[ClipPair] = ()
+    dataset: DataSetData | None = None
+    """None where the run made none."""
     fps: int = 8
     times: Sequence[PhaseTime] = ()
     """Of the phases whose loop kept a timeline."""
@@ -127,6 +129,7 @@ def build_report(data: ReportData) -> str:
         correlations=correlation_matrix(data.rows),
         learner_charts=learner_charts(data.rows),
         clips=[clip_view(pair, data.fps) for pair in data.clips],
+        set=data_view(data.dataset) if data.dataset else None,
         times=[time_view(phase) for phase in data.times],
         bars=[100.0 * total.seconds / longest_s for total in data.timings],
         forest=[forest_bar(row, reach) for row in data.evaluation],
@@ -192,11 +195,6 @@ def clip_view(pair: ClipPair, fps: int) -> dict[str, Any]:
             for side, (label, clip) in enumerate([("before", pair.before), ("after", pair.after)])
         ],
     }
-
-
-def data_url(kind: str, content: bytes) -> str:
-    """Return the bytes as a URL that carries them."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def forest_bar(row: EvaluationRow, reach: float) -> dict[str, float | str]:

@@ -19,6 +19,7 @@ import yaml
 
 from rlvid.data.engine.manifest import read_manifest, read_summary
 from rlvid.data.tiny_world.grammar import parse, split_of
+from rlvid.data.video_files import read_mp4
 from rlvid.launch.run import artifacts_of
 from rlvid.observability.recorder import read_rows
 from tests.system.conftest import SMALL, merged
@@ -37,7 +38,7 @@ ENGINE: dict[str, Any] = {
     "data_engine": {
         "name": "mine",
         "weakness": {"num_prompts": 6, "seeds_per_prompt": 1, "below": 1.0, "num_clusters": 2},
-        "prompts": {"num_prompts": 20},
+        "prompts": {"num_prompts": 20, "plausibility": "grammar"},
         "clips_per_prompt": 3,
         "groups_in_flight": 4,
         "groups_per_shard": 8,
@@ -118,6 +119,28 @@ def test_what_was_weak_is_written_down(whole: Path) -> None:
     dimensions = Counter(prompt["dimension"] for prompt in written["prompts"])
     assert dimensions == {row["dimension"]: 10 for row in written["weaknesses"]}
     assert written["counts"]["base"]["kept"] == 20
+
+
+def test_metrics_say_what_was_kept_and_dropped(whole: Path) -> None:
+    rows = [row for row in read_rows(whole / "metrics.jsonl") if row["phase"] == "00_data_engine"]
+    found = {name: value for row in rows for name, value in row["metrics"].items()}
+    assert found["data_engine/prompts_base/kept"] == found["data_engine/prompts_long/kept"] == 20
+    assert found["data_engine/prompts_base/written"] >= 20
+    assert (found["intake/clips/seen"], found["intake/clips/kept"]) == (8, 8)
+    assert found["data_engine/clips/rendered"] == 62
+
+
+def test_the_report_shows_the_set_and_its_ends(whole: Path) -> None:
+    shown = whole / "phases" / "00_data_engine" / "shown"
+    rows = json.loads((shown / "shown.json").read_text())
+    assert [row["side"] for row in rows] == ["best"] * 6 + ["worst"] * 6
+    rewards = [row["clip"]["reward"] for row in rows]
+    kept = [row.reward for row in read_manifest(_dataset(whole)) if row.reward is not None]
+    assert (rewards[0], rewards[6]) == (max(kept), min(kept))
+    assert read_mp4(shown / f"{rows[0]['name']}.mp4")[0].shape[0] > 1
+    page = (whole / "report.html").read_text()
+    assert str(read_summary(_dataset(whole))["digest"]) in page
+    assert page.count("data:video/mp4") == 12
 
 
 def test_fine_tuning_trained_on_it(whole: Path) -> None:

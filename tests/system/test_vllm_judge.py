@@ -24,6 +24,8 @@ from rlvid.config.data_engine import LlmConfig
 from rlvid.config.rewards import ServerConfig
 from rlvid.data.engine.records import Weakness
 from rlvid.data.tiny_world import all_facts, caption, render_clip
+from rlvid.launch.data_engine.llm_client import LlmClient
+from rlvid.launch.data_engine.llm_plausibility import llm_plausibility
 from rlvid.launch.data_engine.llm_writer import LlmWriter
 from rlvid.models.tiny import vlm_judge_folder
 from rlvid.records import Prompt
@@ -100,12 +102,16 @@ def test_p_yes_is_that_of_transformers(served: Served, clips: tuple[Tensor, list
 def test_a_writer_of_prompts_gets_its_form_from_the_server(served: Served) -> None:
     """The embedded judge writes no sense; that its answers are a list of texts is vLLM's doing."""
     config = LlmConfig(url=served.endpoint.url, model=served.endpoint.model, max_tokens=400)
-    writer = LlmWriter(config, lambda: [served.endpoint], seed=0)
+    client = LlmClient(config, lambda: [served.endpoint], seed=0)
+    writer = LlmWriter(client)
     weak = Weakness(dimension="motion", description="", seed_prompts=("a red ball falls",))
     written = writer.analogies(weak, 3, round_=0)
     asked = writer.questions(weak, ["a red ball falls"])
-    writer.close()
-    assert len(written) + 3 * writer.failures["broken_answer"] >= 1
+    judged = llm_plausibility(client)(["a red ball falls", "a red ball falls upwards of green"])
+    client.close()
+    assert len(written) + 3 * client.given_up["analogy"] >= 1
+    assert len(judged) == 2
+    assert client.given_up["plausible"] == sum(answer is None for answer in judged) == 0
     assert all(isinstance(text, str) for text in [*written, *asked[0]])
 
 

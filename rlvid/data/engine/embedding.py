@@ -41,6 +41,35 @@ def embed_words(texts: Sequence[str]) -> Vectors:
     return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
+class VectorRows:
+    """Vectors that are added one by one and read as one array.
+
+    The room doubles when it is full: N vectors are copied fewer than 2 N times in all.
+    """
+
+    def __init__(self) -> None:
+        self._room: Vectors | None = None
+        self._num = 0
+
+    def __len__(self) -> int:
+        return self._num
+
+    @property
+    def rows(self) -> Vectors:
+        """[N, D], a view; N must be at least 1."""
+        assert self._room is not None
+        return self._room[: self._num]
+
+    def add(self, vector: Vectors) -> None:
+        """Add one vector, [1, D]."""
+        if self._room is None:
+            self._room = np.empty((8, vector.shape[1]), dtype=np.float32)
+        if self._num == len(self._room):
+            self._room = np.concatenate([self._room, np.empty_like(self._room)])
+        self._room[self._num] = vector[0]
+        self._num += 1
+
+
 def words_of(text: str) -> list[str]:
     """Return the lower-case words of a text."""
     return re.findall(r"[^\W_]+", text.lower())

@@ -6,23 +6,32 @@ Every prompt that is refused is counted under one reason, so kept + dropped = wr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import numpy as np
-
 from rlvid.config.data_engine import EnginePromptsConfig
-from rlvid.data.engine.embedding import Embedder, Vectors, cosine_distance, words_of
+from rlvid.data.engine.embedding import (
+    Embedder,
+    VectorRows,
+    Vectors,
+    cosine_distance,
+    words_of,
+)
+from rlvid.data.engine.plausibility import Plausible, take_all
 
 DropReason = Literal[
-    "empty", "not_text", "too_short", "too_long", "duplicate", "leaks_heldout", "implausible"
+    "empty",
+    "not_text",
+    "too_short",
+    "too_long",
+    "duplicate",
+    "leaks_heldout",
+    "implausible",
+    "not_judged",
 ]
+"""`not_judged`: whether it is plausible was asked, and no answer could be had."""
 REASONS: tuple[DropReason, ...] = get_args(DropReason)
-
-Plausible = Callable[[str], bool]
-"""Whether a prompt describes something that could be filmed; who judges that is the caller's
-choice."""
 
 
 @dataclass(slots=True)
@@ -42,7 +51,7 @@ class PromptCounts:
 
 
 class PromptFilter:
-    """Takes prompts one by one and remembers those it kept."""
+    """Takes prompts in batches and remembers those it kept."""
 
     def __init__(
         self,
@@ -50,7 +59,7 @@ class PromptFilter:
         *,
         heldout: Sequence[str],
         embedder: Embedder,
-        plausible: Plausible = lambda text: True,
+        plausible: Plausible = take_all,
     ) -> None:
         """`heldout`: texts that no prompt may repeat or come near to."""
         self.counts = PromptCounts()
@@ -60,13 +69,18 @@ class PromptFilter:
         self._heldout_texts = {_canonical(text) for text in heldout}
         self._heldout = embedder(heldout) if config.leak_distance and heldout else None
         self._kept_texts: set[str] = set()
-        self._kept: list[Vectors] = []
+        self._kept = VectorRows()
 
     def keep(self, texts: Iterable[object]) -> list[str]:
         """Return those that pass, in their order; what is no text counts as dropped too."""
+        given = list(texts)
+        asked = list(
+            dict.fromkeys(t for t in given if isinstance(t, str) and self._refused(t) is None)
+        )
+        answers = dict(zip(asked, self._plausible(asked), strict=True)) if asked else {}
         kept = []
-        for text in texts:
-            reason = self._reason(text)
+        for text in given:
+            reason = self._reason(text, answers)
             if reason is None:
                 assert isinstance(text, str)
                 self.counts.kept += 1
@@ -75,8 +89,19 @@ class PromptFilter:
                 self.counts.dropped[reason] += 1
         return kept
 
-    def _reason(self, text: object) -> DropReason | None:
+    def _reason(self, text: object, answers: Mapping[str, bool | None]) -> DropReason | None:
         """Return why a prompt is dropped; one that is kept is remembered."""
+        refused = self._refused(text)
+        if refused is not None:
+            return refused
+        assert isinstance(text, str)
+        answer = answers[text]
+        if answer is None:
+            return "not_judged"
+        return self._near(text) if answer else "implausible"
+
+    def _refused(self, text: object) -> DropReason | None:
+        """Return what is wrong with a prompt at first sight."""
         if not isinstance(text, str):
             return "not_text"
         num_words = len(words_of(text))
@@ -91,22 +116,20 @@ class PromptFilter:
             return "duplicate"
         if canonical in self._heldout_texts:
             return "leaks_heldout"
-        if not self._plausible(text):
-            return "implausible"
-        return self._near(text, canonical)
+        return None
 
-    def _near(self, text: str, canonical: str) -> DropReason | None:
+    def _near(self, text: str) -> DropReason | None:
         """Compare with what was kept and what is held out, by distance, where that is asked for."""
         config = self._config
         if self._heldout is not None or config.min_distance:
             vector = self._embedder([text])
             if self._heldout is not None and _nearest(vector, self._heldout) < config.leak_distance:
                 return "leaks_heldout"
-            kept = np.concatenate(self._kept) if self._kept else None
-            if kept is not None and _nearest(vector, kept) < config.min_distance:
-                return "duplicate"
-            self._kept.append(vector)
-        self._kept_texts.add(canonical)
+            if config.min_distance:
+                if len(self._kept) and _nearest(vector, self._kept.rows) < config.min_distance:
+                    return "duplicate"
+                self._kept.add(vector)
+        self._kept_texts.add(_canonical(text))
         return None
 
 

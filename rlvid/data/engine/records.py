@@ -33,6 +33,8 @@ class Weakness:
     description: str
     seed_prompts: tuple[str, ...]
     """Examples; found ones are the lowest scorers, lowest first."""
+    seed_scores: tuple[float, ...] = ()
+    """Mean score of each of them; () when the user named the dimension."""
     mean: float | None = None
     """Score of the broad prompts; None when the user named the dimension."""
     low: float | None = None

@@ -1,4 +1,4 @@
-"""Breakages of what an object is: it comes from nothing, divides, sinks in, or changes colour.
+"""Breakages of what is drawn: objects that appear, divide, sink or change colour, posts that slide.
 
 They need two drawings of one scene put together. T frames, H W pixels; lengths in world px.
 """
@@ -122,3 +122,19 @@ def colour_swap(
     frames = draw(track, scene, height, width)
     frames[first:] = draw(track, replace(scene, facts=facts), height, width)[first:]
     return frames
+
+
+def sliding_posts(
+    scene: Scene, track: Track, fps: float, rng: Rng, height: int, width: int
+) -> Frames:
+    """Let the posts slide along the ground by 5 to 8 px, as if another camera filmed them."""
+    travel = rng.choice((-1.0, 1.0)) * rng.uniform(5.0, 8.0)
+    drift = travel * np.linspace(-0.5, 0.5, track.num_frames)
+    empty, bare = _empty(track), replace(scene, wall_x=None)
+    moved = draw(replace(empty, camera_offset=track.camera_offset + drift), bare, height, width)
+    ground = round(GROUND_Y * height / WORLD_SIZE)
+    true, still = draw(track, scene, height, width), draw(empty, bare, height, width)
+    moved[:, ground:] = still[:, ground:]
+    drawn = (true != still).any(axis=3)
+    moved[drawn] = true[drawn]
+    return moved

@@ -101,3 +101,8 @@ def jitter(frames: Frames, rng: Rng) -> Frames:
         padded = np.pad(frame, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
         shifted[index] = padded[reach - down :, reach - right :][:height, :width]
     return shifted
+
+
+def play_backwards(frames: Frames, rng: Rng) -> Frames:
+    """Show the last frame first."""
+    return frames[::-1].copy()

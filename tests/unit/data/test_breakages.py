@@ -103,6 +103,22 @@ def test_shuffle_keeps_the_frames_and_freeze_repeats_them() -> None:
     assert repeats >= 5
 
 
+def test_backwards_shows_the_last_frame_first() -> None:
+    true, broken = (render_clip(facts_of("falls"), 0, breakage=b) for b in (None, "backwards"))
+    assert torch.equal(broken, true.flip(0))
+
+
+def test_sliding_posts_leave_ground_wall_and_object_where_they_are() -> None:
+    """Only the light background above the ground may differ, and by the middle frame it is true."""
+    facts = facts_of("collides", camera="still")
+    true, broken = (render_clip(facts, 0, breakage=b) for b in (None, "sliding_posts"))
+    assert torch.equal(broken[:, :, 27:], true[:, :, 27:])
+    changed = (true != broken).any(dim=1)
+    assert float(true.amin(dim=1)[changed].min()) > 0.6
+    assert torch.equal(broken[8], true[8])
+    assert int(changed[0].sum()) > 50
+
+
 @pytest.mark.parametrize(
     ("name", "key"),
     [

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
 from rlvid.config.data_engine import WeaknessConfig
 from rlvid.data.engine.embedding import embed_words
+from rlvid.data.engine.records import Weakness
 from rlvid.data.tiny_world.grammar import all_facts, caption, parse
 from rlvid.evaluation.weakness import (
+    ClipScores,
     dimension_scores,
     find_weaknesses,
     k_means,
@@ -32,14 +35,19 @@ def _scores(low: str, *, level: float) -> dict[tuple[str, int], float]:
     }
 
 
+def _find(scores: Mapping[str, ClipScores], config: WeaknessConfig) -> tuple[Weakness, ...]:
+    rows = dimension_scores(scores)
+    return find_weaknesses(rows, scores, PROMPTS, config, embedder=embed_words, seed=0)
+
+
 def test_the_weak_dimension_is_found_and_its_words_are_named() -> None:
     scores = {"motion": _scores("hits a wall", level=0.2), "camera": _scores("pans", level=0.94)}
-    found = find_weaknesses(
-        scores, PROMPTS, WeaknessConfig(below=0.9, low_frac=0.2), embedder=embed_words, seed=0
-    )
+    config = WeaknessConfig(below=0.9, low_frac=0.2)
+    found = _find(scores, config)
     assert [weakness.dimension for weakness in found] == ["motion"]
     facts = [parse(text) for text in found[0].seed_prompts]
     assert {f["motion"] for f in facts if f} == {"collides"}
+    assert found[0].seed_scores == pytest.approx([0.2] * len(found[0].seed_prompts))
     words = {word for cluster in found[0].clusters for word in cluster.words}
     assert {"hits", "wall"} & words
     assert sum(cluster.num_prompts for cluster in found[0].clusters) == 27
@@ -48,7 +56,7 @@ def test_the_weak_dimension_is_found_and_its_words_are_named() -> None:
 def test_weakest_first_and_at_most_so_many() -> None:
     scores = {name: _scores("ball", level=v) for name, v in (("a", 0.5), ("b", 0.1), ("c", 0.3))}
     config = WeaknessConfig(max_dimensions=2)
-    found = find_weaknesses(scores, PROMPTS, config, embedder=embed_words, seed=0)
+    found = _find(scores, config)
     assert [weakness.dimension for weakness in found] == ["b", "c"]
 
 
@@ -59,7 +67,7 @@ def test_low_by_chance_is_not_weak() -> None:
     assert row.mean == pytest.approx(0.88)
     assert row.high > 0.9
     with pytest.raises(ValueError, match="no dimension lies below 0.9"):
-        find_weaknesses({"x": values}, (), WeaknessConfig(), embedder=embed_words, seed=0)
+        _find({"x": values}, WeaknessConfig())
 
 
 def test_a_dimension_without_scores_is_no_zero() -> None:

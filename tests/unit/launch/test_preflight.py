@@ -91,3 +91,8 @@ def test_every_scorer_and_judge_counts_with_its_replicas() -> None:
     asked = recipe(rewards={"scorers": scorers})
     assert demanded(asked)["CPU"] == 8.0
     assert demanded(asked, grown=True)["CPU"] == 10.0
+
+
+def test_adapters_are_merged_so_a_lora_may_follow() -> None:
+    """`balance: adapters` hands on plain weights."""
+    preflight(recipe(phases=["sft", "grpo"], sft={**LORA, "balance": "adapters"}))

@@ -16,9 +16,11 @@ from rlvid.data.engine.filters import PromptFilter
 from rlvid.data.engine.records import Cluster, Weakness, WrittenPrompt
 from rlvid.data.engine.writers import GrammarWriter
 from rlvid.data.tiny_world.grammar import all_facts, caption, split_of
-from rlvid.launch.data_engine.llm_writer import LlmWriter, read_answer
+from rlvid.launch.data_engine.llm_client import LlmClient, read_answer
+from rlvid.launch.data_engine.llm_writer import LlmWriter, read_list
 from rlvid.launch.data_engine.templates_file import load_templates, render
 from rlvid.launch.data_engine.written import WrittenSet, write_prompts
+from rlvid.observability.metrics import check_names
 from rlvid.rewards.judges.client import JudgeAnswerError
 from tests.unit.rewards.judges.fake_vllm import FakeVllm, running
 
@@ -26,6 +28,7 @@ WEAK = Weakness(
     dimension="thermotics",
     description="ice melts, water boils",
     seed_prompts=("an ice cube melts in a pan", "water boils in a kettle"),
+    seed_scores=(0.25, 0.5),
     mean=0.3,
     low=0.2,
     high=0.4,
@@ -57,16 +60,18 @@ def _filter() -> PromptFilter:
 
 def _write(
     server: FakeVllm, num: int, **settings: int
-) -> tuple[LlmWriter, Sequence[WrittenPrompt]]:
-    writer = LlmWriter(LLM, lambda: [server.endpoint], seed=0)
+) -> tuple[LlmClient, Sequence[WrittenPrompt]]:
+    client = LlmClient(LLM, lambda: [server.endpoint], seed=0)
     config = EnginePromptsConfig.model_validate({"num_prompts": num, **settings})
-    return writer, write_prompts([WEAK], config, writer, _filter(), _filter())
+    try:
+        return client, write_prompts([WEAK], config, LlmWriter(client), _filter(), _filter())
+    finally:
+        client.close()
 
 
 def test_three_steps_of_the_paper() -> None:
     with running(Author()) as (server,):
-        writer, prompts = _write(server, 5)
-        writer.close()
+        client, prompts = _write(server, 5)
     assert len(prompts) == 5
     assert all(p.dimension == "thermotics" for p in prompts)
     assert all(p.questions == ("Is there snow?", "Does it melt?") for p in prompts)
@@ -74,6 +79,7 @@ def test_three_steps_of_the_paper() -> None:
     assert "an ice cube melts in a pan" in asked[0]
     assert any("Rewrite this video prompt" in text for text in asked)
     assert all(body["response_format"]["type"] == "json_schema" for body in server.bodies)
+    assert client.counts() == {}
 
 
 def test_a_broken_answer_costs_its_own_prompts_only() -> None:
@@ -81,10 +87,9 @@ def test_a_broken_answer_costs_its_own_prompts_only() -> None:
     author = Author()
     author.num_cut = 2
     with running(author) as (server,):
-        writer, prompts = _write(server, 3)
-        writer.close()
+        client, prompts = _write(server, 3)
     assert len(prompts) == 3
-    assert writer.failures == {"broken_answer": 1}
+    assert client.counts() == {"broken_analogy": 2, "given_up_analogy": 1}
 
 
 def test_a_model_that_repeats_itself_ends_with_an_error_that_counts() -> None:
@@ -99,7 +104,7 @@ def test_a_model_that_repeats_itself_ends_with_an_error_that_counts() -> None:
 )
 def test_answers_that_are_no_list_are_refused(text: str) -> None:
     with pytest.raises(JudgeAnswerError):
-        read_answer(text, "prompts")
+        read_list(read_answer(text, "prompts"))
 
 
 def test_thousand_random_answers_are_read_or_refused() -> None:
@@ -114,7 +119,7 @@ def test_thousand_random_answers_are_read_or_refused() -> None:
         text = json.dumps({"prompts": items})
         cut = text[: rng.randrange(len(text) + 1)] if rng.random() < 0.5 else text
         try:
-            found = read_answer(cut, "prompts")
+            found = read_list(read_answer(cut, "prompts"))
         except JudgeAnswerError:
             continue
         seen += len(found)
@@ -143,16 +148,28 @@ def test_the_grammar_fills_equal_shares_without_repeats() -> None:
 
 def test_what_was_written_survives(tmp_path: Path) -> None:
     with running(Author()) as (server,):
-        writer, prompts = _write(server, 2)
-        writer.close()
+        _, prompts = _write(server, 2)
     written = WrittenSet(
         weaknesses=(WEAK,),
         prompts=tuple(prompts),
-        counts={"base": {"kept": 2}},
+        counts={
+            "base": {"kept": 2, "duplicate": 3, "empty": 0},
+            "long": {"kept": 2, "duplicate": 0, "empty": 0},
+            "llm": {"broken_plausible": 4},
+        },
         dimension_scores=({"dimension": "thermotics", "mean": 0.3},),
     )
     written.save(tmp_path / "written.json")
     assert WrittenSet.load(tmp_path / "written.json") == written
+    check_names(written.metrics())
+    assert written.metrics() == {
+        "data_engine/llm/broken_plausible": 4.0,
+        "data_engine/prompts_base/written": 5.0,
+        "data_engine/prompts_base/kept": 2.0,
+        "data_engine/prompts_base/dropped_duplicate": 3.0,
+        "data_engine/prompts_long/written": 2.0,
+        "data_engine/prompts_long/kept": 2.0,
+    }
 
 
 def test_templates_are_files_and_errors_name_them(tmp_path: Path) -> None:

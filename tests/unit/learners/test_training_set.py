@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,56 +10,14 @@ import pytest
 import torch
 
 from rlvid.config.sft import WeightingConfig
-from rlvid.data.engine.manifest import write_manifest
-from rlvid.data.engine.records import ClipRecord
 from rlvid.data.engine.store import ClipStore
-from rlvid.data.tiny_world.grammar import all_facts, caption
 from rlvid.learners.sft import REAL, SftLearner, sft_settings
 from rlvid.learners.testing import tiny_recipe
 from rlvid.learners.training_set import weighted
 from rlvid.models.policy import Policy
 from rlvid.testing import tiny_model
 from rlvid.weights import digest_tensors
-
-DIMENSIONS = ("camera", "motion", "motion")
-"""Of the three prompts: one dimension has twice the clips."""
-
-
-def _record(prompt: int, row: int, reward: float | None) -> ClipRecord:
-    facts = all_facts()[prompt]
-    return ClipRecord(
-        clip_id=f"{prompt}-{row}",
-        kind="synthetic",
-        text=caption(facts),
-        prompt_id=str(prompt),
-        dimension=DIMENSIONS[prompt],
-        origin="policy:x",
-        seed=row,
-        file=ClipStore(Path()).file(prompt),
-        row=row,
-        content="",
-        scores={} if reward is None else {DIMENSIONS[prompt]: reward / 2},
-        reward=reward,
-    )
-
-
-def _dataset(folder: Path, rewards: list[list[float]] | None = None, *, num_real: int = 6) -> Path:
-    """Three prompts of two clips of the tiny model, and real ones of the tiny world."""
-    given = rewards or [[0.1, 0.9], [0.5, 0.5], [0.3, 0.7]]
-    store, records = ClipStore(folder), []
-    shape = tiny_model(0).latent_shape(9, 16, 16)
-    for prompt, row in enumerate(given):
-        rows = [_record(prompt, place, reward) for place, reward in enumerate(row)]
-        generator = torch.Generator().manual_seed(prompt)
-        store.write(prompt, "plan", torch.randn(len(rows), *shape, generator=generator), rows)
-        records += rows
-    for number in range(num_real):
-        facts = all_facts()[100 + number]
-        real = dataclasses.replace(_record(0, 0, None), kind="real", file="", facts=facts)
-        records.append(dataclasses.replace(real, clip_id=f"real {number}", text=caption(facts)))
-    made_by = {"rendering": {"shape": [9, 16, 16]}}
-    write_manifest(folder, records, rows_per_part=100, made_by=made_by)
-    return folder
+from tests.unit.learners.clip_sets import dataset, record
 
 
 def _open(folder: Path, dataset: Path, **changes: Any) -> SftLearner:
@@ -79,7 +36,7 @@ def _digest(learner: SftLearner) -> str:
 
 
 def test_filter_and_weights_by_hand() -> None:
-    records = [_record(0, 0, 0.1), _record(0, 1, 0.9), _record(1, 0, 0.5), _record(1, 1, 0.5)]
+    records = [record(0, 0, 0.1), record(0, 1, 0.9), record(1, 0, 0.5), record(1, 1, 0.5)]
     config = WeightingConfig(kind="raw", best_frac=0.5, normalise=False)
     kept, weights = weighted(records, config, where="x")
     assert [record.clip_id for record in kept] == ["0-1", "1-0"]
@@ -87,21 +44,21 @@ def test_filter_and_weights_by_hand() -> None:
 
 
 def test_by_dimension_takes_the_score_of_the_clips_own() -> None:
-    records = [_record(0, 0, 0.2), _record(1, 0, 0.8)]
+    records = [record(0, 0, 0.2), record(1, 0, 0.8)]
     config = WeightingConfig(kind="raw", by="dimension", normalise=False)
     assert weighted(records, config, where="x")[1].tolist() == pytest.approx([0.1, 0.4])
 
 
 def test_standardised_dimensions_weigh_alike() -> None:
     """One dimension scores .1 and .2, the other .8 and .9: the same weights after it."""
-    records = [_record(0, 0, 0.1), _record(0, 1, 0.2), _record(1, 0, 0.8), _record(1, 1, 0.9)]
+    records = [record(0, 0, 0.1), record(0, 1, 0.2), record(1, 0, 0.8), record(1, 1, 0.9)]
     config = WeightingConfig(kind="exponential", temperature=1.0, standardise=True)
     weights = weighted(records, config, where="x")[1].tolist()
     assert weights[:2] == pytest.approx(weights[2:])
 
 
 def test_a_missing_score_leaves_the_clip_out() -> None:
-    records = [_record(0, 0, None), _record(0, 1, 0.5)]
+    records = [record(0, 0, None), record(0, 1, 0.5)]
     kept, _ = weighted(records, WeightingConfig(kind="raw"), where="x")
     assert [record.clip_id for record in kept] == ["0-1"]
     with pytest.raises(ValueError, match="no clip of 'x' has the score"):
@@ -112,7 +69,7 @@ def test_a_clip_of_weight_zero_changes_nothing(tmp_path: Path) -> None:
     """Other latents under weight 0 end in the same weights, under weight 1 they do not."""
     digests: dict[str, list[str]] = {"raw": [], "uniform": []}
     for number in range(2):
-        folder = _dataset(tmp_path / str(number), [[0.0, 0.9], [0.5, 0.5], [0.3, 0.7]])
+        folder = dataset(tmp_path / str(number), [[0.0, 0.9], [0.5, 0.5], [0.3, 0.7]])
         if number:
             store = ClipStore(folder)
             rows = list(store.records([0]))
@@ -129,7 +86,7 @@ def test_a_clip_of_weight_zero_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_an_anchor_adds_real_rows_of_weight_beta(tmp_path: Path) -> None:
-    learner = _open(tmp_path, _dataset(tmp_path / "set"), anchor={"beta": 0.5, "batch_size": 2})
+    learner = _open(tmp_path, dataset(tmp_path / "set"), anchor={"beta": 0.5, "batch_size": 2})
     batch = learner.batch(0)
     assert batch.tasks[4:] == (REAL, REAL)
     # Each counts over B = 4: beta / A of the whole loss is 1/4 here, so 1 of the batch's 4.
@@ -140,7 +97,7 @@ def test_an_anchor_adds_real_rows_of_weight_beta(tmp_path: Path) -> None:
 
 
 def test_balanced_batches_hold_equally_many_of_each_dimension(tmp_path: Path) -> None:
-    learner = _open(tmp_path, _dataset(tmp_path / "set"), balance="sampling")
+    learner = _open(tmp_path, dataset(tmp_path / "set"), balance="sampling")
     for step in range(4):
         assert Counter(learner.batch(step).tasks) == {"camera": 2, "motion": 2}
     clips = Counter(i for step in range(2) for i in learner.batch(step).indices)
@@ -149,7 +106,7 @@ def test_balanced_batches_hold_equally_many_of_each_dimension(tmp_path: Path) ->
 
 def test_projection_without_a_conflict_is_the_plain_step(tmp_path: Path) -> None:
     """With one dimension there is nothing to project, and the step is that of `sampling`."""
-    folder = _dataset(tmp_path / "set", [[0.1, 0.9]])
+    folder = dataset(tmp_path / "set", [[0.1, 0.9]])
     losses = {}
     for balance in ("sampling", "projection"):
         learner = _open(
@@ -166,7 +123,7 @@ def test_projection_without_a_conflict_is_the_plain_step(tmp_path: Path) -> None
 def test_projection_trains_on_two_dimensions(tmp_path: Path) -> None:
     learner = _open(
         tmp_path,
-        _dataset(tmp_path / "set"),
+        dataset(tmp_path / "set"),
         balance="projection",
         anchor={"beta": 1.0, "batch_size": 2},
         learner={"mode": "full", "zero_stage": 0, "optimizer": {"learning_rate": 3e-3}},
@@ -185,7 +142,7 @@ def test_projection_trains_on_two_dimensions(tmp_path: Path) -> None:
 )
 def test_refusals(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        _open(tmp_path, _dataset(tmp_path / "set", num_real=0), **changes)
+        _open(tmp_path, dataset(tmp_path / "set", num_real=0), **changes)
 
 
 def test_weights_need_a_data_set(tmp_path: Path) -> None:

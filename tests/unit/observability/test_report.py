@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlvid.observability.charts import Series, line_chart, ticks
-from rlvid.observability.clips import encode_mp4, to_pixels
+from rlvid.observability.clips import encode_mp4, shrunk, to_pixels
 from rlvid.observability.report import ClipPair, EvaluationRow, ReportData, build_report
 from rlvid.observability.trace import RoleTotal
 
@@ -109,6 +109,14 @@ def test_small_clips_are_enlarged_by_whole_pixels() -> None:
     pixels = to_pixels(clip, min_side=4)
     assert pixels.shape == (1, 4, 4, 3)
     assert pixels[0, 0, :, 0].tolist() == [0, 0, 255, 255]
+
+
+def test_large_clips_are_shrunk_to_their_shorter_side_and_small_ones_left() -> None:
+    clip = torch.arange(4.0).view(1, 1, 1, 4).repeat_interleave(180, dim=3).expand(2, 3, 480, 720)
+    small = shrunk(clip, 320)
+    assert small.shape == (2, 3, 320, 480)
+    assert small[0, 0, 0, ::120].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert shrunk(clip, 480) is clip
 
 
 def test_odd_size_loses_one_row_instead_of_failing() -> None:

@@ -1,0 +1,114 @@
+"""An adapter for each dimension on real Ray: killed in the second, resumed, merged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from rlvid.launch.run import artifacts_of
+from rlvid.models.lora import LORA_FILE
+from rlvid.observability.recorder import read_rows
+from rlvid.testing import tiny_model
+from tests.system.conftest import SMALL, merged
+from tests.unit.learners.clip_sets import dataset
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+STEPS = 40
+ADAPTERS: dict[str, Any] = {
+    "phases": ["sft"],
+    "model": {"num_frames": 9, "height": 16, "width": 16},
+    "sft": {
+        "num_steps": 2 * STEPS,
+        "batch_size": 4,
+        "balance": "adapters",
+        "merge": {"rule": "ties"},
+        "anchor": {"beta": 0.5, "batch_size": 2},
+        "learner": {
+            "mode": "lora",
+            "num_ranks": 2,
+            "num_cpus": 0.5,
+            "lora": {"rank": 2, "alpha": 4.0},
+            "ema": {"decay": 0.5, "every": 2},
+        },
+        "checkpoint": {"every": 5},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline, a data set of two dimensions, and the recipe."""
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_model(0).save(str(folder / "pipeline"))
+    tree = {
+        "model": {"path": str(folder / "pipeline")},
+        "sft": {"clips": str(dataset(folder / "set"))},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(merged(SMALL, ADAPTERS, tree)))
+    return folder
+
+
+def _start(inputs: Path, run: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(inputs / "recipe.yaml")]
+    log = (run.parent / f"{run.name}.log").open("ab")
+    return subprocess.Popen(
+        [*command, "--run-folder", str(run), *options],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _policies(run: Path) -> list[Path]:
+    """Return the files that must be the same: adapters, merged policy, merged average."""
+    phase = run / "phases" / "00_sft"
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    adapters = [phase / "adapters" / name for name in ("00_camera", "01_motion")]
+    return [
+        *(folder / kind / LORA_FILE for folder in adapters for kind in ("policy", "policy_ema")),
+        phase / "policy" / weights,
+        phase / "policy_ema" / weights,
+    ]
+
+
+def test_killed_in_the_second_adapter_it_ends_in_the_same_policy(
+    inputs: Path, tmp_path: Path
+) -> None:
+    """The driver dies by SIGKILL, its ranks with it; bit for bit as the run that nobody killed."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    log = tmp_path / "run.log"
+    assert _start(inputs, whole).wait(timeout=400) == 0, (tmp_path / "whole.log").read_text()
+    process = _start(inputs, run)
+    until = time.monotonic() + 300
+    motion = run / "phases" / "00_sft" / "adapters" / "01_motion"
+    while not list(motion.glob("checkpoints/step-*")):
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    assert not (motion / "done.json").exists()
+    camera = _policies(run)[0].stat().st_mtime_ns
+    assert _start(inputs, run, "--resume").wait(timeout=400) == 0, log.read_text()[-3000:]
+    assert _policies(run)[0].stat().st_mtime_ns == camera, "the first was not trained again"
+    for one, two in zip(_policies(whole), _policies(run), strict=True):
+        first, second = load_file(one), load_file(two)
+        assert [name for name in first if not first[name].equal(second[name])] == []
+    rows = read_rows(run / "metrics.jsonl")
+    trained = [(r["phase"], r["step"]) for r in rows if r["phase"].startswith("00_sft")]
+    names = ["00_sft/00_camera"] * STEPS + ["00_sft/01_motion"] * STEPS
+    assert trained == list(zip(names, range(1, 2 * STEPS + 1), strict=True))
+    artifacts = artifacts_of(run)
+    assert [p.model_path for p in (artifacts.policy, artifacts.ema_policy) if p] == [
+        str(run / "phases" / "00_sft" / name) for name in ("policy", "policy_ema")
+    ]
