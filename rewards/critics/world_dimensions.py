@@ -145,7 +145,7 @@ RULES: Mapping[WorldDimensionName, Rule] = {
     ),
     "motion_order": Rule(
         value=motion_order,
-        claims=("backwards", "shuffle", "wrong_motion", "through_wall", "hover"),
+        claims=("reversed_time", "shuffle", "wrong_motion", "through_wall", "hover"),
         judges=has_order,
     ),
     "camera_motion": Rule(value=_camera, claims=("wrong_camera",), needs_object=False),

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from rlvid.config.loader import load_recipe
 from rlvid.launch.ledger import open_ledger
 from rlvid.launch.replay_log import read_replay_log
 from rlvid.observability.recorder import read_rows
-from tests.bench.timing import environment
+from tests.bench.timing import environment, t_interval
 from tests.system.chaos import KINDS, Chaos, run_command, schedule
 from tests.system.conftest import SMALL, merged
 
@@ -56,7 +55,6 @@ SMALLEST: dict[str, Any] = {
 }
 STALL_S = 20.0
 RECOVER_S = 180.0
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571)
 
 
 def main() -> None:
@@ -104,9 +102,8 @@ def tree_of(recipe: str | None, num_steps: int) -> dict[str, Any]:
 
 def interval(values: list[float]) -> tuple[float, float]:
     """Return where one more run lies: two-sided 95 % of Student's t with n - 1 degrees."""
-    middle, spread = statistics.fmean(values), statistics.stdev(values)
-    half = T_95[len(values) - 2] * spread * (1 + 1 / len(values)) ** 0.5
-    return round(middle - half, 4), round(middle + half, 4)
+    low, high = t_interval(values, of_one_more=True)
+    return round(low, 4), round(high, 4)
 
 
 def under_fire(recipe: Path, run: Path, num_blows: int, seed: int) -> dict[str, Any]:

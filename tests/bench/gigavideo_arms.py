@@ -3,17 +3,15 @@
 OMP_NUM_THREADS=1 python -m tests.bench.gigavideo_arms --keep FOLDER
 
 For each seed the data engine makes one data set; every arm is fine-tuned on it and evaluated in the
-same pairs. Costs are CPU-minutes of the whole machine, so nothing else may run; those of the data
-set (rendering and scoring) are given by themselves and are part of every arm's cost.
+same pairs. Costs are CPU-minutes of all processes of a run; those of the data set (rendering and
+scoring) are given by themselves and are part of every arm's cost, those of an evaluation are too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,9 +21,10 @@ from typing import Any
 import torch
 
 from rlvid.launch.run import artifacts_of
-from tests.bench.chaos import T_95
-from tests.bench.timing import environment
+from tests.bench.marked_cpu import run_marked
+from tests.bench.timing import environment, t_interval
 
+RECIPE = "gigavideo_tiny_cpu"
 PLAIN = ("sft.weighting.kind=uniform", "sft.anchor.beta=0.0")
 ARMS: Mapping[str, Sequence[str]] = {
     "plain": PLAIN,
@@ -39,7 +38,7 @@ RESULT = "arm.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--recipe", default="gigavideo_tiny_cpu")
+    parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--keep", type=Path, help="folder for the runs; else a temporary one")
@@ -77,15 +76,9 @@ def run_phases(run: Path, recipe: str, phases: str, changes: Sequence[str]) -> d
     """Run phases of the recipe, unless the folder has them finished; return what they cost."""
     written = run / RESULT
     if not written.exists():
-        before = cpu_seconds()
         command = [sys.executable, "-m", "rlvid.launch.cli", "run", recipe, f"phases={phases}"]
-        subprocess.run(
-            [*command, *changes, "--run-folder", str(run), "--resume-if-exists"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        minutes = (cpu_seconds() - before) / 60.0
+        options = ["--run-folder", str(run), "--resume-if-exists"]
+        minutes = run_marked([*command, *changes, *options]) / 60.0
         timings = {f"{k[3:]}_s": round(v, 1) for k, v in artifacts_of(run).timings_s.items()}
         written.write_text(json.dumps({"cpu_minutes": round(minutes, 2), **timings}))
     found: dict[str, float] = json.loads(written.read_text())
@@ -106,16 +99,11 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     table = {}
     for name in names:
         values = [run["rows"][name]["difference"] for run in runs]
-        mean = statistics.fmean(values)
-        half = (
-            T_95[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5
-            if len(values) > 1
-            else float("nan")
-        )
+        low, high = t_interval(values)
         table[name] = {
             "before": statistics.fmean(run["rows"][name]["before"] for run in runs),
-            "difference": round(mean, 4),
-            "interval": [round(mean - half, 4), round(mean + half, 4)],
+            "difference": round(statistics.fmean(values), 4),
+            "interval": [round(low, 4), round(high, 4)],
         }
     judged = [name for name in names if name != "dimensions" and not names[name]["trained"]]
     fell = {name for name in judged for run in runs if run["rows"][name]["high"] < 0.0}
@@ -126,13 +114,6 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "share_that_did_not_fall": round(1.0 - len(fell) / len(judged), 3),
         "cpu_minutes": round(cost, 1),
     }
-
-
-def cpu_seconds() -> float:
-    """Return the seconds that all cores have worked since the machine started."""
-    first = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    user, nice, system = (int(value) for value in first[:3])
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from typing import Any
 import torch
 
 from rlvid.observability.recorder import read_rows
-from tests.bench.chaos import T_95
-from tests.bench.timing import environment
+from tests.bench.timing import environment, t_interval
 
 MODES = {"overlapped": 1, "synchronous": 0}
 """Name to `rollout.max_staleness`."""
@@ -98,8 +97,8 @@ def difference(runs: list[dict[str, Any]]) -> dict[str, Any]:
     mean = statistics.fmean(pairs)
     if len(pairs) < 2:
         return {"mean": round(mean, 4), "interval": None}
-    half = T_95[len(pairs) - 2] * statistics.stdev(pairs) / len(pairs) ** 0.5
-    return {"mean": round(mean, 4), "interval": [round(mean - half, 4), round(mean + half, 4)]}
+    low, high = t_interval(pairs)
+    return {"mean": round(mean, 4), "interval": [round(low, 4), round(high, 4)]}
 
 
 if __name__ == "__main__":

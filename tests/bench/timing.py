@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571)
+"""Student's t with 1 to 5 degrees of freedom, two-sided 95 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,19 @@ def measure(function: Callable[[], object], device: torch.device, *, repeats: in
         seconds=tuple(timed() for _ in range(repeats)),
         peak_memory_bytes=torch.cuda.max_memory_allocated(device) if on_cuda else None,
     )
+
+
+def t_interval(values: Sequence[float], *, of_one_more: bool = False) -> tuple[float, float]:
+    """Return the two-sided 95 % interval of the mean by Student's t; NaN for a single value.
+
+    Args:
+        of_one_more: where another value lies instead, which is wider.
+    """
+    if len(values) < 2:
+        return math.nan, math.nan
+    middle, spread = statistics.fmean(values), statistics.stdev(values)
+    half = T_95[len(values) - 2] * spread * (of_one_more + 1 / len(values)) ** 0.5
+    return middle - half, middle + half
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -260,7 +260,7 @@ BREAKAGES: Mapping[str, Breakage] = {
     "blurred": Breakage(kind="picture", change_frames=picture.blur),
     "noise": Breakage(kind="picture", change_frames=picture.add_noise),
     "jitter": Breakage(kind="picture", change_frames=picture.jitter),
-    "backwards": Breakage(
+    "reversed_time": Breakage(
         kind="temporal", motions=("falls", "bounces"), change_frames=picture.play_backwards
     ),
     "sliding_posts": Breakage(kind="picture", redraw=objects.sliding_posts),

@@ -104,7 +104,7 @@ def test_shuffle_keeps_the_frames_and_freeze_repeats_them() -> None:
 
 
 def test_backwards_shows_the_last_frame_first() -> None:
-    true, broken = (render_clip(facts_of("falls"), 0, breakage=b) for b in (None, "backwards"))
+    true, broken = (render_clip(facts_of("falls"), 0, breakage=b) for b in (None, "reversed_time"))
     assert torch.equal(broken, true.flip(0))
 
 
