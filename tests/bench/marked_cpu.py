@@ -16,38 +16,42 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class MarkedCpu:
-    """Adds up the CPU seconds of all processes whose environment has a mark.
+    """Adds up the CPU seconds of all processes whose environment has a mark, and of their children.
 
-    Ray's daemons and workers leave the process tree of the driver, and keep its environment.
+    Ray's daemons and workers leave the process tree of the driver, and keep its environment; the
+    server of a judge is given a clean environment, and stays a child.
     """
 
     def __init__(self, mark: str) -> None:
         self._wanted = f"{MARK}={mark}".encode()
         self._seconds: dict[tuple[str, str], float] = {}
         """By (pid, start time): a pid may come again."""
+        self._marked: set[str] = set()
+        """Pids of the last look, whose children are counted too."""
 
     def look(self) -> None:
         """Note what every marked process has used by now."""
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
+        marked = set()
+        for pid in sorted((p.name for p in Path("/proc").iterdir() if p.name.isdigit()), key=int):
             try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                key = folder.name, fields[19]
-                # A process between fork and exec still has its parent's environment: ask again.
-                if key not in self._seconds and self._wanted not in _environment(folder):
+                fields = (Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()
+                key, parent = (pid, fields[19]), fields[1]
+                is_child = parent in marked or parent in self._marked
+                if not (is_child or key in self._seconds or self._wanted in _environment(pid)):
                     continue
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
+            marked.add(pid)
             self._seconds[key] = (int(fields[11]) + int(fields[12])) / TICKS
+        self._marked = marked
 
     @property
     def seconds(self) -> float:
         return sum(self._seconds.values())
 
 
-def _environment(process: Path) -> list[bytes]:
-    return (process / "environ").read_bytes().split(b"\0")
+def _environment(pid: str) -> list[bytes]:
+    return (Path("/proc") / pid / "environ").read_bytes().split(b"\0")
 
 
 def run_marked(command: Sequence[str]) -> float:

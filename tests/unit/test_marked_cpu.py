@@ -24,6 +24,12 @@ def test_daemon_that_outlives_its_parent_is_counted() -> None:
     assert 1.4 < seconds < 4.0
 
 
+def test_child_with_an_environment_of_its_own_is_counted() -> None:
+    child = BUSY.format(seconds=2.0)
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}], env={{}})"
+    assert 1.2 < run_marked([sys.executable, "-c", parent]) < 3.5
+
+
 def test_failure_of_the_command_is_raised() -> None:
     with pytest.raises(subprocess.CalledProcessError):
         run_marked([sys.executable, "-c", "raise SystemExit(3)"])
