@@ -46,6 +46,7 @@ setup(
         "rlvid": ["py.typed"],
         "rlvid.observability": ["*.jinja2"],
         "rlvid.configs": ["**/*.yaml", "*.md"],
+        "rlvid.enhancement": ["templates/*.yaml", "lexicons/*.yaml"],
         "rlvid.launch.data_engine": ["templates/*.yaml"],
         "rlvid.launch": ["*.sh", "*.sbatch", "*.yaml", "*.md"],
         "rlvid.actors": ["*.md"],

