@@ -6,20 +6,17 @@ where a description was made first, `description`. A name that is not there is a
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from rlvid.config.base import Section
-from rlvid.config.errors import describe_one
+from rlvid.config.shipped_file import ShippedFile, read_shipped
 from rlvid.records import Prompt
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -74,12 +71,9 @@ class Describe(Section):
     """Their templates see `description`."""
 
 
-class PromptFile(Section):
+class PromptFile(ShippedFile):
     """One file: whatever of the four kinds it has."""
 
-    name: str
-    version: int = Field(ge=1)
-    """Raise it with every change of meaning; the digest tells changes of text by itself."""
     about: str = ""
     system: str = ""
     """Template of a system message; "" sends none."""
@@ -90,12 +84,6 @@ class PromptFile(Section):
     pair: Pair | None = None
     describe: Describe | None = None
 
-    @property
-    def digest(self) -> str:
-        """12 hex digits over the whole file, templates included."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
 
 def load_prompt_file(name: str, *, where: str) -> PromptFile:
     """Read a file by its path, or one of those that ship by its name.
@@ -104,26 +92,9 @@ def load_prompt_file(name: str, *, where: str) -> PromptFile:
         ValueError: no such file, a key or value that does not fit, or a template that does not
             parse.
     """
-    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-        raise ValueError(
-            f"{where}: no prompt file {name!r}: expected a path that ends in .yaml, or one of "
-            f"{shipped}."
-        )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: {path}: not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{where}: {path}: expected a mapping, got {type(values).__name__}.")
-    try:
-        found = PromptFile.model_validate(values)
-    except ValidationError as error:
-        line = describe_one(error.errors(include_url=False)[0], PromptFile)
-        raise ValueError(f"{where}: {path}: {line}") from error
+    found = read_shipped(name, PromptFile, folder=FOLDER, where=where, what="prompt file")
     for template in _templates(found.model_dump()):
-        _compiled(template, f"{where}: {path}")
+        _compiled(template, f"{where}: {name}")
     return found
 
 

@@ -11,11 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from rlvid.config.base import Section
-from rlvid.config.errors import describe_one
+from rlvid.config.shipped_file import ShippedFile, read_shipped
 
 FOLDER = Path(__file__).parent / "lexicons"
 WHERE = "prompt_enhancement.reward.intent"
@@ -24,11 +22,9 @@ Words = dict[str, tuple[str, ...]]
 """Lemma to words that are taken for the same."""
 
 
-class LexiconFile(Section):
+class LexiconFile(ShippedFile):
     """One file of word lists."""
 
-    name: str
-    version: int = Field(ge=1)
     objects: Words
     plurals: dict[str, str] = Field(default_factory=dict)
     """Of `objects`, where they are not regular."""
@@ -84,20 +80,8 @@ def load_lexicon(name: str, synonyms: Mapping[str, Iterable[str]] | None = None)
         ValueError: no such file, a key that does not fit, a synonym of a word that is in no list,
             or one word that would name two things.
     """
-    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-        raise ValueError(
-            f"{WHERE}.lexicon: no word lists {name!r}: expected a path that ends in .yaml, or one "
-            f"of {shipped}."
-        )
-    try:
-        file = LexiconFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{WHERE}.lexicon: {path}: {error}") from error
-    except ValidationError as error:
-        line = describe_one(error.errors(include_url=False)[0], LexiconFile)
-        raise ValueError(f"{WHERE}.lexicon: {path}: {line}") from error
+    where = f"{WHERE}.lexicon"
+    file = read_shipped(name, LexiconFile, folder=FOLDER, where=where, what="word lists")
     return _lexicon(_with_synonyms(file, synonyms or {}))
 
 
