@@ -303,8 +303,8 @@ class Fleet:
                 )
             self._lose(actor, Cause.STUCK, wrong, now)
         crew.check_due(now)  # successors that come at once
-        crew.start_waiting(now)
         self._autoscale(now)
+        crew.start_waiting(now)
         crew.check_anybody(now, num_wanted=self._wanted)
         self._updater.stage(now)
         self._feeder.give_up_stale(self._updater.newest)
@@ -390,7 +390,7 @@ class Fleet:
         return [a for a in self._crew.actors.values() if a.is_open and not a.is_leaving]
 
     def _fit(self, now: float) -> None:
-        """Start and end actors so that there are as many as wanted."""
+        """End actors, and have others started at `poll`, so that there are as many as wanted."""
         crew = self._crew
         staying = [slot for slot in crew.slots.values() if slot.is_wanted]
         for slot in sorted(staying, key=crew.worth)[: max(0, len(staying) - self._wanted)]:
@@ -406,7 +406,6 @@ class Fleet:
         for slot in staying:
             if slot.is_wanted and slot.actor_id is None and slot.respawn_at is None:
                 crew.wait_to_start(slot)
-        crew.start_waiting(now)
 
     def _leave(self, slot: Slot, now: float) -> None:
         slot.is_wanted, slot.respawn_at = False, None

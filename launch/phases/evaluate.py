@@ -16,7 +16,7 @@ from typing import Any
 from rlvid.config import Recipe
 from rlvid.data.video_files import write_mp4
 from rlvid.evaluation.dimension_mean import mean_of_means_bootstrap
-from rlvid.evaluation.statistics import paired_bootstrap
+from rlvid.evaluation.statistics import Interval, paired_bootstrap
 from rlvid.launch.heldout import Measurement, Pair, heldout_prompts, measure, with_judges
 from rlvid.launch.phases.base import Artifacts, PhaseContext
 from rlvid.launch.roles import SamplingRoles, open_sampling
@@ -161,18 +161,7 @@ def _dimensions(
         num_bootstrap=recipe.evaluate.num_bootstrap,
         confidence=recipe.evaluate.confidence,
     )
-    return Comparison(
-        name=DIMENSIONS,
-        trained=trained,
-        before=found.before,
-        after=found.after,
-        difference=found.interval.mean_difference,
-        low=found.interval.low,
-        high=found.interval.high,
-        win_rate=found.interval.win_rate,
-        num_pairs=found.interval.num_pairs,
-        num_missing=num_asked - found.interval.num_pairs,
-    )
+    return _row(DIMENSIONS, trained, num_asked, found.before, found.after, found.interval)
 
 
 def _compare(
@@ -199,17 +188,24 @@ def _compare(
         num_bootstrap=evaluate.num_bootstrap,
         confidence=evaluate.confidence,
     )
+    before_mean, after_mean = sum(first) / len(first), sum(second) / len(second)
+    return _row(name, trained, num_asked, before_mean, after_mean, interval)
+
+
+def _row(
+    name: str, trained: bool, num_asked: int, before: float, after: float, interval: Interval
+) -> Comparison:
     return Comparison(
         name=name,
         trained=trained,
-        before=sum(first) / len(first),
-        after=sum(second) / len(second),
+        before=before,
+        after=after,
         difference=interval.mean_difference,
         low=interval.low,
         high=interval.high,
         win_rate=interval.win_rate,
-        num_pairs=len(pairs),
-        num_missing=num_asked - len(pairs),
+        num_pairs=interval.num_pairs,
+        num_missing=num_asked - interval.num_pairs,
     )
 
 
