@@ -25,6 +25,7 @@ from rlvid.config import RolloutConfig
 from rlvid.group_digest import digest_of_group
 from rlvid.models.policy import Policy
 from rlvid.observability.mfu import device_name
+from rlvid.priority import yield_to_starting
 from rlvid.records import GroupSummary, GroupTask, RolloutGroup, WeightsManifest, WeightsReceipt
 from rlvid.weights import WeightsError
 from rlvid.weights.broadcast import BroadcastPart
@@ -90,6 +91,8 @@ class RolloutActor:
                 return None, None
             self._begun.append(task.lease_id)
         group = self._open_worker.sample(task)
+        if len(self._begun) == 1:
+            yield_to_starting()
         return group, group.summary(digest_of_group(group))
 
     @ray.method(concurrency_group="control")

@@ -22,6 +22,7 @@ from rlvid.learners.delivery import RankPublish
 from rlvid.learners.rl import RlSettings
 from rlvid.learners.sft import SftSettings
 from rlvid.learners.workers import open_learner
+from rlvid.priority import yield_to_starting
 from rlvid.records import RolloutGroup, StepPlan, StepReport, WeightsManifest
 from rlvid.weights import WeightsError
 from rlvid.weights.broadcast import BroadcastPart, send_buckets
@@ -96,6 +97,7 @@ class LearnerActor:
         """
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = endpoint[0], str(endpoint[1])
         self._learner = open_learner(self._settings)
+        yield_to_starting()
         return os.getpid()
 
     @ray.method(concurrency_group="progress")

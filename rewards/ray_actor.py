@@ -13,6 +13,7 @@ import ray
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.model import ModelConfig
 from rlvid.config.rewards import RewardsConfig, ScorerConfig
+from rlvid.priority import yield_to_starting
 from rlvid.records import Prompt, RolloutGroup
 from rlvid.rewards.base import Endpoint
 from rlvid.rewards.decoding import ClipInfo, DecodeWorker, Frames, open_decode_worker
@@ -61,6 +62,7 @@ class RewardActor:
             self._scorers[config.label] = open_scorer_worker(config, position)
         if self._has_decoder:
             self._decoder: DecodeWorker = open_decode_worker(self._model)
+        yield_to_starting()
         return {label: scorer.info() for label, scorer in self._scorers.items()}, os.getpid()
 
     @ray.method(num_returns=2)

@@ -249,10 +249,10 @@ def test_a_hung_scorer_is_missing_after_the_deadline_and_never_zero() -> None:
         assert "RewardTimeoutError: no score within rewards.deadline_s of 8 s" in str(
             answers[0].scores[-1].error
         )
-        started = time.monotonic()
         ticket = pool.submit_clips(grey_clips(77), PROMPT, fps=8, group_id="next")
-        assert values(collect_all(pool, [ticket])[0], "hung") == [None]
-        assert time.monotonic() - started < 6.0
+        [answer] = collect_all(pool, [ticket])
+        assert values(answer, "hung") == [None]
+        assert "no replica is to be asked" in str(answer.scores[-1].error), "it waited once more"
         assert pool.metrics()["rewards/hung/breaker_openings"] == 1.0
 
 
