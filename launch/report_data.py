@@ -11,6 +11,7 @@ from rlvid.data.video_files import read_mp4
 from rlvid.launch.ledger import open_ledger
 from rlvid.launch.local_disk import LEDGER
 from rlvid.launch.phases.base import Artifacts
+from rlvid.launch.phases.evaluate import DIMENSIONS, REWARD
 from rlvid.launch.report_dataset import dataset_data
 from rlvid.launch.run_folder import RunFolder
 from rlvid.observability.recorder import read_rows
@@ -74,19 +75,25 @@ def _row(row: dict[str, Any]) -> EvaluationRow:
 
 
 def _summary(recipe: Recipe, artifacts: Artifacts, tree: dict[str, Any]) -> list[str]:
-    lines = []
-    for row in tree.get("rows", []):
-        if row["name"] == "reward" or not row["trained"]:
-            role = "reward" if row["name"] == "reward" else f"{row['name']} (did not train)"
-            lines.append(
-                f"Held-out {role} {row['before']:.3f} -> {row['after']:.3f}: "
-                f"{row['difference']:+.3f}, {tree['confidence']:.0%} interval "
-                f"[{row['low']:+.3f}, {row['high']:+.3f}], {row['num_pairs']} pairs."
-            )
+    """Return the lines at the head: the reward, and the judges or what stands for all of them."""
+    rows = [row for row in tree.get("rows", []) if row["name"] == REWARD or not row["trained"]]
+    if any(row["name"] == DIMENSIONS for row in rows):
+        rows = [row for row in rows if row["name"] in (REWARD, DIMENSIONS)]
+    lines = [_sentence(row, tree["confidence"]) for row in rows]
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in artifacts.timings_s.items())
     lines.append(f"Model {recipe.model.path}, recipe seed {recipe.seed}.")
     lines.append(f"Wall time from the first start to the end: {seconds}.")
     return lines
+
+
+def _sentence(row: dict[str, Any], confidence: float) -> str:
+    name = {DIMENSIONS: "mean of the dimensions"}.get(row["name"], row["name"])
+    tag = "" if row["name"] == REWARD else " (did not train)"
+    return (
+        f"Held-out {name}{tag} {row['before']:.3f} -> {row['after']:.3f}: "
+        f"{row['difference']:+.3f}, {confidence:.0%} interval "
+        f"[{row['low']:+.3f}, {row['high']:+.3f}], {row['num_pairs']} pairs."
+    )
 
 
 def _quarantined(folder: RunFolder) -> list[str]:

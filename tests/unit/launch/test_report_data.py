@@ -91,6 +91,22 @@ def test_summary_has_the_reward_and_the_judge_but_no_single_trained_scorer(
     assert times == "Wall time from the first start to the end: 00_grpo 12 s."
 
 
+def test_the_mean_of_the_dimensions_stands_for_its_judges_at_the_head(
+    run: tuple[RunFolder, Recipe, Artifacts],
+) -> None:
+    path = Path(run[2].evaluation or "")
+    tree = json.loads(path.read_text())
+    [judge] = [row for row in tree["rows"] if row["name"] == "j"]
+    tree["rows"].append(judge | {"name": "dimensions"})
+    path.write_text(json.dumps(tree))
+    data = report_data(*run)
+    reward, mean, *_ = data.summary
+    assert reward.startswith("Held-out reward ")
+    assert mean.startswith("Held-out mean of the dimensions (did not train) 0.250 -> 0.500")
+    assert not any("Held-out j" in line for line in data.summary)
+    assert "j" in [row.scorer for row in data.evaluation]
+
+
 def test_clips_are_shown_beside_their_own_scores(
     run: tuple[RunFolder, Recipe, Artifacts],
 ) -> None:
