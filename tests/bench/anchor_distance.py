@@ -2,7 +2,7 @@
 
 OMP_NUM_THREADS=1 python -m tests.bench.anchor_distance FOLDER
 
-FOLDER is what `gigavideo_arms --keep` has kept. Policies of its arms sample the held-out prompts;
+FOLDER is what `gigavideo_arms --keep` has kept. Policies of two of its arms sample the held-out prompts;
 their clips are compared with simulated clips of the same prompts by the Frechet distance of the
 shipped video-text network's features (one that took no part in training), and scored by the realism
 critic. The distance is taken to simulated clips as they are, and to the same sent through the VAE:
@@ -33,7 +33,7 @@ from rlvid.models.tiny.video_text_network import VideoTextNetwork
 from rlvid.records import Prompt
 from rlvid.rewards.critics.adherence import facts_of
 from rlvid.rewards.critics.realism import RealismCritic
-from tests.bench.gigavideo_arms import ARMS, RECIPE
+from tests.bench.gigavideo_arms import RECIPE
 from tests.bench.policy_clips import policy_clips, through_vae
 from tests.bench.timing import environment, t_interval
 
@@ -55,7 +55,7 @@ def main() -> None:
     seeds = sorted(int(run.name.split("-")[1]) for run in arguments.folder.glob(f"{WITH}-*"))
     runs = {
         arm: [bench.of_policy(artifacts_of(arguments.folder / f"{arm}-{seed}")) for seed in seeds]
-        for arm in ARMS
+        for arm in (WITHOUT, WITH)
     }
     result = {
         "environment": environment(torch.device("cpu")),

@@ -30,9 +30,11 @@ ARMS: Mapping[str, Sequence[str]] = {
     "plain": PLAIN,
     "filtered": (*PLAIN, "sft.weighting.best_frac=0.25"),
     "weighted": ("sft.anchor.beta=0.0",),
+    "anchored": ("sft.weighting.kind=uniform",),
     "weighted_and_anchored": (),
 }
-"""What each changes in the recipe, whose own settings are the last one's."""
+"""What each changes in the recipe, whose own settings are the last one's. The one before it says
+what of the last one's gain is the real clips' and what the weights'."""
 RESULT = "arm.json"
 
 
