@@ -2,12 +2,12 @@
 
 OMP_NUM_THREADS=1 python -m tests.bench.anchor_distance FOLDER
 
-FOLDER is what `gigavideo_arms --keep` has kept. Policies of two of its arms sample the held-out prompts;
-their clips are compared with simulated clips of the same prompts by the Frechet distance of the
-shipped video-text network's features (one that took no part in training), and scored by the realism
-critic. The distance is taken to simulated clips as they are, and to the same sent through the VAE:
-what the VAE blurs is no policy's doing, and outweighs the rest. Beside them: the base, other
-simulated clips, and simulated clips sent through the VAE.
+FOLDER is what `gigavideo_arms --keep` has kept. Policies of two of its arms sample the held-out
+prompts; their clips are compared with simulated clips of the same prompts by the Frechet distance
+of the shipped video-text network's features (one that took no part in training), and scored by the
+realism critic. The distance is taken to simulated clips as they are, and to the same sent through
+the VAE: what the VAE blurs is no policy's doing, and outweighs the rest. Beside them: the base,
+other simulated clips, and simulated clips sent through the VAE.
 """
 
 from __future__ import annotations
