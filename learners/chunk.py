@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from rlvid.algorithms.batch import all_forwards, assemble, forward_batches, select_forward
-from rlvid.config import LearnerConfig
 from rlvid.learners.admission import GroupFacts, GroupUnavailableError, facts_of
+from rlvid.learners.objective import Objective
 from rlvid.learners.open_batch import MicroBatch, OpenBatch
 from rlvid.learners.published import Published
 from rlvid.learners.ranks import Ranks
@@ -32,13 +31,10 @@ class Chunk:
 class ChunkCutter:
     """Makes the forwards of one rank out of chunks."""
 
-    def __init__(
-        self, ranks: Ranks, device: torch.device, config: LearnerConfig, published: Published
-    ) -> None:
+    def __init__(self, ranks: Ranks, objective: Objective, published: Published) -> None:
         """`published` is the learner's own, which it keeps up to date."""
         self._ranks = ranks
-        self._device = device
-        self._config = config
+        self._objective = objective
         self._published = published
 
     def fetch(
@@ -65,7 +61,7 @@ class ChunkCutter:
 
     def micro_batches(
         self, batch: OpenBatch, chunk: Chunk, kept: Mapping[int, tuple[Tensor, Tensor]]
-    ) -> list[MicroBatch]:
+    ) -> list[MicroBatch[Any]]:
         """Fetch this rank's share of a chunk, admit the whole chunk, cut the share into forwards.
 
         ZeRO 2 and 3 reduce in every backward pass, so all ranks need equally many of them, and the
@@ -86,7 +82,7 @@ class ChunkCutter:
         turns = sorted({row // num_ranks for row in kept})
         mine = [cut.get(turn * num_ranks + self._ranks.rank, []) for turn in turns]
         longest = self._ranks.max([float(len(part)) for part in mine])
-        result: list[MicroBatch] = []
+        result: list[MicroBatch[Any]] = []
         for part, length in zip(mine, longest, strict=True):
             filling = part[0].emptied() if part else batch.spare
             result += [filling] * (int(length) - len(part)) + part
@@ -109,23 +105,6 @@ class ChunkCutter:
 
     def _cut(
         self, batch: OpenBatch, row: int, group: RolloutGroup, advantage: Tensor, trained: Tensor
-    ) -> list[MicroBatch]:
-        """Cut a group into forwards: the rollout's own, or all its steps in one.
-
-        Smaller ones only where memory asks for them.
-        """
+    ) -> list[MicroBatch[Any]]:
         is_fresh = self._published.is_fresh(group)
-        assembled = assemble(
-            group,
-            advantage,
-            trained,
-            step_weights=batch.step_weights[row],
-            device=self._device,
-            is_on_policy=is_fresh,
-        )
-        together = forward_batches if self._config.replay == "as_sampled" else all_forwards
-        return [
-            MicroBatch(batch=select_forward(assembled, part), is_fresh=is_fresh)
-            for rows in together(assembled)
-            for part in torch.split(rows, self._config.micro_batch_rows)
-        ]
+        return self._objective.cut(batch, row, group, advantage, trained, is_fresh=is_fresh)

@@ -1,4 +1,4 @@
-"""An exponential moving average of what is trained, float32, each parameter held by one rank."""
+"""Moving averages of what is trained, float32, each parameter held by one rank."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rlvid.algorithms.old_policy import move_old_policy
 from rlvid.config import EmaConfig
 from rlvid.learners.fragments import Piece, PieceReader, check_names, write_pieces
 from rlvid.learners.ranks import Ranks
@@ -18,17 +19,21 @@ from rlvid.weights import TensorSpec
 STEM = "ema"
 
 
-class Ema:
-    """average <- decay * average + (1 - decay) * value, every `every` optimiser steps.
+class Average:
+    """average <- decay * average + (1 - decay) * value, when told to.
 
     Parameter i lives on rank i mod world size, so the average costs 4 bytes a parameter over the
     whole gang, whatever the ZeRO stage.
     """
 
-    def __init__(self, engine: ZeroEngine, config: EmaConfig) -> None:
-        """Start from the engine's present values; a collective."""
+    def __init__(self, engine: ZeroEngine, *, stem: str) -> None:
+        """Start from the engine's present values; a collective.
+
+        Args:
+            stem: of its files in a checkpoint.
+        """
         self._engine = engine
-        self._config = config
+        self._stem = stem
         self._average: dict[str, Tensor] = {}
         self._shapes: dict[str, torch.Size] = {}
         self._dtypes: dict[str, torch.dtype] = {}
@@ -39,13 +44,11 @@ class Ema:
             if self._is_mine(index):
                 self._average[name] = value.float().clone()
 
-    def after_step(self, step: int) -> None:
-        """Average after optimiser step `step` (0-based) where it is due; a collective then."""
-        if (step + 1) % self._config.every:
-            return
+    def move(self, decay: float) -> None:
+        """Take the present values in; a collective."""
         for index, (name, value) in enumerate(self._engine.full_parameters(master=True)):
             if self._is_mine(index):
-                self._average[name].lerp_(value, 1.0 - self._config.decay)
+                move_old_policy({name: self._average[name]}, {name: value}, decay=decay)
 
     @property
     def ranks(self) -> Ranks:
@@ -83,14 +86,28 @@ class Ema:
     def save(self, folder: Path) -> None:
         """Write this rank's averages."""
         pieces = (Piece("average", name, 0, v.view(-1)) for name, v in self._average.items())
-        write_pieces(folder, STEM, self.ranks.rank, pieces)
+        write_pieces(folder, self._stem, self.ranks.rank, pieces)
 
     def load(self, folder: Path) -> None:
         """Read this rank's averages of what any number of ranks wrote."""
-        with PieceReader(folder, STEM) as reader:
+        with PieceReader(folder, self._stem) as reader:
             check_names(reader, "average", self._shapes, f"checkpoint {folder}")
             for name, value in self._average.items():
                 reader.fill("average", name, 0, value.view(-1))
 
     def _is_mine(self, index: int) -> bool:
         return index % self._engine.ranks.world_size == self._engine.ranks.rank
+
+
+class Ema(Average):
+    """The average that is exported: moves by one decay, every `every` optimiser steps."""
+
+    def __init__(self, engine: ZeroEngine, config: EmaConfig) -> None:
+        """Start from the engine's present values; a collective."""
+        super().__init__(engine, stem=STEM)
+        self._config = config
+
+    def after_step(self, step: int) -> None:
+        """Average after optimiser step `step` (0-based) where it is due; a collective then."""
+        if (step + 1) % self._config.every == 0:
+            self.move(self._config.decay)

@@ -21,9 +21,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rlvid.algorithms.score_table import RewardTable
 from rlvid.bell import Bell
 from rlvid.config import Recipe
+from rlvid.config.distillation import StageName
 from rlvid.learners import checkpoint
 from rlvid.learners.calls import LearnerLostError
 from rlvid.learners.delivery import Delivery
+from rlvid.learners.distill import DistillSettings, distill_settings
+from rlvid.learners.enhancer_settings import EnhancerSettings
 from rlvid.learners.gang_loop import GangLoop, Pending
 from rlvid.learners.ray_actor import ChunkPlace, LearnerActor
 from rlvid.learners.rl import RlSettings, rl_settings
@@ -38,7 +41,12 @@ __all__ = ["LearnerGroup", "LearnerLostError", "Pending"]
 class LearnerGroup:
     """Learner ranks as one."""
 
-    def __init__(self, settings: RlSettings | SftSettings, *, bell: Bell | None = None) -> None:
+    def __init__(
+        self,
+        settings: RlSettings | SftSettings | EnhancerSettings | DistillSettings,
+        *,
+        bell: Bell | None = None,
+    ) -> None:
         """Start the ranks; they load while the caller goes on, until `wait_ready`.
 
         Args:
@@ -94,6 +102,13 @@ class LearnerGroup:
     def start_sft(cls, recipe: Recipe, policy: Policy, folder: Path) -> LearnerGroup:
         """Start the learner of the `sft` phase; encoded clips are kept in `folder`."""
         return cls(sft_settings(recipe, policy, folder))
+
+    @classmethod
+    def start_distillation(
+        cls, recipe: Recipe, stage: StageName, start: Policy, teacher: Policy, folder: Path
+    ) -> LearnerGroup:
+        """Start the learner of a stage of the `distillation` phase; see `distill_settings`."""
+        return cls(distill_settings(recipe, stage, start, teacher, folder))
 
     # Calls that return at once
 

@@ -10,29 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from rlvid.algorithms.base import Credit
+from rlvid.algorithms.forward_batch import ForwardBatch
+from rlvid.algorithms.refl_batch import ReflBatch
 from rlvid.config.algorithm import AlgorithmConfig
-from rlvid.flow.step_weights import update_step_weights
 from rlvid.learners.report import UpdateTotals
 from rlvid.records import LearnerBatch, StepPlan
 
+Batch = TypeVar("Batch", LearnerBatch, ForwardBatch, ReflBatch)
 
-@dataclass(slots=True)
-class MicroBatch:
+
+@dataclass(slots=True, kw_only=True)
+class MicroBatch(Generic[Batch]):
     """One forward and the rows it serves."""
 
-    batch: LearnerBatch
+    batch: Batch
     is_fresh: bool
     """Sampled by the version held now: its ratio must be 1 before the first update."""
+    num_forwards: int
+    """Latents handed to the model."""
 
-    def emptied(self) -> MicroBatch:
+    def emptied(self) -> MicroBatch[Batch]:
         """Return it with nothing to train: a forward and backward pass that add exactly 0."""
         nothing = torch.zeros_like(self.batch.trained)
-        return MicroBatch(batch=replace(self.batch, trained=nothing), is_fresh=False)
+        return replace(self, batch=replace(self.batch, trained=nothing), is_fresh=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +51,7 @@ class OpenBatch:
     plans: Sequence[StepPlan]
     """[P]."""
     step_weights: Sequence[Tensor]
-    """[P] of [S], normalised over all planned groups."""
+    """[P] of [S], normalised over all planned groups; () where no denoising steps are trained."""
     nominal_rows: float
     """Trained rows over all ranks if no group is dropped and no score is missing."""
     keeps: bool
@@ -58,9 +64,9 @@ class OpenBatch:
     credits: list[Credit] = field(default_factory=list)
     num_rows: int = 0
     """Trained rows of this rank so far."""
-    micro_batches: list[MicroBatch] = field(default_factory=list)
+    micro_batches: list[MicroBatch[Any]] = field(default_factory=list)
     """Of this rank, padding included; only where later updates need them."""
-    spare: MicroBatch | None = None
+    spare: MicroBatch[Any] | None = None
     """Trains nothing; closes the batch where its last chunk has nothing to train."""
     totals: UpdateTotals = field(default_factory=UpdateTotals)
     drift: float = 0.0
@@ -81,21 +87,10 @@ class OpenBatch:
             )
 
 
-def open_batch(
-    algorithm: AlgorithmConfig, plans: Sequence[StepPlan], *, step: int, group_size: int
-) -> OpenBatch:
-    """Return the batch of `plans`, of which nothing is trained yet."""
-    trained = group_size
-    if algorithm.advantage.best_of_n is not None:
-        trained = min(trained, algorithm.advantage.best_of_n)
-    return OpenBatch(
-        step=step,
-        num_groups=len(plans),
-        plans=plans,
-        step_weights=update_step_weights(algorithm.step_weight, plans),
-        nominal_rows=float(sum(trained * len(plan.trained_steps) for plan in plans)),
-        keeps=algorithm.updates_per_batch > 1,
-    )
+def planned_rollouts(algorithm: AlgorithmConfig, group_size: int) -> int:
+    """Return how many rollouts of a group are trained if no score is missing."""
+    best_of_n = algorithm.advantage.best_of_n
+    return group_size if best_of_n is None else min(group_size, best_of_n)
 
 
 def joined(credits: Sequence[Credit]) -> Credit:

@@ -16,14 +16,17 @@ from torch import Tensor
 
 from rlvid import durable
 from rlvid.algorithms.score_table import RewardTable
+from rlvid.enhancement.rewriter import Rewrite
 from rlvid.learners.admission import GroupUnavailableError
 from rlvid.learners.checkpoint_manifest import files_of
 from rlvid.learners.delivery import RankPublish
+from rlvid.learners.distill import DistillSettings
+from rlvid.learners.enhancer_settings import EnhancerSettings
 from rlvid.learners.rl import RlSettings
 from rlvid.learners.sft import SftSettings
 from rlvid.learners.workers import open_learner
 from rlvid.priority import yield_to_starting
-from rlvid.records import RolloutGroup, StepPlan, StepReport, WeightsManifest
+from rlvid.records import Prompt, RolloutGroup, StepPlan, StepReport, WeightsManifest
 from rlvid.weights import WeightsError
 from rlvid.weights.broadcast import BroadcastPart, send_buckets
 from rlvid.weights.folder import write_bucket
@@ -70,13 +73,15 @@ class FetchedGroups(Mapping[str, RolloutGroup]):
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"progress": 1, "weights": 1})
 class LearnerActor:
-    """One rank; see RlLearner and SftLearner.
+    """One rank; see RlLearner, SftLearner and EnhancerLearner.
 
     Calls run one after the other in one thread. Signs of life and the fetching of buckets have
     threads of their own: they are answered while a step runs.
     """
 
-    def __init__(self, settings: RlSettings | SftSettings) -> None:
+    def __init__(
+        self, settings: RlSettings | SftSettings | EnhancerSettings | DistillSettings
+    ) -> None:
         self._settings = settings
         self._learner: Any = None
         self._held: dict[int, Mapping[int, Any]] = {}
@@ -130,6 +135,22 @@ class LearnerActor:
     def train_steps(self, first: int, last: int) -> list[StepReport]:
         reports: list[StepReport] = self._learner.train_steps(first, last)
         return reports
+
+    def rewrite(
+        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]
+    ) -> list[list[Rewrite]]:
+        rewrites: list[list[Rewrite]] = self._learner.rewrite(prompts, seeds)
+        return rewrites
+
+    def learn(
+        self,
+        rewrites: Sequence[Sequence[Rewrite]],
+        advantage: Tensor,
+        trained: Tensor,
+        step: int,
+    ) -> StepReport:
+        report: StepReport = self._learner.learn(rewrites, advantage, trained, step=step)
+        return report
 
     def publish(self, version: int, incarnation: int, use_ema: bool) -> RankPublish:
         """Snapshot the weights; each rank holds its buckets until they are fetched one by one."""

@@ -18,8 +18,14 @@ MEANS: Mapping[str, str] = {
     "clip_frac": "learner/clip/frac",
     "policy_loss": "learner/policy_loss/mean",
     "kl": "learner/kl/mean",
+    "anchor_kl": "learner/anchor_kl/mean",
     "importance": "learner/importance/mean",
     "truncated_frac": "learner/importance/truncated_frac",
+    "old_distance": "learner/old_distance/mean",
+    "reference_distance": "learner/reference_distance/mean",
+    "implicit_margin": "learner/implicit_margin/mean",
+    "pairs_right": "learner/pairs_right/frac",
+    "differentiable_reward": "learner/differentiable_reward/mean",
 }
 """Sum of an algorithm's terms to the metric of its mean over trained rows."""
 
@@ -34,8 +40,11 @@ class UpdateTotals:
         self._forward_rows = 0
         self._seconds = 0.0
         self._sums: dict[str, float] = {}
-        self._deviation = 0.0
-        self.replay_drift = 0.0
+        self._deviation = -math.inf
+        self.replay_drift: float | None = None
+        """|ratio - 1| before the first update; None where nothing is replayed."""
+        self.data_loss: float | None = None
+        """Flow-matching loss of the clips beside the batch, over all ranks; None without any."""
         self.learning_rate = 0.0
         self.grad_norm = 0.0
 
@@ -56,7 +65,8 @@ class UpdateTotals:
         for name in MEANS:
             if name in terms.sums:
                 self._sums[name] = self._sums.get(name, 0.0) + float(terms.sums[name])
-        self._deviation = max(self._deviation, float(terms.maxima["ratio_deviation_max"]))
+        if "ratio_deviation_max" in terms.maxima:
+            self._deviation = max(self._deviation, float(terms.maxima["ratio_deviation_max"]))
 
     def metrics(self, ranks: Ranks, *, update_rows: float) -> dict[str, float]:
         """Return the metrics over all ranks; a collective.
@@ -77,11 +87,16 @@ class UpdateTotals:
             for name, value, is_there in zip(names, sums, has, strict=True)
             if is_there
         }
+        deviation = ranks.max([self._deviation])[0]
+        if math.isfinite(deviation):
+            means["learner/ratio/max_deviation"] = deviation
+        if self.replay_drift is not None:
+            means["learner/replay_drift/max"] = self.replay_drift
+        if self.data_loss is not None:
+            means["learner/data_loss/mean"] = self.data_loss
         return {
             **means,
             "learner/loss/mean": loss / rows,
-            "learner/ratio/max_deviation": ranks.max([self._deviation])[0],
-            "learner/replay_drift/max": self.replay_drift,
             "learner/grad_norm/total": self.grad_norm,
             "learner/learning_rate/value": self.learning_rate,
             "learner/rows/count": update_rows,

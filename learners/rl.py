@@ -11,29 +11,27 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlvid.algorithms import ALGORITHMS
-from rlvid.algorithms.base import Algorithm, LossTerms
+from rlvid.algorithms.base import LossTerms
 from rlvid.algorithms.score_table import RewardTable
 from rlvid.config import AlgorithmConfig, GrpoConfig, Recipe, RolloutConfig
-from rlvid.flow.guidance import guided_velocity
 from rlvid.learners.admission import GroupUnavailableError, StaleGroupError
 from rlvid.learners.chunk import Chunk, ChunkCutter
-from rlvid.learners.open_batch import MicroBatch, OpenBatch, joined, open_batch
+from rlvid.learners.data_loss import DataLoss, open_data_loss
+from rlvid.learners.objective import open_objective
+from rlvid.learners.open_batch import MicroBatch, OpenBatch, joined
 from rlvid.learners.parameter_check import ParameterMismatchError, check_same_parameters
 from rlvid.learners.published import Published
 from rlvid.learners.ranks import Ranks
-from rlvid.learners.reference import Reference
-from rlvid.learners.report import UpdateTotals, Usage, advantage_metrics, memory_metrics
+from rlvid.learners.report import Usage, advantage_metrics, memory_metrics
 from rlvid.learners.trainee import Trainee, TraineeSettings
 from rlvid.models.base import VideoModel
 from rlvid.models.policy import Policy
-from rlvid.plugins import resolve
-from rlvid.records import LearnerBatch, RolloutGroup, StepPlan, StepReport, WeightsManifest
+from rlvid.records import RolloutGroup, StepPlan, StepReport, WeightsManifest
 from rlvid.weights import Bucket
 
 __all__ = [
@@ -81,15 +79,15 @@ class RlLearner:
         """Open and wrap the policy; a collective of all ranks."""
         torch.set_num_threads(settings.trainee.num_threads)
         self._settings = settings
-        algorithm = resolve(settings.algorithm.use, ALGORITHMS, where="algorithm.use")
-        self._algorithm = cast(Algorithm, cast(Any, algorithm)())
-        self.trainee = Trainee(settings.trainee, model, before_wrapping=self._take_reference)
-        self._model = self.trainee.model
-        self._published = Published(settings.rollout.max_staleness)
-        engine = self.trainee.engine
-        self._cutter = ChunkCutter(
-            engine.ranks, engine.device, settings.trainee.learner, self._published
+        self.trainee = Trainee(settings.trainee, model, before_wrapping=self._choose_objective)
+        self._objective.attach(self.trainee.engine)
+        self._data_loss: DataLoss | None = open_data_loss(
+            settings.algorithm.data_loss,
+            self.trainee,
+            shift=settings.rollout.shift,
         )
+        self._published = Published(settings.rollout.max_staleness)
+        self._cutter = ChunkCutter(self._ranks, self._objective, self._published)
         self._open: OpenBatch | None = None
         self._usage = Usage()
         self.num_micro_batches = 0
@@ -155,8 +153,8 @@ class RlLearner:
                 weights that were not published under its version.
             GroupUnavailableError: a rank could not fetch a group.
             ParameterMismatchError: the ranks hold different parameters after the step.
-            RuntimeError: before the first update a fresh group's ratio is off 1 by more than
-                `grpo.max_replay_drift_frac` of the clip range.
+            RuntimeError: of an algorithm on denoising steps, before the first update a fresh
+                group's ratio is off 1 by more than `grpo.max_replay_drift_frac` of the clip range.
         """
         with self._usage.busy():
             try:
@@ -185,17 +183,20 @@ class RlLearner:
     ) -> tuple[WeightsManifest, dict[int, Bucket]]:
         """Return the manifest of a whole publish and this rank's buckets by index; a collective.
 
-        From here on `version` is the newest: groups are admitted by their distance to it.
+        From here on `version` is the newest: groups are admitted by their distance to it. It is the
+        policy that samples, which for nft is the old one.
 
         Args:
             incarnation: starts of the learner in the run, for the actors' order of publishes.
         """
         self._check_closed(f"publishing version {version}")
+        source = None if use_ema else self._objective.published()
         with self._usage.busy():
             manifest, buckets = self.trainee.publish(
-                version, incarnation=incarnation, use_ema=use_ema
+                version, incarnation=incarnation, use_ema=use_ema, source=source
             )
-        self._published.add(version, manifest.digest, is_average=use_ema)
+        is_average = use_ema or source is not None
+        self._published.add(version, manifest.digest, is_average=is_average)
         return manifest, buckets
 
     @property
@@ -212,8 +213,12 @@ class RlLearner:
         self.trainee.export(folder)
 
     def canary(self, text: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Return latents [1, C, F, H, W], sigma [1] and the velocity there; a collective."""
-        return self.trainee.canary(text)
+        """Return latents [1, C, F, H, W], sigma [1] and the velocity there; a collective.
+
+        It is that of the policy that samples.
+        """
+        with self._objective.speaking_as_published():
+            return self.trainee.canary(text)
 
     def published_digest(self, version: int) -> str:
         """Return the manifest digest of a version that may still be consumed."""
@@ -228,27 +233,34 @@ class RlLearner:
         self._published.restore(pairs)
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimiser, average, anchor, RNG and what was published; a collective."""
+        """Write weights, optimiser, averages, anchor, RNG and what was published; a collective."""
         self._check_closed("writing a checkpoint")
         with self._usage.busy():
             self.check_parameters()
-            self._reference.save(folder, is_root=self.trainee.rank == 0)
+            self._objective.save(folder)
             self.trainee.save(folder, self._published.to_json())
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote; right after opening."""
         with self._usage.busy():
             state = self.trainee.load(folder)
-            self._reference.load(folder)
+            self._objective.load(folder)
         self._published.load(state)
 
     def check_parameters(self) -> None:
         """Raise ParameterMismatchError unless all ranks hold the same parameters; a collective."""
         check_same_parameters(self.trainee.engine, self.trainee.base_digest)
 
-    def _take_reference(self, model: VideoModel) -> None:
-        self._reference = Reference(
-            model, self._settings.algorithm.kl, mode=self._settings.trainee.learner.mode
+    def _choose_objective(self, model: VideoModel) -> None:
+        """Open what is trained on; the model is not wrapped yet, so copies can be taken."""
+        settings = self._settings
+        self._objective = open_objective(
+            model,
+            algorithm=settings.algorithm,
+            rollout=settings.rollout,
+            learner=settings.trainee.learner,
+            max_drift_frac=settings.grpo.max_replay_drift_frac,
+            seed=settings.trainee.seed,
         )
 
     @property
@@ -285,9 +297,7 @@ class RlLearner:
             raise ValueError(
                 f"learner: step {step}: expected the plans of {num_groups} groups, got {len(plans)}"
             )
-        self._open = open_batch(
-            self._settings.algorithm, plans, step=step, group_size=self._settings.rollout.group_size
-        )
+        self._open = self._objective.open(plans, step=step)
 
     def _opened(self, step: int, num_groups: int) -> OpenBatch:
         if self._open is None or (self._open.step, self._open.num_groups) != (step, num_groups):
@@ -305,7 +315,7 @@ class RlLearner:
         rows = list(chunk.ids)
         kept: dict[int, tuple[Tensor, Tensor]] = {}
         if rows:
-            credit = self._algorithm.credit(
+            credit = self._objective.algorithm.credit(
                 rewards.values, rewards.weights, self._settings.algorithm.advantage
             )
             dropped = {index for index, _ in credit.dropped}
@@ -322,29 +332,29 @@ class RlLearner:
         self._first_update(batch, micro_batches, is_last=is_last)
 
     def _first_update(
-        self, batch: OpenBatch, micro_batches: Sequence[MicroBatch], *, is_last: bool
+        self, batch: OpenBatch, micro_batches: Sequence[MicroBatch[Any]], *, is_last: bool
     ) -> None:
         """Add the gradient of a chunk; refuse one whose replay is off."""
         for index, micro_batch in enumerate(micro_batches):
-            ends = is_last and index == len(micro_batches) - 1
+            ends = is_last and index == len(micro_batches) - 1 and self._data_loss is None
             terms = self._backward(batch, micro_batch, is_last=ends)
             batch.num_rows += terms.num_rows
             if micro_batch.is_fresh and terms.num_rows:
                 batch.drift = max(batch.drift, float(terms.maxima["ratio_deviation_max"]))
             if batch.keeps:
-                log_ratio = terms.log_ratio
-                kept = replace(micro_batch.batch, proximal_log_ratio=log_ratio)
-                batch.micro_batches.append(MicroBatch(batch=kept, is_fresh=False))
-        self._check_drift(self._ranks.max([batch.drift])[0], batch.totals)
+                batch.micro_batches.append(self._objective.kept(micro_batch, terms))
+        self._objective.check_start(batch)
 
-    def _backward(self, batch: OpenBatch, micro_batch: MicroBatch, *, is_last: bool) -> LossTerms:
+    def _backward(
+        self, batch: OpenBatch, micro_batch: MicroBatch[Any], *, is_last: bool
+    ) -> LossTerms:
         """Add the gradient of one forward, as a share of the batch's planned rows."""
         started = time.perf_counter()
-        terms = self._terms(micro_batch.batch)
+        terms = self._objective.terms(micro_batch)
         self.trainee.engine.backward(terms.loss_sum / batch.nominal_rows, is_last=is_last)
         batch.totals.add(
             terms,
-            forward_rows=int(micro_batch.batch.unique_rows.numel()),
+            forward_rows=micro_batch.num_forwards,
             seconds=time.perf_counter() - started,
         )
         self.num_micro_batches += 1
@@ -366,9 +376,10 @@ class RlLearner:
         self._step(batch, divisor)
         for _ in range(1, self._settings.algorithm.updates_per_batch):
             for index, micro_batch in enumerate(batch.micro_batches):
-                is_last = index == len(batch.micro_batches) - 1
+                is_last = index == len(batch.micro_batches) - 1 and self._data_loss is None
                 self._backward(batch, micro_batch, is_last=is_last)
             self._step(batch, divisor)
+        self._objective.after_batch(batch.step)
         metrics = batch.totals.metrics(self._ranks, update_rows=update_rows)
         credit, clip = joined(batch.credits), self._settings.algorithm.advantage.clip
         metrics |= advantage_metrics(credit, clip) | memory_metrics(self.trainee.engine.device)
@@ -378,51 +389,13 @@ class RlLearner:
         return replace(report, metrics=metrics | usage)
 
     def _step(self, batch: OpenBatch, divisor: float) -> None:
-        """Take one optimiser step on the gradient that is there."""
+        """Take one optimiser step on the gradient that is there and that of the clips beside."""
         trainee = self.trainee
+        if self._data_loss is not None:
+            batch.totals.data_loss = self._data_loss.add_gradient(divisor)
         batch.totals.learning_rate = trainee.next_learning_rate()
         batch.totals.grad_norm = trainee.step(divisor=divisor)
-        self._reference.after_step(trainee.engine, trainee.optimizer_steps - 1)
+        self._objective.after_step(trainee.optimizer_steps - 1)
         every = self._settings.trainee.learner.check_parameters_every
         if every and trainee.optimizer_steps % every == 0:
             self.check_parameters()
-
-    def _terms(self, batch: LearnerBatch) -> LossTerms:
-        """Forward one micro-batch under the policy, and under the reference where the KL pulls.
-
-        The reference goes first: between a forward and its backward stage 3 wants no other.
-        """
-        reference_velocity = None
-        if self._reference.is_used:
-            with torch.no_grad(), self._reference.speaking():
-                reference_velocity = self._velocity(batch)
-        return self._algorithm.loss(
-            batch,
-            self._velocity(batch),
-            config=self._settings.algorithm,
-            reference_velocity=reference_velocity,
-        )
-
-    def _velocity(self, batch: LearnerBatch) -> Tensor:
-        rows = batch.unique_rows
-        return guided_velocity(
-            self._model,
-            batch.latents[rows],
-            batch.sigma[rows],
-            self._model.encode_prompts([batch.prompt.model_text]),
-            self._model.encode_prompts([""]),
-            self._settings.rollout.guidance_scale,
-        )
-
-    def _check_drift(self, drift: float, totals: UpdateTotals) -> None:
-        """Refuse a batch whose replay is off: its clipping would act on numerical noise."""
-        totals.replay_drift = drift
-        clip_range = self._settings.algorithm.clip_range
-        limit = self._settings.grpo.max_replay_drift_frac * clip_range
-        if not drift <= limit:
-            raise RuntimeError(
-                f"learner: replay drift |ratio - 1| is {drift:.3g} before the update: expected at "
-                f"most {limit:.3g} (grpo.max_replay_drift_frac of algorithm.clip_range "
-                f"{clip_range:g}). Rollout and learner compute differently: give them the same "
-                "model.dtype and attention backend, or raise the clip range"
-            )

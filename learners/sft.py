@@ -10,7 +10,6 @@ latents.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from rlvid.algorithms.flow_matching import add_noise, flow_matching_loss, sample
 from rlvid.algorithms.projection import project_conflicts
 from rlvid.config import Recipe, SftConfig
 from rlvid.data.prompts import seeded_order
+from rlvid.learners.rows import split_rows
 from rlvid.learners.trainee import Trainee, TraineeSettings
 from rlvid.learners.training_set import TrainingSet, open_training_set
 from rlvid.models.base import VideoModel
@@ -172,7 +172,8 @@ class SftLearner:
     def _add_gradient(self, batch: SftBatch, rows: Sequence[int]) -> float:
         """Add the gradient of rows of the batch; return this rank's share of their loss."""
         engine, size = self.trainee.engine, self._settings.sft.batch_size
-        parts, loss_sum = self._parts(rows), 0.0
+        limit = self._settings.trainee.learner.micro_batch_rows
+        parts, loss_sum = split_rows(rows, engine.ranks, limit), 0.0
         for number, (mine, counted) in enumerate(parts):
             weight = (counted * batch.weight[mine]).to(engine.device)
             loss = (self._losses(batch, mine) * weight).sum() / size
@@ -193,24 +194,6 @@ class SftLearner:
         combined, num_conflicts = project_conflicts(gradients, seed=seed)
         engine.put_gradients(combined)
         return loss_sum, num_conflicts
-
-    def _parts(self, rows: Sequence[int]) -> list[tuple[list[int], Tensor]]:
-        """Return this rank's micro-batches: rows of the batch and whether each counts, 1 or 0.
-
-        All ranks get equally many of equal size, which ZeRO's collectives need; where the rows
-        do not divide, one that counts 0 fills up.
-        """
-        ranks = self.trainee.engine.ranks
-        per_rank = math.ceil(len(rows) / ranks.world_size)
-        mine = list(rows[ranks.rank :: ranks.world_size])
-        counted = torch.ones(per_rank)
-        counted[len(mine) :] = 0.0
-        mine += [rows[0]] * (per_rank - len(mine))
-        limit = self._settings.trainee.learner.micro_batch_rows
-        return [
-            (mine[start : start + limit], counted[start : start + limit])
-            for start in range(0, per_rank, limit)
-        ]
 
     def _losses(self, batch: SftBatch, rows: Sequence[int]) -> Tensor:
         """Return the loss [len(rows)] of rows of the batch."""

@@ -118,27 +118,28 @@ class Trainee:
         return norm
 
     def publish(
-        self, version: int, *, incarnation: int = 0, use_ema: bool = False
+        self,
+        version: int,
+        *,
+        incarnation: int = 0,
+        use_ema: bool = False,
+        source: publishing.WeightsSource | None = None,
     ) -> tuple[WeightsManifest, dict[int, Bucket]]:
         """Return the manifest of a whole publish and this rank's buckets by index; a collective.
 
         The buckets are valid until `publisher.release(version)`.
 
+        Args:
+            source: what to publish instead of the live parameters.
+
         Raises:
             WeightsError: the steps since the last publish changed nothing, or none was taken and
                 the weights differ.
         """
-        self.snapshot(version, incarnation=incarnation, use_ema=use_ema)
-        return self.settle_publish(version), self.publisher.buckets(version)
-
-    def snapshot(self, version: int, *, incarnation: int = 0, use_ema: bool = False) -> None:
-        """Copy the weights as they are now, to be published; a collective.
-
-        The next step may begin at once; `publisher.part` may be asked for by another thread.
-        """
-        source = self._source(use_ema)
+        source = source or self._source(use_ema)
         self.publisher.snapshot(source, incarnation=incarnation, version=version)
-        self._moved.after_snapshot(is_live=not use_ema)
+        self._moved.after_snapshot(is_live=source is self.engine)
+        return self.settle_publish(version), self.publisher.buckets(version)
 
     def settle_publish(self, version: int) -> WeightsManifest:
         """Return the manifest of a snapshot once all ranks have hashed it; a collective.

@@ -152,7 +152,7 @@ def _of_dataset(
     dimension: str | None,
 ) -> TrainingSet:
     source = Path(config.clips)
-    _check_shape(source, model_config)
+    check_shape(source, model_config, where="sft.clips")
     records = list(read_manifest(source, kinds=SYNTHETIC))
     if dimension is not None:
         records = [record for record in records if record.dimension == dimension]
@@ -233,11 +233,16 @@ def _score(record: ClipRecord, config: WeightingConfig) -> float | None:
     return record.reward
 
 
-def _check_shape(source: Path, model: ModelConfig) -> None:
+def check_shape(source: Path, model: ModelConfig, *, where: str) -> None:
+    """Raise ValueError unless the clips of a data set are of the size that the model makes.
+
+    Args:
+        where: the recipe path that names it.
+    """
     made: Mapping[str, Any] = read_summary(source)["rendering"]
     wanted = [model.num_frames, model.height, model.width]
     if list(made["shape"]) != wanted:
         raise ValueError(
-            f"sft.clips: the data set {str(source)!r} holds clips of {made['shape']} (frames, "
+            f"{where}: the data set {str(source)!r} holds clips of {made['shape']} (frames, "
             f"height, width), the model makes {wanted}. Set the model's size, or make it again."
         )

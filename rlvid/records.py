@@ -91,6 +91,8 @@ class GroupTask:
     step_seeds: tuple[int, ...]
     """[G]."""
     guidance_scale: float
+    is_pinned: bool = False
+    """A measurement: sampled with the plain model, whatever `rollout.inference` says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rlvid.algorithms.testing import check_algorithm as check_algorithm
 from rlvid.records import Prompt
 
 if TYPE_CHECKING:

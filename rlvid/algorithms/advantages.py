@@ -31,10 +31,7 @@ def credit(
         scores: scorer to [P, G], NaN where missing.
         weights: scorer to its weight; scorers of weight 0 are ignored here.
     """
-    active = {name: weight for name, weight in weights.items() if weight != 0.0}
-    _check(scores, active)
-    stacked = torch.stack([scores[name].double().cpu() for name in active])
-    weight = torch.tensor(list(active.values()), dtype=torch.float64).reshape(-1, 1, 1)
+    stacked, weight = _weighted(scores, weights)
     present = ~stacked.isnan().any(dim=0)
     reward = (weight * stacked).sum(dim=0)
     normalised, has_spread = _normalise(stacked, present, config)
@@ -53,6 +50,20 @@ def credit(
     return Credit(
         advantage=advantage.float(), reward=reward.float(), trained=trained, dropped=dropped
     )
+
+
+def all_scored(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    """Return the weighted sum of scores [P, G], NaN where one is missing, and where none is."""
+    stacked, weight = _weighted(scores, weights)
+    return (weight * stacked).sum(dim=0), ~stacked.isnan().any(dim=0)
+
+
+def _weighted(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    """Return scores [K, P, G] of the scorers with a weight, and their weights [K, 1, 1]."""
+    active = {name: weight for name, weight in weights.items() if weight != 0.0}
+    _check(scores, active)
+    stacked = torch.stack([scores[name].double().cpu() for name in active])
+    return stacked, torch.tensor(list(active.values()), dtype=torch.float64).reshape(-1, 1, 1)
 
 
 def _check(scores: Mapping[str, Tensor], active: Mapping[str, float]) -> None:

@@ -22,17 +22,90 @@ Letters: N rows, each a rollout at one noise level; C F H W latents.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from rlvid.algorithms.advantages import credit
+from rlvid.algorithms.base import Credit, LossTerms, OtherPolicies
+from rlvid.algorithms.data_regulariser import added, velocity_distance
+from rlvid.algorithms.forward import alone, present, ramp_of, row_terms
+from rlvid.algorithms.forward_batch import ForwardBatch, Units
 from rlvid.algorithms.ratio import clipped_policy_loss
+from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig
 
 MatchingWeight = Literal["uniform", "sigma", "sigma_squared", "huber", "generalised_huber"]
 
 SMALLEST_SQUARE = 1e-10
 """Added to an error before its root, whose gradient at 0 is infinite; the released code's."""
+
+
+class Awm:
+    """Advantage-weighted matching on scored groups: `algorithm.use: awm`."""
+
+    is_group_local = True
+
+    def credit(
+        self,
+        scores: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        config: AdvantageConfig,
+    ) -> Credit:
+        """Scores [P, G] by scorer (NaN where missing) -> advantages; see `advantages.credit`."""
+        return credit(scores, weights, config)
+
+    def other_policies(self, config: AlgorithmConfig) -> OtherPolicies:
+        """Return the policies that pull; rollouts are the policy's own."""
+        settings = config.awm
+        return OtherPolicies(
+            reference=settings.reference_weight > 0.0,
+            old=ramp_of(settings.old_policy) if settings.old_weight else None,
+        )
+
+    def units(self, advantage: Tensor, trained: Tensor, config: AlgorithmConfig) -> Units:
+        """Every trained rollout [G] by itself."""
+        return alone(trained)
+
+    def loss(
+        self,
+        batch: ForwardBatch,
+        velocity: Tensor,
+        *,
+        config: AlgorithmConfig,
+        old_velocity: Tensor | None = None,
+        reference_velocity: Tensor | None = None,
+    ) -> LossTerms:
+        """Return `awm_loss` of the trained rows, the advantage divided by its clip, and the pulls.
+
+        Args:
+            velocity, old_velocity, reference_velocity: [N, C, F, H, W] at `batch.latents`.
+        """
+        settings = config.awm
+        log_prob = matching_log_prob(
+            velocity,
+            batch.clean,
+            batch.noise,
+            batch.sigma,
+            weight=settings.weight,
+            power=settings.power,
+        )
+        start = log_prob.detach() if batch.start_log_prob is None else batch.start_log_prob
+        advantage = batch.advantage / config.advantage.clip
+        loss, cut = awm_loss(log_prob, start, advantage, clip_range=settings.clip_range)
+        means = {"policy_loss": loss, "clip_frac": cut.float()}
+        pulls = {
+            "reference": (reference_velocity, settings.reference_weight),
+            "old": (old_velocity, settings.old_weight),
+        }
+        for whose, (other, weight) in pulls.items():
+            if weight:
+                distance = velocity_distance(velocity, present(other, "awm", whose))
+                means[f"{whose}_distance"] = distance
+                loss = added(loss, distance, weight=weight)
+        ratio = (log_prob.detach() - start).exp()
+        return row_terms(batch.trained, loss, means, ratio=ratio, log_prob=log_prob)
 
 
 def matching_log_prob(

@@ -1,4 +1,7 @@
-"""What an algorithm is: two pure functions, credit and loss, and the records they return.
+"""What an algorithm is: pure functions, credit and loss above all, and the records they return.
+
+There are two kinds. An `Algorithm` trains the denoising steps that a rollout took; a
+`ForwardAlgorithm` looks at final videos alone, noises them again, and compares velocities.
 
 Letters: P groups of a batch, G rollouts in a group, N rows of a learner batch, U forwards.
 """
@@ -12,6 +15,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from rlvid.algorithms.forward_batch import ForwardBatch, Units
+from rlvid.algorithms.old_policy import DecayRamp
 from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig
 from rlvid.records import LearnerBatch
 
@@ -48,6 +53,9 @@ class LossTerms:
     log_ratio: Tensor | None = None
     """[N] of policy to behaviour, detached: the `proximal_log_ratio` of later updates on the same
     rows. None from an algorithm without importance weights."""
+    log_prob: Tensor | None = None
+    """[N] of the policy, detached: the `ForwardBatch.start_log_prob` of later updates on the same
+    rows. None from an algorithm without a ratio."""
 
 
 @runtime_checkable
@@ -76,7 +84,66 @@ class Algorithm(Protocol):
         config: AlgorithmConfig,
         reference_velocity: Tensor | None = None,
     ) -> LossTerms:
-        """Velocities of `batch` under the policy, [N, ...] or [U, ...] -> loss."""
+        """Velocities of `batch` under the policy, [N, ...] or [U, ...] -> loss.
+
+        Under `algorithm.kl.kind` dual it is also given `anchor_velocity`, likewise.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherPolicies:
+    """Which policies a `ForwardAlgorithm` compares with, beside the one in training."""
+
+    reference: bool = False
+    """The policy before RL."""
+    old: DecayRamp | None = None
+    """How an average follows the policy; None holds none."""
+    samples_with_old: bool = False
+    """Whether rollouts are the old policy's; it is then what is published."""
+
+
+@runtime_checkable
+class ForwardAlgorithm(Protocol):
+    """Credit and loss of one algorithm on the forward process; holds no state.
+
+    It may say `is_group_local = True`, as an `Algorithm`.
+    """
+
+    def credit(
+        self,
+        scores: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        config: AdvantageConfig,
+    ) -> Credit:
+        """Scores [P, G] by scorer (NaN where missing) -> advantages."""
+        ...
+
+    def other_policies(self, config: AlgorithmConfig) -> OtherPolicies:
+        """Return what `loss` is to be given."""
+        ...
+
+    def units(self, advantage: Tensor, trained: Tensor, config: AlgorithmConfig) -> Units:
+        """Return which rollouts of a group share their noise, all units of one length.
+
+        Args:
+            advantage, trained: [G]; of a group that credit did not drop, so one unit at least.
+        """
+        ...
+
+    def loss(
+        self,
+        batch: ForwardBatch,
+        velocity: Tensor,
+        *,
+        config: AlgorithmConfig,
+        old_velocity: Tensor | None = None,
+        reference_velocity: Tensor | None = None,
+    ) -> LossTerms:
+        """Velocities [N, ...] at `batch.latents`, unguided, of the policy and the others -> loss.
+
+        `LossTerms.num_rows` counts what `loss_sum` is a sum over: rows, or pairs.
+        """
         ...
 
 

@@ -17,15 +17,100 @@ Letters: P pairs, G rollouts of a group, N clips; index 0 of a leading 2 is chos
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from rlvid.algorithms.advantages import credit
+from rlvid.algorithms.base import Credit, LossTerms, OtherPolicies
+from rlvid.algorithms.forward import present, row_terms
+from rlvid.algorithms.forward_batch import ForwardBatch, Units
+from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig
+
 BetaSchedule = Literal["constant", "derived"]
+
+
+NO_PAIR = "no two rollouts differ in their advantage"
+
+
+class Dpo:
+    """Online Flow-DPO on pairs of scored groups: `algorithm.use: dpo`."""
+
+    is_group_local = True
+
+    def credit(
+        self,
+        scores: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        config: AdvantageConfig,
+    ) -> Credit:
+        """Scores [P, G] by scorer (NaN where missing) -> advantages, which order the pairs.
+
+        A group in which none is better than another is dropped: scorers that contradict each other
+        can leave one with a spread and no order.
+        """
+        found = credit(scores, weights, config)
+        lowest = torch.where(found.trained, found.advantage, torch.inf).amin(dim=1)
+        highest = torch.where(found.trained, found.advantage, -torch.inf).amax(dim=1)
+        is_level = found.trained.any(dim=1) & (lowest == highest)
+        return replace(
+            found,
+            trained=found.trained & ~is_level[:, None],
+            dropped=(
+                *found.dropped,
+                *((row, NO_PAIR) for row in is_level.nonzero()[:, 0].tolist()),
+            ),
+        )
+
+    def other_policies(self, config: AlgorithmConfig) -> OtherPolicies:
+        """Return the frozen reference."""
+        return OtherPolicies(reference=True)
+
+    def units(self, advantage: Tensor, trained: Tensor, config: AlgorithmConfig) -> Units:
+        """Pairs of rollouts, the chosen one first; a rollout in none of them has no rows."""
+        known = torch.where(trained, advantage, torch.nan)
+        pairs = pick_pairs(known, [0] * len(known), max_pairs=config.dpo.max_pairs)
+        return [(pair.chosen, pair.rejected) for pair in pairs]
+
+    def loss(
+        self,
+        batch: ForwardBatch,
+        velocity: Tensor,
+        *,
+        config: AlgorithmConfig,
+        old_velocity: Tensor | None = None,
+        reference_velocity: Tensor | None = None,
+    ) -> LossTerms:
+        """Return `flow_dpo_loss` of the trained pairs; terms count pairs, not rows.
+
+        Args:
+            velocity, reference_velocity: [N, C, F, H, W] at `batch.latents`.
+        """
+        reference = present(reference_velocity, "dpo", "reference")
+        found = flow_dpo_loss(
+            _by_place(velocity),
+            _by_place(reference),
+            _by_place(batch.clean),
+            batch.noise[::2],
+            batch.sigma[::2],
+            beta=config.dpo.beta,
+            schedule=config.dpo.schedule,
+        )
+        means = {
+            "policy_loss": found.loss,
+            "implicit_margin": found.implicit_margin,
+            "pairs_right": (found.implicit_margin > 0.0).float(),
+        }
+        return row_terms(batch.trained[::2], found.loss, means)
+
+
+def _by_place(rows: Tensor) -> Tensor:
+    """[2 P, ...], pairs side by side -> [2, P, ...]."""
+    return rows.view(-1, 2, *rows.shape[1:]).transpose(0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlvid.algorithms.advantages import credit
 from rlvid.algorithms.base import Credit, LossTerms
+from rlvid.algorithms.forward import present
 from rlvid.algorithms.kl import velocity_kl
 from rlvid.algorithms.ratio import (
     clipped_policy_loss,
@@ -51,6 +52,7 @@ class Grpo:
         *,
         config: AlgorithmConfig,
         reference_velocity: Tensor | None = None,
+        anchor_velocity: Tensor | None = None,
     ) -> LossTerms:
         r"""Return the loss of the trained rows and what to watch.
 
@@ -76,6 +78,8 @@ class Grpo:
             velocity: of the policy, with gradient: [N, C, F, H, W], or [U, ...] for `unique_rows`.
             reference_velocity: of the frozen policy, same rows; needed when `config.kl` pulls, and
                 otherwise only measured.
+            anchor_velocity: of the moving anchor, same rows; of `kl.kind` dual alone, whose KL is
+                beta KL(reference) + beta_anchor KL(anchor).
         """
         velocity = _expand(velocity, batch)
         step = sde_step(
@@ -112,9 +116,13 @@ class Grpo:
         if reference_velocity is not None:
             kl = _kl_per_element(velocity, _expand(reference_velocity, batch), batch)
             sums["kl"] = kl
+            pull = batch.step_weight ** KL_WEIGHT_POWER[config.step_weight]
             if config.kl.kind != "none":
-                weight = batch.step_weight ** KL_WEIGHT_POWER[config.step_weight]
-                loss = loss + config.kl.coefficient * weight * kl
+                loss = loss + config.kl.coefficient * pull * kl
+            if config.kl.kind == "dual":
+                anchor = present(anchor_velocity, "grpo", "anchor")
+                sums["anchor_kl"] = _kl_per_element(velocity, _expand(anchor, batch), batch)
+                loss = loss + config.kl.anchor_coefficient * pull * sums["anchor_kl"]
         elif config.kl.kind != "none":
             raise ValueError(
                 f"algorithm.kl: kind {config.kl.kind!r} needs velocities of the other policy: "

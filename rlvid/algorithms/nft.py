@@ -19,12 +19,19 @@ Letters: N rows, each a rollout at one noise level; C F H W latents.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from rlvid.algorithms.advantages import credit
+from rlvid.algorithms.base import Credit, LossTerms, OtherPolicies
+from rlvid.algorithms.data_regulariser import added, velocity_distance
+from rlvid.algorithms.forward import alone, present, ramp_of, row_terms
+from rlvid.algorithms.forward_batch import ForwardBatch, Units
+from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig
 from rlvid.flow.sde import per_row
 
 Weighting = Literal["adaptive", "none"]
@@ -41,6 +48,66 @@ class NftLoss:
     """[N] with a gradient."""
     old_distance: Tensor
     """[N] mean square of v - v_old; how far the update has gone from the sampling policy."""
+
+
+class Nft:
+    """DiffusionNFT on scored groups: `algorithm.use: nft`."""
+
+    is_group_local = True
+
+    def credit(
+        self,
+        scores: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        config: AdvantageConfig,
+    ) -> Credit:
+        """Scores [P, G] by scorer (NaN where missing) -> advantages; see `advantages.credit`."""
+        return credit(scores, weights, config)
+
+    def other_policies(self, config: AlgorithmConfig) -> OtherPolicies:
+        """Return the old policy, which samples, and the reference where it pulls."""
+        return OtherPolicies(
+            reference=config.nft.reference_weight > 0.0,
+            old=ramp_of(config.nft.old_policy),
+            samples_with_old=True,
+        )
+
+    def units(self, advantage: Tensor, trained: Tensor, config: AlgorithmConfig) -> Units:
+        """Every trained rollout [G] by itself."""
+        return alone(trained)
+
+    def loss(
+        self,
+        batch: ForwardBatch,
+        velocity: Tensor,
+        *,
+        config: AlgorithmConfig,
+        old_velocity: Tensor | None = None,
+        reference_velocity: Tensor | None = None,
+    ) -> LossTerms:
+        """Return `nft_loss` of the trained rows, with A_max = `advantage.clip`, and the pull.
+
+        Args:
+            velocity, old_velocity, reference_velocity: [N, C, F, H, W] at `batch.latents`.
+        """
+        settings, advantage_clip = config.nft, config.advantage.clip
+        found = nft_loss(
+            velocity,
+            present(old_velocity, "nft", "old"),
+            batch.clean,
+            batch.noise,
+            batch.sigma,
+            optimality=optimality_probability(batch.advantage, advantage_clip=advantage_clip),
+            beta=settings.beta,
+            advantage_clip=advantage_clip,
+            weighting=settings.weighting,
+        )
+        loss, means = found.loss, {"policy_loss": found.loss, "old_distance": found.old_distance}
+        if settings.reference_weight:
+            reference = present(reference_velocity, "nft", "reference")
+            means["reference_distance"] = velocity_distance(velocity, reference)
+            loss = added(loss, means["reference_distance"], weight=settings.reference_weight)
+        return row_terms(batch.trained, loss, means)
 
 
 def optimality_probability(advantage: Tensor, *, advantage_clip: float) -> Tensor:

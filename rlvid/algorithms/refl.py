@@ -19,13 +19,18 @@ Letters: B rows, C F H W latents, K denoising steps, T pixel frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
+from rlvid.algorithms.advantages import all_scored
+from rlvid.algorithms.base import Credit, LossTerms
+from rlvid.algorithms.data_regulariser import added
+from rlvid.algorithms.forward import row_terms
+from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig
 from rlvid.flow.predictions import predicted_clean
 from rlvid.flow.sampler import VelocityFunction
 from rlvid.flow.sde import euler_step
@@ -35,6 +40,7 @@ DecodeFunction = Callable[[Tensor], Tensor]
 RewardFunction = Callable[[Tensor], Tensor]
 """videos [B, T, 3, height, width] -> rewards [B], differentiable, higher is better."""
 
+NO_SCORE = "no rollout with all scores"
 REFL_EXIT_FRAC = (0.75, 1.0)
 """Share of the schedule in which ReFL exits: steps 30 to 39 of 40."""
 REFL_TARGET = 2.0
@@ -78,6 +84,69 @@ class ReflLoss:
     """[B], detached."""
     clean: Tensor
     """[B, C, F, H, W] the video that was judged, detached."""
+
+
+class Refl:
+    """Reward back-propagation on the RL loop: `algorithm.use: refl`; holds no state.
+
+    The learner (`rlvid.learners.refl_objective`) walks the path and asks the reward. A plug-in is a
+    class derived from it.
+    """
+
+    is_group_local = True
+
+    def credit(
+        self,
+        scores: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        config: AdvantageConfig,
+    ) -> Credit:
+        """Scores [P, G] by scorer -> every rollout that has them all, and no advantage.
+
+        The scores teach nothing; a rollout without one is left out, as by every algorithm, since
+        its video may be broken. A group without spread is trained: a gradient needs no comparison.
+        """
+        reward, present = all_scored(scores, weights)
+        return Credit(
+            advantage=torch.zeros_like(reward, dtype=torch.float32),
+            reward=reward.float(),
+            trained=present,
+            dropped=tuple(
+                (row, NO_SCORE) for row in (~present.any(dim=1)).nonzero()[:, 0].tolist()
+            ),
+        )
+
+    def path(
+        self, num_steps: int, config: AlgorithmConfig, *, generator: torch.Generator
+    ) -> GradientPath:
+        """Return the steps of a group, of a schedule of `num_steps`."""
+        refl = config.refl
+        return GradientPath(
+            num_gradient_steps=refl.num_gradient_steps,
+            exit_step=draw_exit_step(num_steps, exit_frac=refl.exit_frac, generator=generator),
+            crosses_inputs=refl.crosses_inputs,
+        )
+
+    def terms(
+        self,
+        rewards: Tensor,
+        trained: Tensor,
+        *,
+        config: AlgorithmConfig,
+        reference_distance: Tensor | None = None,
+    ) -> LossTerms:
+        """Return the loss of rows from their rewards [N], which have a gradient.
+
+        Args:
+            trained: [N] bool.
+            reference_distance: [N] `velocity_distance` to the policy before RL, where it is held.
+        """
+        loss = reward_loss(rewards, target=config.refl.target)
+        means = {"policy_loss": loss, "differentiable_reward": rewards}
+        if reference_distance is not None:
+            means["reference_distance"] = reference_distance
+            loss = added(loss, reference_distance, weight=config.refl.reference_weight)
+        return row_terms(trained, loss, means)
 
 
 def draw_exit_step(
@@ -159,10 +228,22 @@ def refl_loss(
             critic under `torch.no_grad` would hide.
     """
     clean = sample_with_gradient(velocity, latents, sigmas, path)
+    rewards = judged(clean, decode=decode, reward=reward)
+    return ReflLoss(
+        loss=reward_loss(rewards, target=target), reward=rewards.detach(), clean=clean.detach()
+    )
+
+
+def judged(clean: Tensor, *, decode: DecodeFunction, reward: RewardFunction) -> Tensor:
+    """Return the rewards [B] of clean latents [B, C, F, H, W], differentiable.
+
+    Raises:
+        ValueError: as `refl_loss`.
+    """
     rewards = reward(decode(clean))
-    if rewards.shape != (latents.shape[0],):
+    if rewards.shape != (clean.shape[0],):
         raise ValueError(
-            f"refl: reward: expected shape ({latents.shape[0]},), one number a video, got "
+            f"refl: reward: expected shape ({clean.shape[0]},), one number a video, got "
             f"{tuple(rewards.shape)}."
         )
     if torch.is_grad_enabled() and not rewards.requires_grad:
@@ -170,6 +251,4 @@ def refl_loss(
             "refl: reward: expected a gradient with respect to the policy, got none. Neither the "
             "decoder nor the critic may run under torch.no_grad, and the policy must be trainable."
         )
-    return ReflLoss(
-        loss=reward_loss(rewards, target=target), reward=rewards.detach(), clean=clean.detach()
-    )
+    return rewards

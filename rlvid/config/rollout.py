@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from rlvid.config.base import Section
 from rlvid.config.elasticity import AutoscaleConfig
+from rlvid.config.inference import InferenceConfig
 
 NoiseScheduleName = Literal["flow", "dance", "flash", "truncated", "sage", "cps"]
 
@@ -15,10 +16,13 @@ NoiseScheduleName = Literal["flow", "dance", "flash", "truncated", "sage", "cps"
 class StepPlanConfig(Section):
     """Which denoising steps are stochastic and trained."""
 
-    kind: Literal["all", "fraction", "window", "random", "isotemporal", "branch"] = "isotemporal"
+    kind: Literal["all", "fraction", "window", "random", "isotemporal", "branch", "ode"] = (
+        "isotemporal"
+    )
     """all: every step; fraction: a random part of the steps; window: MixGRPO's sliding window;
     random: `num_steps` drawn anew for each prompt; isotemporal: one step per prompt (Flash-GRPO);
-    branch: one step per prompt with `num_branches` rollouts per initial noise (TempFlow-GRPO)."""
+    branch: one step per prompt with `num_branches` rollouts per initial noise (TempFlow-GRPO);
+    ode: none, for algorithms that look at final videos alone (nft, awm, dpo)."""
     range_frac: tuple[float, float] = (0.0, 0.5)
     """Part of the schedule from which steps are drawn; Flash-GRPO uses the first half."""
     fraction: float = Field(default=0.6, gt=0.0, le=1.0)
@@ -44,7 +48,8 @@ class RolloutConfig(Section):
     shift: float = Field(default=3.0, gt=0.0)
     """Time shift of the sigma schedule: sigma = shift u / (1 + (shift - 1) u)."""
     guidance_scale: float = Field(default=3.0, ge=1.0)
-    """Classifier-free guidance in rollout and training; 1 turns it off."""
+    """Classifier-free guidance in rollouts and in grpo's training; 1 turns it off. nft needs 1, and
+    awm and dpo train without it, however they sample."""
     noise_schedule: NoiseScheduleName = "flash"
     eta: float = Field(default=1.0, ge=0.0)
     """Noise strength: a of Flow-SDE, eta of Dance-SDE, factor of Flash, noise level of CPS."""
@@ -90,6 +95,10 @@ class RolloutConfig(Section):
     worker: str = "diffusion"
     """What samples: "diffusion" the model, "sleeping" a stand-in with given costs and failures for
     measurements, or `package.module:factory` called as `rollout_worker.open_rollout_worker`."""
+    inference: InferenceConfig = InferenceConfig()
+    """Optimisations of the diffusion worker; held-out clips are always sampled without. The learner
+    measures the replay drift they cause at every step and refuses more than
+    `grpo.max_replay_drift_frac` of the clip range."""
     worker_options: dict[str, Any] = Field(default_factory=dict)
     """Of the worker; "sleeping" has those of `actors.sleeping.SleepingOptions`."""
 
@@ -112,10 +121,35 @@ class RolloutConfig(Section):
                 f"group_size must be a multiple of step_plan.num_branches, "
                 f"got {self.group_size} and {branches}"
             )
+        if self.step_plan.kind == "ode" and self.initial_noise == "shared":
+            raise ValueError(
+                "step_plan.kind ode adds no noise, so rollouts of one initial noise are one video: "
+                "set initial_noise to independent, got shared"
+            )
         low, high = self.step_plan.range_frac
         if not 0.0 <= low < high <= 1.0:
             raise ValueError(
                 f"step_plan.range_frac must be two ascending numbers in [0, 1], got {low}, {high}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_inference(self) -> RolloutConfig:
+        if self.inference != InferenceConfig() and self.worker != "diffusion":
+            raise ValueError(
+                f"inference must be left out where worker is not 'diffusion', got worker "
+                f"{self.worker!r}: no other worker can apply it"
+            )
+        if self.inference.batch_prompts != 1:
+            raise ValueError(
+                f"inference.batch_prompts must be 1, got {self.inference.batch_prompts}: an actor "
+                "samples the group of one prompt at a time"
+            )
+        if self.step_plan.kind == "ode" and not self.inference.samples_exactly:
+            raise ValueError(
+                f"inference must sample exactly where step_plan.kind is ode, got "
+                f"{self.inference.describe()!r}: no step is trained whose replay drift the learner "
+                "could measure. Leave out what is not exact"
             )
         return self
 

@@ -23,7 +23,9 @@ def make_step_plan(
     Raises:
         ValueError: settings under which no step could be trained.
     """
-    _check_noise(config)
+    is_ode = config.step_plan.kind == "ode"
+    if not is_ode:
+        _check_noise(config)
     sigmas = shifted_sigmas(config.num_denoising_steps, config.shift)
     rng = random.Random(derive_seed(recipe_seed, prompt_id, step, "step_plan"))
     stochastic, trained = _choose_steps(config, rng, step)
@@ -37,7 +39,7 @@ def make_step_plan(
         trained_steps=trained,
         noise=NoiseSettings(
             schedule=config.noise_schedule,
-            eta=config.eta,
+            eta=0.0 if is_ode else config.eta,
             truncation=config.truncation,
             first_sigma=sigmas[1],
         ),
@@ -65,6 +67,8 @@ def _choose_steps(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return (stochastic, trained) step indices, ascending."""
     plan = config.step_plan
+    if plan.kind == "ode":
+        return (), ()
     every = tuple(range(config.num_denoising_steps - 1))
     if plan.kind == "all":
         return every, every

@@ -63,6 +63,7 @@ def train(
     rewards: RewardTable,
     cut: tuple[int, ...],
     missing: tuple[int, ...] = (),
+    step: int = 0,
 ) -> StepReport:
     """Hand the batch in, in chunks; groups of `missing` never came."""
     ids, report, first = rewards.group_ids, None, 0
@@ -71,7 +72,7 @@ def train(
         report = learner.train_chunk(
             {ids[row]: groups[ids[row]] for row in rows},
             part_of(rewards, rows),
-            step=0,
+            step=step,
             num_groups=len(ids),
             first_row=first,
             is_last=first + size == len(ids),

@@ -17,6 +17,7 @@ from rlvid.learners.trainee import Trainee
 from rlvid.models.policy import Policy
 from rlvid.testing import tiny_model
 from rlvid.weights import trainable_parameters
+from tests.unit.learners.forward_learner import ENGINES, forward_recipe
 
 MICRO_BATCH_ROWS = {"whole": 8, "split": 4, "ranks": 8}
 
@@ -59,6 +60,21 @@ def rl(micro_batch_rows: int) -> dict[str, Tensor]:
     return noted
 
 
+def forward(engine: str, micro_batch_rows: int) -> dict[str, Tensor]:
+    """Two groups of 4 final videos at two noise levels, 16 rows; dpo takes both pairs of each."""
+    recipe = forward_recipe(
+        engine,
+        learner={"mode": "full", "zero_stage": 0, "micro_batch_rows": micro_batch_rows},
+        algorithm={"dpo": {"max_pairs": None}} if engine == "dpo" else {},
+    )
+    learner = RlLearner(tiny_settings(recipe), tiny_model(0))
+    learner.publish(0)
+    groups = tiny_groups(tiny_model(0), recipe, digest=learner.published_digest(0), num_groups=2)
+    noted = capture(learner.trainee)
+    learner.train(groups, tiny_rewards(groups), step=0)
+    return noted
+
+
 def sft(micro_batch_rows: int, folder: Path) -> dict[str, Tensor]:
     """A batch of 8 clips."""
     learner_section = {"mode": "full", "zero_stage": 0, "micro_batch_rows": micro_batch_rows}
@@ -76,6 +92,8 @@ if __name__ == "__main__":
     found = {f"sft/{name}": value for name, value in sft(rows, place / layout).items()}
     # A group is never cut between ranks: "split" cuts each group's forward in two instead.
     found |= {f"rl/{n}": v for n, v in rl(2 if layout == "split" else 4).items()}
+    for engine in ENGINES:
+        found |= {f"{engine}/{n}": v for n, v in forward(engine, rows).items()}
     if torch.distributed.get_rank() == 0:
         save_file(found, place / f"{layout}.safetensors")
     torch.distributed.barrier()

@@ -25,7 +25,7 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, T
     return {layout: load_file(folder / f"{layout}.safetensors") for layout in LAYOUTS}
 
 
-@pytest.mark.parametrize("phase", ["rl", "sft"])
+@pytest.mark.parametrize("phase", ["rl", "sft", "nft", "awm", "dpo"])
 @pytest.mark.parametrize("layout", ["split", "ranks"])
 def test_gradient_does_not_depend_on_the_layout(
     gradients: dict[str, dict[str, Tensor]], phase: str, layout: str

@@ -106,3 +106,11 @@ def test_a_single_denoising_step_cannot_be_trained() -> None:
     config = RolloutConfig(num_denoising_steps=1)
     with pytest.raises(ValueError, match="num_denoising_steps"):
         make_step_plan(config, recipe_seed=0, prompt_id="ball", step=0)
+
+
+def test_ode_plan_has_no_step_to_train_and_no_noise() -> None:
+    """Final videos are all that some algorithms look at; eta and few steps are then no mistake."""
+    plan = plan_of("ode", initial_noise="independent", eta=0.0)
+    assert (plan.stochastic_steps, plan.trained_steps) == ((), ())
+    assert plan.noise.eta == 0.0
+    assert plan.num_noises == 8

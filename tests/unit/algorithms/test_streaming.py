@@ -43,3 +43,8 @@ def test_algorithm_that_promises_nothing_does_not() -> None:
     here = f"{__name__}:"
     assert not streams(AlgorithmConfig(use=f"{here}BatchWide"), AggregationConfig())
     assert streams(AlgorithmConfig(use=f"{here}Local"), AggregationConfig())
+
+
+@pytest.mark.parametrize("engine", ["nft", "awm", "dpo"])
+def test_engines_on_the_forward_process_stream(engine: str) -> None:
+    assert streams(AlgorithmConfig(use=engine), AggregationConfig())

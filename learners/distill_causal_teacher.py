@@ -1,0 +1,105 @@
+"""Stage `causal_teacher`: the bidirectional teacher made causal by teacher forcing.
+
+Causal Forcing's first stage (arXiv:2602.02214): flow matching in which each block has a noise level
+of its own and sees the clean blocks before it, which is what it sees when it generates.
+
+Letters: B clips of a step over all ranks, N blocks, C F H W latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlvid.algorithms.flow_matching import flow_matching_loss, sample_sigma
+from rlvid.config import SftConfig
+from rlvid.config.distillation import CausalTeacherConfig
+from rlvid.data.prompts import seeded_order
+from rlvid.flow.sampler import initial_noise
+from rlvid.learners.distill import DistillSettings, StageLearner
+from rlvid.learners.training_set import open_training_set
+from rlvid.models.student import open_causal
+
+
+class CausalTeacherLearner(StageLearner):
+    """Trains on clean clips; its policy is sampled by the next stage alone."""
+
+    is_student = False
+
+    def __init__(self, settings: DistillSettings) -> None:
+        super().__init__(settings)
+        config = settings.stage_config
+        assert isinstance(config, CausalTeacherConfig), "the stage's own section"
+        self._config = config
+        model = settings.trainee.model
+        self._causal = open_causal(self.trainee.model, settings.layout, model.dtype)
+        self._num_blocks = settings.layout.num_blocks(self.latent_shape[1])
+        source = SftConfig(
+            clips=config.clips, num_clips=config.num_clips, clip_seed=config.clip_seed
+        )
+        self._clips = open_training_set(
+            settings.folder, source, model, self.trainee.model, self.trainee.engine.ranks
+        ).clips
+
+    def step(self, step: int) -> dict[str, float]:
+        engine, size = self.trainee.engine, self._config.batch_size
+        parts, loss_sum = self.parts(size), 0.0
+        for number, (rows, counted) in enumerate(parts):
+            weight = counted.to(engine.device)
+            loss = (self._losses(step, rows) * weight).sum() / size
+            engine.backward(loss, is_last=number == len(parts) - 1)
+            loss_sum += float(loss.detach())
+            self.num_micro_batches += 1
+        rate = self.trainee.next_learning_rate()
+        norm = self.trainee.step()
+        return {
+            "distillation/loss/mean": engine.ranks.sum([loss_sum])[0],
+            "distillation/grad_norm/total": norm,
+            "distillation/learning_rate/value": rate,
+        }
+
+    def _losses(self, step: int, rows: Sequence[int]) -> Tensor:
+        """Return the loss [len(rows)] of rows of a step."""
+        indices = [self._clip(step * self._config.batch_size + row) for row in rows]
+        device = self.trainee.engine.device
+        clean = torch.stack([self._clips.latents(index) for index in indices]).to(device)
+        draws = [self._draw(self.seed("row", step, row)) for row in rows]
+        sigma = torch.stack([level for level, _ in draws]).to(device)
+        texts = [
+            "" if drops else self._clips.text(index)
+            for index, (_, drops) in zip(indices, draws, strict=True)
+        ]
+        noise = torch.stack(
+            [initial_noise(self.seed("noise", step, row), self.latent_shape) for row in rows]
+        ).to(device)
+        levels = per_frame(sigma, self.settings.layout.frames_per_block)
+        velocity = self._causal.velocity(
+            (1.0 - levels) * clean + levels * noise,
+            sigma,
+            self.trainee.model.encode_prompts(texts),
+            clean=clean,
+        )
+        return flow_matching_loss(velocity, clean, noise)
+
+    def _draw(self, seed: int) -> tuple[Tensor, bool]:
+        """Return a row's level for each block, [N], and whether it is trained without prompt."""
+        generator = torch.Generator().manual_seed(seed)
+        sigma = sample_sigma(
+            self._num_blocks,
+            density=self._config.timestep_density,
+            shift=self.settings.shift,
+            generator=generator,
+        )
+        return sigma, bool(torch.rand((), generator=generator) < self._config.prompt_dropout)
+
+    def _clip(self, visit: int) -> int:
+        """Return the clip of the stage's `visit`-th row: all clips, each pass in another order."""
+        epoch, place = divmod(visit, len(self._clips))
+        return seeded_order(self.seed("order"), "clips", epoch, len(self._clips))[place]
+
+
+def per_frame(sigma: Tensor, frames_per_block: int) -> Tensor:
+    """Return the level of each latent frame, [B, 1, F, 1, 1], of that of each block, [B, N]."""
+    return sigma.repeat_interleave(frames_per_block, dim=1)[:, None, :, None, None]

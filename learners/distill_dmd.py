@@ -1,0 +1,166 @@
+"""Stages `few_step` and `self_forcing`: distribution matching of a student with a teacher.
+
+Both are DMD2 (arXiv:2405.14867) and differ in how the student makes a clip: at once, or block by
+block on its own output (Self-Forcing, arXiv:2506.08009), with the loss on the whole clip. Every
+step trains the fake score on fresh clips of the student, every fifth the student before it. Input
+and gradient are those of one random level of the student's list, shared by all clips and blocks.
+
+Letters: B clips of a step over all ranks, C F H W latents, L text tokens, D text size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlvid.algorithms.dmd import (
+    dmd_gradient,
+    dmd_loss,
+    draw_score_sigma,
+    fake_score_loss,
+    updates_student,
+)
+from rlvid.algorithms.flow_matching import add_noise
+from rlvid.config.distillation import DmdConfig
+from rlvid.flow.guidance import guided_velocity
+from rlvid.flow.sampler import initial_noise
+from rlvid.learners.distill import DistillSettings, StageLearner, pick, with_transformer
+from rlvid.learners.distill_monitor import MotionMonitor
+from rlvid.learners.trainee import Trainee
+from rlvid.models.student import Student
+from rlvid.seeds import derive_seed
+
+FAKE = "fake"
+"""Folder of the fake score in a checkpoint."""
+
+
+class DmdLearner(StageLearner):
+    """Student and fake score on an engine each, and the frozen teacher."""
+
+    def __init__(self, settings: DistillSettings) -> None:
+        super().__init__(settings)
+        config = settings.stage_config
+        assert isinstance(config, DmdConfig), "a stage of distribution matching"
+        self._config = config
+        self._student = Student(
+            self.trainee.model, settings.sampling, dtype=settings.trainee.model.dtype
+        )
+        self._teacher = self.frozen(settings.teacher)
+        learner = settings.trainee.learner.model_copy(
+            update={"optimizer": config.fake_optimizer, "ema": None}
+        )
+        self._fake = Trainee(
+            replace(
+                settings.trainee,
+                policy=settings.teacher,
+                learner=learner,
+                total_steps=config.num_steps,
+            ),
+            with_transformer(self.trainee.model, copy.deepcopy(self._teacher.transformer)),
+        )
+        self.monitor = MotionMonitor(self, self._teacher, self._student)
+
+    def step(self, step: int) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        every = self._config.fake_updates_per_student
+        if updates_student(step, fake_updates_per_student=every):
+            metrics |= self._update_student(step)
+        metrics |= self._update_fake(step)
+        if self._is_last_of_checkpoint(step):
+            metrics |= self.monitor.measure()
+        return metrics
+
+    def save(self, folder: Path) -> None:
+        self.trainee.save(folder, {"best_motion": self.monitor.best})
+        (folder / FAKE).mkdir(exist_ok=True)
+        self._fake.save(folder / FAKE, {})
+
+    def load(self, folder: Path) -> None:
+        self.monitor.best = float(self.trainee.load(folder)["best_motion"])
+        self._fake.load(folder / FAKE)
+
+    def _update_student(self, step: int) -> dict[str, float]:
+        engine, texts = self.trainee.engine, self.texts(step)
+        parts, gradient_sum = self.parts(len(texts)), 0.0
+        for number, (rows, counted) in enumerate(parts):
+            embeds = self.trainee.model.encode_prompts(pick(texts, rows))
+            clean = self._generate(step, "student", rows, embeds)
+            gradient = self._gradient(clean, embeds, [self.seed("score", step, r) for r in rows])
+            losses = dmd_loss(clean, gradient) / gradient[0].numel()
+            weight = counted.to(engine.device)
+            loss = (losses * weight).sum() / len(texts)
+            engine.backward(loss, is_last=number == len(parts) - 1)
+            gradient_sum += float((gradient.abs().flatten(1).mean(dim=1) * weight).sum())
+            self.num_micro_batches += 1
+        rate = self.trainee.next_learning_rate()
+        norm = self.trainee.step()
+        return {
+            "distillation/dmd_gradient/mean": engine.ranks.sum([gradient_sum])[0] / len(texts),
+            "distillation/grad_norm/total": norm,
+            "distillation/learning_rate/value": rate,
+        }
+
+    def _update_fake(self, step: int) -> dict[str, float]:
+        engine, texts = self._fake.engine, self.texts(step)
+        parts, loss_sum = self.parts(len(texts)), 0.0
+        for number, (rows, counted) in enumerate(parts):
+            embeds = self.trainee.model.encode_prompts(pick(texts, rows))
+            with torch.no_grad():
+                clean = self._generate(step, FAKE, rows, embeds)
+            sigma, noise = self._noise_of([self.seed("fake score", step, row) for row in rows])
+            velocity = self._fake.model.velocity(add_noise(clean, noise, sigma), sigma, embeds)
+            losses = fake_score_loss(velocity, clean, noise, sigma)
+            loss = (losses * counted.to(engine.device)).sum() / len(texts)
+            engine.backward(loss, is_last=number == len(parts) - 1)
+            loss_sum += float(loss.detach())
+            self.num_micro_batches += 1
+        norm = self._fake.step()
+        return {
+            "distillation/fake_loss/mean": engine.ranks.sum([loss_sum])[0],
+            "distillation/fake_grad_norm/total": norm,
+        }
+
+    def _generate(self, step: int, purpose: str, rows: Sequence[int], embeds: Tensor) -> Tensor:
+        """Return clips [len(rows), C, F, H, W] of the student, as predicted at the step's level."""
+        num_levels = len(self.settings.sampling.sigmas)
+        return self._student.generate(
+            [self.seed("noise", purpose, step, row) for row in rows],
+            self.latent_shape,
+            embeds,
+            exit_step=self.seed("exit", purpose, step) % num_levels,
+        )
+
+    @torch.no_grad()
+    def _gradient(self, clean: Tensor, embeds: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return the gradient with respect to clips of the student, [B, C, F, H, W]."""
+        sigma, noise = self._noise_of(seeds)
+        latents = add_noise(clean, noise, sigma)
+        scale = self._config.real_guidance_scale
+        negative = None if scale == 1.0 else self.trainee.model.encode_prompts([""])
+        real = guided_velocity(self._teacher, latents, sigma, embeds, negative, scale)
+        fake = self._fake.model.velocity(latents, sigma, embeds)
+        return dmd_gradient(clean, latents, sigma, real_velocity=real, fake_velocity=fake)
+
+    def _noise_of(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the level [B] and the noise [B, C, F, H, W] of rows; functions of their seeds."""
+        device = self.trainee.engine.device
+        levels = [
+            draw_score_sigma(
+                1,
+                generator=torch.Generator().manual_seed(seed),
+                shift=self.settings.shift,
+                sigma_range=self._config.sigma_range,
+            )
+            for seed in seeds
+        ]
+        noise = [initial_noise(derive_seed(seed, "noise"), self.latent_shape) for seed in seeds]
+        return torch.cat(levels).to(device), torch.stack(noise).to(device)
+
+    def _is_last_of_checkpoint(self, step: int) -> bool:
+        every = self.settings.config.checkpoint.every
+        return (step + 1) % every == 0 or step + 1 == self._config.num_steps
