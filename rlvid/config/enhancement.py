@@ -12,6 +12,9 @@ from pydantic import Field, model_validator
 
 from rlvid.config.algorithm import AdvantageConfig
 from rlvid.config.base import Section
+from rlvid.config.checkpoint import CheckpointConfig
+from rlvid.config.learner import LearnerConfig, LoraConfig, OptimizerConfig
+from rlvid.config.prompts import PromptsConfig
 
 VIDEO_PART = "video"
 """Name of the one part that the scorers of the reward pool become with `combine: sum`."""
@@ -106,6 +109,28 @@ class TokenGrpoConfig(Section):
     """Of the k3 estimate to the rewriter before training; DeepSeekMath's value. 0 turns it off."""
     advantage: AdvantageConfig = AdvantageConfig()
     """Parts are normalised in their groups and summed with their weights."""
+    num_updates: int = Field(default=1, ge=1)
+    """Updates on one batch of rewrites; with 1 every ratio is 1 and nothing is clipped."""
+
+
+class ColdStartConfig(Section):
+    """Supervised training on pairs, before the first reward: small models do not find the form by
+    themselves (RePrompt: 8,000 of its 9,000 prompts)."""
+
+    pairs: str = "tiny_world"
+    """"tiny_world": written by its grammar; or a .jsonl file, {"text": ..., "reason": ...,
+    "prompt": ...} a line, which gives what it holds."""
+    num_pairs: int = Field(default=512, ge=1)
+    """Of the tiny world."""
+    num_steps: int = Field(default=100, ge=0)
+    """Optimiser steps; 0 leaves the cold start out, for a model that knows the form."""
+    batch_size: int = Field(default=8, ge=1)
+    """Pairs of a step, over all ranks."""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=3e-4, weight_decay=0.0, warmup_steps=5, decay="cosine"
+    )
+    """Ours; NOT FOUND in either paper."""
+    checkpoint: CheckpointConfig = CheckpointConfig(every=50)
 
 
 class PromptEnhancementConfig(Section):
@@ -113,9 +138,53 @@ class PromptEnhancementConfig(Section):
 
     rewriter: RewriterConfig = RewriterConfig()
     reward: RewriteRewardConfig = RewriteRewardConfig()
+    cold_start: ColdStartConfig = ColdStartConfig()
     algorithm: TokenGrpoConfig = TokenGrpoConfig()
+    prompts: PromptsConfig | None = None
+    """The user's prompts to train on; None takes the recipe's `prompts`."""
+    num_steps: int = Field(default=30, ge=1)
+    """Batches: rewrite, render, score, credit, learn."""
+    prompts_per_step: int = Field(default=8, ge=1)
     group_size: int = Field(default=4, ge=2)
     """Rewrites of one prompt; RePrompt's value."""
     clips_per_rewrite: int = Field(default=1, ge=1)
     """Rendered of every rewrite, from noise seeds that all rewrites of a prompt share, so that the
     difference of their rewards is due to the text. A rewrite's score is the mean over its clips."""
+    num_denoising_steps: int = Field(default=20, ge=1)
+    """Euler steps of a rendered clip."""
+    guidance_scale: float | None = Field(default=None, ge=1.0)
+    """None takes `rollout.guidance_scale`."""
+    evaluate_every: int = Field(default=10, ge=0)
+    """Steps between measurements on held-out prompts (`evaluate.prompts`), each as the user wrote
+    it and rewritten, from the same noise; 0 turns them off."""
+    evaluate_prompts: int = Field(default=16, ge=1)
+    """Prompts of a measurement, one clip of each."""
+    learner: LearnerConfig = LearnerConfig(
+        micro_batch_rows=4,
+        lora=LoraConfig(target_modules=("q_proj", "k_proj", "v_proj", "o_proj")),
+        optimizer=OptimizerConfig(learning_rate=2e-5, weight_decay=0.0),
+    )
+    """Of cold start and GRPO alike, but for the former's optimiser. Rows are answers."""
+    checkpoint: CheckpointConfig = CheckpointConfig(every=10)
+
+    @model_validator(mode="after")
+    def _check(self) -> PromptEnhancementConfig:
+        learner = self.learner
+        if learner.zero_stage == 3:
+            raise ValueError(
+                "learner.zero_stage: 3 shards the rewriter, which then cannot write: expected 0, "
+                "1 or 2, got 3"
+            )
+        if learner.ema is not None:
+            raise ValueError("learner.ema: the rewriter keeps no average: expected null; remove it")
+        if learner.worker != "deepspeed":
+            raise ValueError(
+                f"learner.worker: the rewriter has one worker: expected 'deepspeed', got "
+                f"{learner.worker!r}"
+            )
+        if learner.activation_checkpointing:
+            raise ValueError(
+                "learner.activation_checkpointing: is of diffusers' transformers: expected false; "
+                "lower learner.micro_batch_rows instead"
+            )
+        return self

@@ -11,7 +11,8 @@ class PromptsConfig(Section):
     """A prompt set; order is fixed by the recipe's seed."""
 
     source: str = "tiny_world"
-    """"tiny_world", or a .txt (a prompt a line) or .jsonl ({"text": ..., "facts": {...}}) file."""
+    """"tiny_world"; "tiny_world_vague", the same wishes in a user's words (`tiny_world.vague`); or
+    a .txt (a prompt a line) or .jsonl ({"text": ..., "facts": {...}}) file."""
     split: Literal["train", "heldout", "all"] = "train"
     """Of the tiny world; a file is one split and takes "all"."""
     limit: int | None = None

@@ -7,15 +7,22 @@ run goes on exactly where it stopped and a checkpoint need not hold a data curso
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from rlvid.config.prompts import PromptsConfig
 from rlvid.data.tiny_world.grammar import all_facts, caption, split_of
+from rlvid.data.tiny_world.vague import vague_text
 from rlvid.records import Prompt
 from rlvid.seeds import derive_seed, prompt_id
 
+Facts = Mapping[str, str]
+TINY_WORLDS: Mapping[str, Callable[[Facts], str]] = {
+    "tiny_world": caption,
+    "tiny_world_vague": vague_text,
+}
+"""Sources of the tiny world: what makes a text of facts."""
 _JSONL_KEYS = frozenset({"text", "enhanced_text", "facts"})
 
 
@@ -30,19 +37,23 @@ def load_prompts(config: PromptsConfig) -> tuple[Prompt, ...]:
         raise ValueError(
             f"prompts.limit: must be at least 1 or null, got {config.limit}. Remove it for all."
         )
-    if config.source == "tiny_world":
-        prompts = _tiny_world_prompts(config.split)
+    if config.source in TINY_WORLDS:
+        prompts = _tiny_world_prompts(config.split, TINY_WORLDS[config.source])
     else:
         prompts = _file_prompts(config)
     return prompts[: config.limit]
 
 
-def _tiny_world_prompts(split: str) -> tuple[Prompt, ...]:
-    """Return a split sorted by prompt id, so that the first few already show every attribute."""
+def _tiny_world_prompts(split: str, words: Callable[[Facts], str]) -> tuple[Prompt, ...]:
+    """Return a split sorted by prompt id, so that the first few already show every attribute.
+
+    Args:
+        words: makes the text of the facts.
+    """
     chosen = [facts for facts in all_facts() if split in ("all", split_of(facts))]
     prompts = (
         Prompt(prompt_id=prompt_id(text), text=text, facts=facts)
-        for facts, text in ((facts, caption(facts)) for facts in chosen)
+        for facts, text in ((facts, words(facts)) for facts in chosen)
     )
     return tuple(sorted(prompts, key=lambda prompt: prompt.prompt_id))
 
@@ -51,8 +62,8 @@ def _file_prompts(config: PromptsConfig) -> tuple[Prompt, ...]:
     path = Path(config.source).expanduser()
     if path.suffix not in (".txt", ".jsonl"):
         raise ValueError(
-            "prompts.source: unknown source: expected 'tiny_world', a .txt or a .jsonl file, "
-            f"got {config.source!r}."
+            f"prompts.source: unknown source: expected {' or '.join(map(repr, TINY_WORLDS))}, a "
+            f".txt or a .jsonl file, got {config.source!r}."
         )
     if not path.is_file():
         raise ValueError(

@@ -16,7 +16,10 @@ from pathlib import Path
 import torch
 
 from rlvid.algorithms.token_grpo import TokenBatch
-from rlvid.config.enhancement import LengthConfig, TokenGrpoConfig
+from rlvid.config.enhancement import ColdStartConfig, LengthConfig, TokenGrpoConfig
+from rlvid.data.prompts import seeded_order
+from rlvid.data.tiny_world.grammar import all_facts, caption, split_of
+from rlvid.data.tiny_world.vague import vague_text
 from rlvid.enhancement.answer import Enhanced, Malformed, parse_answer
 from rlvid.enhancement.language_model import LanguageModel
 from rlvid.enhancement.sampling import SampledAnswer
@@ -61,6 +64,48 @@ def load_lessons(path: Path) -> tuple[Lesson, ...]:
     if not lessons:
         raise ValueError(f"{path}: no lessons: expected one a line, got an empty file.")
     return tuple(lessons)
+
+
+def tiny_world_lessons(num_pairs: int, *, seed: int, allows_unchanged: bool) -> tuple[Lesson, ...]:
+    """Return wishes of the tiny world in a user's words, each with its caption.
+
+    Of training facts only, every fact in other words at every turn; never in those of the prompt
+    set "tiny_world_vague", which are variant 0.
+
+    Args:
+        allows_unchanged: whether every fourth wish is a caption already, to be handed back.
+    """
+    facts = [facts for facts in all_facts() if split_of(facts) == "train"]
+    lessons = []
+    for number in range(num_pairs):
+        turn, place = divmod(number, len(facts))
+        wish = facts[seeded_order(seed, "lessons", turn, len(facts))[place]]
+        prompt = caption(wish)
+        is_caption = allows_unchanged and number % 4 == 3
+        text = prompt if is_caption else vague_text(wish, variant=turn + 1)
+        reason = f"{wish['colour']} {wish['object']} {wish['motion']} {wish['direction']}"
+        answer = Enhanced(reason=f"{reason}, camera {wish['camera']}", prompt=prompt)
+        lessons.append(Lesson(text=text, answer=answer))
+    return tuple(lessons)
+
+
+def open_lessons(
+    config: ColdStartConfig, *, seed: int, allows_unchanged: bool
+) -> tuple[Lesson, ...]:
+    """Return the pairs of the section.
+
+    Raises:
+        ValueError: a file that is missing or badly written.
+    """
+    if config.pairs == "tiny_world":
+        return tiny_world_lessons(config.num_pairs, seed=seed, allows_unchanged=allows_unchanged)
+    path = Path(config.pairs).expanduser()
+    if not path.is_file():
+        raise ValueError(
+            "prompt_enhancement.cold_start.pairs: no such file: expected 'tiny_world' or a .jsonl "
+            f"file, got {config.pairs!r}"
+        )
+    return load_lessons(path)
 
 
 def written(reason: str, prompt: str) -> str:

