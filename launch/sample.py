@@ -1,6 +1,11 @@
-"""One prompt to one clip, with the deterministic sampler of evaluation."""
+"""One prompt to one clip: by the deterministic sampler of evaluation, or as a student."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -9,7 +14,10 @@ from rlvid.config import ModelConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import initial_noise, sample_ode
 from rlvid.flow.sigmas import shifted_sigmas
+from rlvid.inference.streaming import stream_frames
+from rlvid.models.causal_layout import BlockLayout
 from rlvid.models.policy import Policy, open_policy
+from rlvid.models.student import Student, StudentSampling
 
 
 @torch.no_grad()
@@ -35,3 +43,136 @@ def sample_clip(
 
     latents = sample_ode(velocity, noise, shifted_sigmas(num_denoising_steps, shift))
     return model.decode(latents)[0].cpu()
+
+
+@torch.no_grad()
+def sample_student(text: str, policy: Policy, model_config: ModelConfig, *, seed: int) -> Tensor:
+    """Return the clip [T, 3, H, W] in [0, 1] of a distilled student, at its own levels.
+
+    Raises:
+        ValueError: the policy is no student.
+    """
+    sampling = student_sampling(policy)
+    model = open_policy(policy, model_config)
+    shape = model.latent_shape(model_config.num_frames, model_config.height, model_config.width)
+    student = Student(model, sampling, dtype=model_config.dtype)
+    latents = student.generate([seed], shape, model.encode_prompts([text]))
+    return model.decode(latents)[0].cpu()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """What a stream gives at a time."""
+
+    frames: Tensor
+    """[T, 3, H, W] in [0, 1], on the CPU."""
+    elapsed_s: float
+    """Since the stream was asked for its first frame; the model was loaded before."""
+
+
+@runtime_checkable
+class StreamingDecoder(Protocol):
+    """A video model whose VAE decodes a clip that is not finished; `WanModel` is one."""
+
+    def open_stream(self) -> Callable[[Tensor], Tensor]:
+        """Return a function from the next latents [B, C, F, H, W] to the next frames."""
+        ...
+
+
+def open_stream(
+    text: str,
+    policy: Policy,
+    model_config: ModelConfig,
+    *,
+    seed: int,
+    num_frames: int | None,
+    window_blocks: int | None = None,
+    sink_blocks: int = 1,
+) -> Iterator[Streamed]:
+    """Load a causal student and return its frames as they come, for as long as is asked.
+
+    Its first `model.num_frames` are those of `sample_student`, up to rounding. Behind them the
+    window rolls (`rolling_layout`).
+
+    Args:
+        num_frames: in all; None has no end.
+        window_blocks, sink_blocks: as in `rolling_layout`.
+
+    Raises:
+        ValueError: the policy is no causal student, or its model cannot decode a part of a clip.
+    """
+    sampling = student_sampling(policy)
+    if sampling.layout is None:
+        raise ValueError(
+            "sample --stream: the student denoises whole clips: expected one of a causal stage "
+            "(causal_init, self_forcing). Leave --stream out"
+        )
+    model = open_policy(policy, model_config)
+    if not isinstance(model, StreamingDecoder):
+        raise ValueError(
+            f"sample --stream: {type(model).__name__} has no open_stream(): its VAE cannot decode "
+            "a part of a clip. Leave --stream out"
+        )
+    shape = model.latent_shape(model_config.num_frames, model_config.height, model_config.width)
+    layout = rolling_layout(
+        sampling.layout,
+        sampling.layout.num_blocks(shape[1]),
+        window_blocks=window_blocks,
+        sink_blocks=sink_blocks,
+    )
+    student = Student(model, replace(sampling, layout=layout), dtype=model_config.dtype)
+    blocks = student.blocks([seed], shape, model.encode_prompts([text]), num_blocks=None)
+    return _timed(stream_frames(blocks, model.open_stream(), num_frames=num_frames))
+
+
+def rolling_layout(
+    layout: BlockLayout, trained_blocks: int, *, window_blocks: int | None, sink_blocks: int
+) -> BlockLayout:
+    """Return a student's layout with a window, so that memory and time per block have an end.
+
+    A layout that was trained with a window keeps it. Of another the window is the trained length,
+    with positions counted anew in it: until it is full all is as trained, and it never sees more
+    blocks, or later positions, than in training.
+
+    Args:
+        trained_blocks: of a clip of the trained length.
+        window_blocks: at most `trained_blocks`; None takes them all.
+        sink_blocks: first blocks that stay in sight; without one a student that was not trained
+            with a window flickers where the first block leaves it.
+    """
+    if layout.window_blocks is not None:
+        return layout
+    window = trained_blocks if window_blocks is None else window_blocks
+    if not 1 <= window <= trained_blocks:
+        raise ValueError(
+            f"sample --window: expected 1 to {trained_blocks} blocks, the trained length, got "
+            f"{window}"
+        )
+    return replace(
+        layout,
+        window_blocks=window,
+        sink_blocks=min(sink_blocks, window - 1),
+        positions="window",
+    )
+
+
+def student_sampling(policy: Policy) -> StudentSampling:
+    """Return how the policy is sampled; ValueError when it is no student."""
+    sampling = policy.sampling
+    if sampling is None:
+        raise ValueError(
+            f"sample: the policy in {policy.lora_path or policy.model_path!r} has no "
+            "sampling.json: expected a student, which the phase distillation makes"
+        )
+    return sampling
+
+
+def _timed(frames: Iterator[Tensor]) -> Iterator[Streamed]:
+    started = time.perf_counter()
+    while True:
+        with torch.no_grad():  # not around the yield: it would hold in the caller as well
+            part = next(frames, None)
+            part = None if part is None else part[0].cpu()
+        if part is None:
+            return
+        yield Streamed(frames=part, elapsed_s=time.perf_counter() - started)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -41,6 +41,13 @@ def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
     Raises:
         ValueError: another shape, no frames, or an odd height or width, which yuv420p cannot hold.
     """
+    check_video(video)
+    with Mp4Writer(path, fps) as writer:
+        writer.write(video)
+
+
+def check_video(video: Tensor) -> None:
+    """Raise ValueError unless `write_mp4` takes it."""
     if (
         video.ndim != 4
         or video.shape[1] != 3
@@ -57,15 +64,58 @@ def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
             f"write_mp4: odd size: expected even height and width, got {height}x{width}. "
             "Pad or crop the video by one pixel."
         )
-    frames = video.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
-    array = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
-    with av.open(str(path), "w", format=CONTAINER, options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": CRF, "preset": "veryfast"}
-        for frame in array:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+
+
+class Mp4Writer:
+    """An MP4 file that takes its frames in parts."""
+
+    def __init__(self, path: str | Path, fps: float, *, is_live: bool = False) -> None:
+        """Open the file.
+
+        Args:
+            is_live: every frame is a fragment and on the disk at once, so that it plays while it
+                grows; else there is one index in front, which is written at the end.
+        """
+        settings = {"movflags": "+faststart"}
+        if is_live:
+            flags = "+frag_every_frame+empty_moov+default_base_moof"
+            settings = {"movflags": flags, "flush_packets": "1"}
+        self._container = av.open(str(path), "w", format=CONTAINER, options=settings)
+        rate = Fraction(fps).limit_denominator(1001)
+        self._stream = self._container.add_stream("libx264", rate=rate)
+        self._stream.pix_fmt = "yuv420p"
+        options = {"crf": CRF, "preset": "veryfast"}
+        if is_live:
+            options |= {"tune": "zerolatency", "g": str(max(round(fps), 1))}
+        self._stream.options = options
+        self._size: tuple[int, int] | None = None
+
+    def write(self, video: Tensor) -> None:
+        """Append frames [T, 3, H, W] float in [0, 1]; see `write_mp4`."""
+        check_video(video)
+        size = int(video.shape[2]), int(video.shape[3])
+        if self._size is None:
+            self._stream.height, self._stream.width = self._size = size
+        if size != self._size:
+            raise ValueError(
+                f"Mp4Writer: frames of {size[0]}x{size[1]} after frames of {self._size[0]}x"
+                f"{self._size[1]}: expected one size. Open a file for each."
+            )
+        frames = video.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+        for frame in np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy()):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            self._container.mux(self._stream.encode(picture))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Close the file, complete unless an error ends the block."""
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode())
+        finally:
+            self._container.close()
 
 
 def probe_mp4(path: str | Path) -> VideoInfo:

@@ -9,6 +9,7 @@ from typing import Any
 from rlvid.config import ModelConfig
 from rlvid.models import load_model
 from rlvid.models.base import VideoModel
+from rlvid.models.student import StudentSampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,11 @@ class Policy:
     """Pipeline folder in diffusers layout, or "tiny"."""
     lora_path: str | None = None
     """Folder of a LoRA in diffusers' file format, fused into the transformer when loaded."""
+
+    @property
+    def sampling(self) -> StudentSampling | None:
+        """How a distilled student is sampled, read from the folder; None of any other policy."""
+        return StudentSampling.load(Path(self.lora_path or self.model_path))
 
     def to_json(self) -> dict[str, Any]:
         return {"model_path": self.model_path, "lora_path": self.lora_path}

@@ -97,6 +97,11 @@ class WanModel:
             set_attention_backend(pipeline.transformer, attention_backend)
         return cls(pipeline, device=device, dtype=dtype)
 
+    @property
+    def vae(self) -> Any:
+        """diffusers' AutoencoderKLWan, whose way of decoding `rlvid.inference.vae` sets."""
+        return self._vae.module
+
     @staticmethod
     def load_decoder(folder: str | Path, *, device: torch.device) -> Callable[[Tensor], Tensor]:
         """Return `decode` without transformer and text encoder, which are many times as large."""
@@ -124,6 +129,14 @@ class WanModel:
     def decode(self, latents: Tensor) -> Tensor:
         """[B, C, F, H, W] -> videos [B, T, 3, height, width] float32 in [0, 1]."""
         return self._vae.decode(latents)
+
+    def decode_with_gradient(self, latents: Tensor) -> Tensor:
+        """Return the bits of `decode`, differentiable in the latents."""
+        return self._vae.decode_with_gradient(latents)
+
+    def open_stream(self) -> Callable[[Tensor], Tensor]:
+        """Return `decode` for clips that come in parts: next latents to next frames."""
+        return self._vae.open_stream()
 
     def encode(self, videos: Tensor) -> Tensor:
         """[B, T, 3, height, width] in [0, 1] -> latents [B, C, F, H, W] float32, the mode."""

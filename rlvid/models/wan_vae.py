@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rlvid.models.wan_vae_stream import WanVaeStream
 
 PIXELS_AT_ONCE = 2**20
 """Clips go through together up to so many pixels of all their frames, else one at a time: together
@@ -49,12 +52,28 @@ class WanVae:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """[B, C, F, H, W] -> videos [B, T, 3, height, width] float32 in [0, 1]."""
-        unscaled = latents.to(self._device, torch.float32) * self._std + self._mean
+        return self.decode_with_gradient(latents)
+
+    def decode_with_gradient(self, latents: Tensor) -> Tensor:
+        """Return the bits of `decode`, differentiable; the activations of all clips are kept."""
+        unscaled = self.unscale(latents)
         *_, frames, height, width = latents.shape
         num_frames = 1 + (frames - 1) * self.scale_factor_temporal
         num_pixels = num_frames * height * width * self.scale_factor_spatial**2
         parts = unscaled.split(max(1, PIXELS_AT_ONCE // num_pixels))
         pixels = torch.cat([self.module.decode(part, return_dict=False)[0] for part in parts])
+        return self.to_videos(pixels)
+
+    def open_stream(self) -> Callable[[Tensor], Tensor]:
+        """Return `decode` for clips that come in parts; see `WanVaeStream.decode`."""
+        return WanVaeStream(self).decode
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """Return latents of unit scale in the VAE's own, on its device, float32."""
+        return latents.to(self._device, torch.float32) * self._std + self._mean
+
+    def to_videos(self, pixels: Tensor) -> Tensor:
+        """[B, 3, T, height, width] in [-1, 1] -> [B, T, 3, height, width] in [0, 1]."""
         return pixels.permute(0, 2, 1, 3, 4).div(2.0).add(0.5).clamp(0.0, 1.0).contiguous()
 
     @torch.no_grad()
