@@ -101,6 +101,11 @@ class WeightsHolder:
         with self._swap_lock:
             return self._staged.manifest.order if self._staged else self.order
 
+    def note_base(self) -> None:
+        """Take the digest of the base model now, before something changes how its weights lie."""
+        with self._stage_lock:
+            self._base = self._base or base_digest(self._transformer, self._mode)
+
     def stage(
         self, manifest: WeightsManifest, parts: Sequence[Bucket | WeightsPart]
     ) -> WeightsReceipt:
