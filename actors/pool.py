@@ -29,6 +29,7 @@ from rlvid.actors.pool_loop import Canary, PoolLoop
 from rlvid.actors.worker import WorkerSettings
 from rlvid.bell import Bell
 from rlvid.config import LearnerConfig, ModelConfig, RolloutConfig, WeightsConfig
+from rlvid.config.inference import InferenceConfig
 from rlvid.models.policy import Policy
 from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 from rlvid.records import GroupTask, WeightsManifest, WeightsReceipt
@@ -60,6 +61,8 @@ class RolloutPool:
             weights_config=weights_config,
             num_threads=num_threads,
             options=rollout_config.worker_options,
+            # A pool that nobody publishes to measures policies: with the plain sampler only.
+            inference=InferenceConfig() if learner_config is None else rollout_config.inference,
         )
         weights_config = weights_config or WeightsConfig()
         fleet = Fleet(

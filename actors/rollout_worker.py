@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlvid.actors.student_group import sample_student_group
 from rlvid.config import LearnerConfig, ModelConfig, WeightsConfig
-from rlvid.flow.guidance import guided_velocity
+from rlvid.config.inference import InferenceConfig
 from rlvid.flow.sampler import GroupSample, sample_group
+from rlvid.inference.optimise import OptimisedModel, optimise
 from rlvid.models.base import VideoModel
 from rlvid.models.policy import Policy, open_policy
+from rlvid.models.student import StudentSampling
 from rlvid.records import GroupTask, Rollout, RolloutGroup, WeightsManifest, WeightsReceipt
 from rlvid.weights import Bucket, WeightsHolder, WeightsPart
 
@@ -34,13 +37,17 @@ class RolloutWorker:
         actor_id: str,
         mode: str,
         weights_config: WeightsConfig | None = None,
+        student: StudentSampling | None = None,
     ) -> None:
+        """`student` is how tasks without stochastic steps are sampled, of a distilled policy."""
         self._model = model
+        self._student = student
         self._model_config = model_config
         self._actor_id = actor_id
         self._mode = mode
         self._weights_config = weights_config or WeightsConfig()
         self._weights = self._hold()
+        self._optimised = OptimisedModel(model, InferenceConfig())
         self._base_name = "base"
         self._lock = threading.Lock()
         """Held by whoever uses the model or changes it; staging does neither."""
@@ -84,13 +91,20 @@ class RolloutWorker:
         started = time.perf_counter()
         config = self._model_config
         shape = self._model.latent_shape(config.num_frames, config.height, config.width)
-        with torch.no_grad():
-            prompt_embeds = self._model.encode_prompts([task.prompt.model_text])
-            negative = self._model.encode_prompts([""])
+        if self._student is not None and not task.plan.stochastic_steps:
+            with self._optimised.plain():
+                sample = sample_student_group(
+                    self._model, self._student, task, latent_shape=shape, dtype=config.dtype
+                )
+            self._num_steps += len(self._student.sigmas)
+            return self._group(task, sample, swap_s, time.perf_counter() - started)
+        with torch.no_grad(), self._optimised.clip(is_plain=task.is_pinned) as clip:
+            prompt_embeds = clip.encode_prompts([task.prompt.model_text])
+            negative = clip.encode_prompts([""])
 
             def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-                found = guided_velocity(
-                    self._model, latents, sigma, prompt_embeds, negative, task.guidance_scale
+                found = clip.guided_velocity(
+                    latents, sigma, prompt_embeds, negative, task.guidance_scale
                 )
                 self._num_steps += 1
                 return found
@@ -103,6 +117,11 @@ class RolloutWorker:
                 latent_shape=shape,
                 device=self._model.device,
             )
+        return self._group(task, sample, swap_s, time.perf_counter() - started)
+
+    def _group(
+        self, task: GroupTask, sample: GroupSample, swap_s: float, sample_s: float
+    ) -> RolloutGroup:
         return RolloutGroup(
             group_id=task.group_id,
             lease_id=task.lease_id,
@@ -112,7 +131,7 @@ class RolloutWorker:
             policy_version=self._weights.version,
             weights_digest=self._weights.digest if self._weights.version >= 0 else self._base_name,
             actor_id=self._actor_id,
-            sample_s=time.perf_counter() - started,
+            sample_s=sample_s,
             num_forwards=sample.num_forwards,
             swap_s=swap_s,
         )
@@ -148,19 +167,41 @@ class RolloutWorker:
             self._weights.check_live()
         return replace(receipt, swap_s=swap_s)
 
+    def optimise(self, config: InferenceConfig) -> None:
+        """Sample with these optimisations from now on, but for pinned groups and the canary.
+
+        Raises:
+            ValueError: the setting cannot run here, or does not go with how weights are published.
+        """
+        if config.quantise != "none" and self._mode != "lora":
+            raise ValueError(
+                f"rollout.inference.quantise: expected learner.mode 'lora' with "
+                f"{config.quantise!r}, got {self._mode!r}: a publish would replace the weights "
+                "that were quantised. Train a LoRA, or set quantise to none"
+            )
+        with self._lock:
+            self._weights.note_base()
+            try:
+                self._optimised = optimise(self._model, config)
+            except ValueError as error:
+                raise ValueError(f"rollout.{error}") from error
+
     def use_policy(self, policy: Policy) -> None:
         """Replace the model by a policy from files; used by evaluation, not by training."""
         with self._lock:
             self._model = open_policy(policy, self._model_config)
+            self._student = policy.sampling
+            self._optimised = OptimisedModel(self._model, InferenceConfig())
             self._weights = self._hold()
             self._base_name = "files"
 
     def canary(self, latents: Tensor, sigma: Tensor, text: str) -> Tensor:
         """Return the velocity for a fixed input; the learner's must be the same.
 
-        It speaks for the newest weights: what is staged becomes live first.
+        It speaks for the newest weights: what is staged becomes live first. Optimisations are off:
+        it asks what the weights are, and how far sampling drifts is for the learner to measure.
         """
-        with self._lock, torch.no_grad():
+        with self._lock, torch.no_grad(), self._optimised.plain():
             self._weights.swap()
             self._weights.check_live()
             return self._model.velocity(
@@ -211,7 +252,12 @@ def open_rollout_worker(
         mode = "lora"
     model.transformer.eval()
     return RolloutWorker(
-        model, model_config, actor_id=actor_id, mode=mode, weights_config=weights_config
+        model,
+        model_config,
+        actor_id=actor_id,
+        mode=mode,
+        weights_config=weights_config,
+        student=policy.sampling,
     )
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torch import Tensor
 
 from rlvid.config import LearnerConfig, ModelConfig, WeightsConfig
+from rlvid.config.inference import InferenceConfig
 from rlvid.models.policy import Policy
 from rlvid.plugins import resolve
 from rlvid.records import GroupTask, RolloutGroup, WeightsManifest, WeightsReceipt
 from rlvid.weights import Bucket, WeightsPart
+
+if TYPE_CHECKING:
+    from rlvid.actors.rollout_worker import RolloutWorker
 
 WORKERS = {
     "diffusion": "rlvid.actors.rollout_worker:open_rollout_worker",
@@ -76,6 +80,8 @@ class WorkerSettings:
     weights_config: WeightsConfig | None
     num_threads: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    inference: InferenceConfig = InferenceConfig()
+    """Of the diffusion worker, see `RolloutConfig.inference`."""
 
 
 def prepare_worker(use: str) -> None:
@@ -96,7 +102,7 @@ def open_worker(settings: WorkerSettings, actor_id: str) -> Worker:
         ValueError: `rollout.worker` names nothing, or what it names cannot be opened so.
     """
     factory = cast(OpenWorker, resolve(settings.use, WORKERS, where="rollout.worker"))
-    return factory(
+    worker = factory(
         settings.policy,
         settings.model_config,
         settings.learner_config,
@@ -105,3 +111,6 @@ def open_worker(settings: WorkerSettings, actor_id: str) -> Worker:
         weights_config=settings.weights_config,
         options=settings.options,
     )
+    if settings.inference != InferenceConfig():  # RolloutConfig has it for no other worker
+        cast("RolloutWorker", worker).optimise(settings.inference)
+    return worker

@@ -1,19 +1,25 @@
 """Names in a recipe that stand for what an earlier phase of the run made: `artifact:<name>`.
 
-A scorer's setting may name a reward model that the same run trains, and `sft.clips` a data set that
-it makes; the name becomes its folder when a phase starts.
+A scorer's setting, or that of refl's reward, may name a reward model that the same run trains, and
+`sft.clips` or `algorithm.data_loss.clips` a data set that it makes; the name becomes its folder
+when a phase starts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from rlvid.config import Recipe, ScorerConfig
+from rlvid.config import AlgorithmConfig, Recipe, ScorerConfig
+from rlvid.config.algorithm import DifferentiableRewardConfig
 
 PREFIX = "artifact:"
+ARTIFACT = "artifact"
+"""Of `evaluate.enhance`: a run trains one enhancer at most, so it needs no name."""
 
 
-def names_artifact(scorer: ScorerConfig) -> str | None:
+def names_artifact(scorer: ScorerConfig | DifferentiableRewardConfig) -> str | None:
     """Return the artifact that a scorer's settings name, None when they name none."""
     for value in scorer.config.values():
         if isinstance(value, str) and value.startswith(PREFIX):
@@ -22,7 +28,10 @@ def names_artifact(scorer: ScorerConfig) -> str | None:
 
 
 def with_artifacts(
-    recipe: Recipe, folders: Mapping[str, str], datasets: Mapping[str, str]
+    recipe: Recipe,
+    folders: Mapping[str, str],
+    datasets: Mapping[str, str],
+    enhancer: str | None = None,
 ) -> Recipe:
     """Return the recipe with the folders in place of the names known so far.
 
@@ -32,17 +41,11 @@ def with_artifacts(
     Args:
         folders: of reward models, by name.
         datasets: folders of data sets, by name.
+        enhancer: folder of the prompt enhancer.
     """
 
     def found(scorer: ScorerConfig) -> ScorerConfig:
-        name = names_artifact(scorer)
-        if name is None or name not in folders:
-            return scorer
-        settings = {
-            key: folders[name] if value == f"{PREFIX}{name}" else value
-            for key, value in scorer.config.items()
-        }
-        return scorer.model_copy(update={"config": settings})
+        return scorer.model_copy(update={"config": _settings_of(scorer, folders)})
 
     rewards = recipe.rewards.model_copy(
         update={"scorers": tuple(found(scorer) for scorer in recipe.rewards.scorers)}
@@ -50,27 +53,79 @@ def with_artifacts(
     evaluate = recipe.evaluate.model_copy(
         update={"judges": tuple(found(judge) for judge in recipe.evaluate.judges)}
     )
-    name = recipe.sft.clips.removeprefix(PREFIX)
-    sft = recipe.sft
-    if sft.clips.startswith(PREFIX) and name in datasets:
-        sft = sft.model_copy(update={"clips": datasets[name]})
-    return recipe.model_copy(update={"rewards": rewards, "evaluate": evaluate, "sft": sft})
+    if recipe.evaluate.enhance == ARTIFACT and enhancer is not None:
+        evaluate = evaluate.model_copy(update={"enhance": enhancer})
+    sft, distillation = recipe.sft, recipe.distillation
+    sft = sft.model_copy(update={"clips": _folder_of(sft.clips, datasets)})
+    teacher = distillation.causal_teacher
+    teacher = teacher.model_copy(update={"clips": _folder_of(teacher.clips, datasets)})
+    distillation = distillation.model_copy(update={"causal_teacher": teacher})
+    return recipe.model_copy(
+        update={
+            "algorithm": _of_algorithm(recipe.algorithm, folders, datasets),
+            "rewards": rewards,
+            "evaluate": evaluate,
+            "sft": sft,
+            "distillation": distillation,
+        }
+    )
+
+
+def _of_algorithm(
+    algorithm: AlgorithmConfig, folders: Mapping[str, str], datasets: Mapping[str, str]
+) -> AlgorithmConfig:
+    data, refl = algorithm.data_loss, algorithm.refl
+    reward = refl.reward.model_copy(update={"config": _settings_of(refl.reward, folders)})
+    return algorithm.model_copy(
+        update={
+            "data_loss": data.model_copy(update={"clips": _folder_of(data.clips, datasets)}),
+            "refl": refl.model_copy(update={"reward": reward}),
+        }
+    )
+
+
+def _settings_of(
+    scorer: ScorerConfig | DifferentiableRewardConfig, folders: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a scorer's settings with the folder of a reward model that is known by now."""
+    name = names_artifact(scorer)
+    if name is None or name not in folders:
+        return scorer.config
+    return {
+        key: folders[name] if value == f"{PREFIX}{name}" else value
+        for key, value in scorer.config.items()
+    }
+
+
+def _folder_of(clips: str, datasets: Mapping[str, str]) -> str:
+    """Return the folder of a data set that is named as an artifact; anything else as it is."""
+    return datasets.get(clips.removeprefix(PREFIX), clips) if clips.startswith(PREFIX) else clips
 
 
 def check_dataset(recipe: Recipe) -> None:
-    """Raise ValueError when phase sft names a data set that no phase before it makes."""
-    clips, phases = recipe.sft.clips, recipe.phases
-    if "sft" not in phases or not clips.startswith(PREFIX):
+    """Raise ValueError when phase sft or grpo names a data set that no phase before it makes."""
+    _check_clips(recipe, "sft", "sft.clips", recipe.sft.clips)
+    data = recipe.algorithm.data_loss
+    if data.coefficient:
+        _check_clips(recipe, "grpo", "algorithm.data_loss.clips", data.clips)
+
+
+def _check_clips(recipe: Recipe, phase: str, where: str, clips: str) -> None:
+    phases = recipe.phases
+    if phase not in phases or not clips.startswith(PREFIX):
         return
-    made = "data_engine" in phases[: phases.index("sft")]
+    made = "data_engine" in phases[: phases.index(phase)]
     if not made or clips.removeprefix(PREFIX) != recipe.data_engine.name:
         raise ValueError(
-            f"sft.clips: {clips!r} is made by no earlier phase; phase data_engine makes "
-            f"{PREFIX + recipe.data_engine.name!r}. Put data_engine before sft, or give a folder"
+            f"{where}: {clips!r} is made by no earlier phase; phase data_engine makes "
+            f"{PREFIX + recipe.data_engine.name!r}. Put data_engine before {phase}, or give a "
+            "folder"
         )
 
 
-def check_artifact(recipe: Recipe, scorer: ScorerConfig, where: str) -> bool:
+def check_artifact(
+    recipe: Recipe, scorer: ScorerConfig | DifferentiableRewardConfig, where: str
+) -> bool:
     """Return whether the scorer waits for an artifact of this run, so it cannot be opened yet.
 
     Raises:
@@ -90,3 +145,21 @@ def check_artifact(recipe: Recipe, scorer: ScorerConfig, where: str) -> bool:
             f"makes {makes}. Put reward_model before the phases that score, or give a folder"
         )
     return True
+
+
+def check_enhancer(recipe: Recipe) -> None:
+    """Raise ValueError when `evaluate.enhance` names an enhancer that is not there in time."""
+    enhance, phases = recipe.evaluate.enhance, recipe.phases
+    if "evaluate" not in phases or enhance == "none":
+        return
+    before = phases[: phases.index("evaluate")]
+    if enhance == ARTIFACT and "prompt_enhancement" not in before:
+        raise ValueError(
+            "evaluate.enhance: 'artifact' is made by no earlier phase; put prompt_enhancement "
+            "before evaluate, or give the folder of an enhancer"
+        )
+    if enhance != ARTIFACT and not (Path(enhance).expanduser() / "enhancer.json").is_file():
+        raise ValueError(
+            f"evaluate.enhance: no enhancer in {enhance!r}: expected 'none', 'artifact' or a "
+            "folder that phase prompt_enhancement wrote"
+        )

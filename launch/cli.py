@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlvid.launch.cli_enhance import add_enhance_command
 from rlvid.launch.cli_gsb import gsb_app
+from rlvid.launch.cli_optimise import add_optimise_command
 from rlvid.launch.cli_options import (
     Overrides,
     RecipeArgument,
@@ -44,6 +46,8 @@ app.add_typer(gsb_app, name="gsb")
 app.add_typer(vbench2_app, name="vbench2")
 add_commands(app)
 add_policy_commands(app)
+add_enhance_command(app)
+add_optimise_command(app)
 
 PREEMPTED_STATUS = 75
 """`preemption.EXIT_STATUS`, which is not imported here."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 
 from rlvid.config import ClusterConfig, Recipe, RewardsConfig
 from rlvid.launch.cluster_guard import guarded
+from rlvid.priority import STARTING
 
 
 class ClusterError(ValueError):
@@ -26,15 +27,22 @@ def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
             may want, as long queues make it.
     """
     rollout, learner = recipe.rollout, recipe.learner
-    sft = recipe.sft.learner if "sft" in recipe.phases else None
+    alone = [
+        config.learner
+        for phase, config in (("sft", recipe.sft), ("distillation", recipe.distillation))
+        if phase in recipe.phases
+    ]
+    beside = [learner]
+    if "prompt_enhancement" in recipe.phases:
+        beside.append(recipe.prompt_enhancement.learner)
     pool = rewards_of(recipe)
     found = {}
     for kind, field in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
         found[kind] = max(
             (rollout.max_actors if grown else rollout.num_actors) * getattr(rollout, field)
             + _demanded_by(pool, field, grown=grown)
-            + learner.num_ranks * getattr(learner, field),
-            sft.num_ranks * getattr(sft, field) if sft else 0.0,
+            + max(ranks.num_ranks * getattr(ranks, field) for ranks in beside),
+            max((ranks.num_ranks * getattr(ranks, field) for ranks in alone), default=0.0),
         )
     return found
 
@@ -73,6 +81,7 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("RAY_worker_niceness", str(STARTING))
     want = demanded(recipe, grown=True)
     with guarded() if config.address is None else nullcontext():
         with keep_sigterm_handler():
@@ -126,11 +135,15 @@ def check_demand(recipe: Recipe, has: dict[str, float]) -> None:
     """Refuse a recipe that could never be scheduled, before anything waits for it."""
     want = demanded(recipe)
     for kind, section in (("GPU", "num_gpus"), ("CPU", "num_cpus")):
-        of_sft = f", sft.learner.{section}" if "sft" in recipe.phases else ""
+        of_others = "".join(
+            f", {phase}.learner.{section}"
+            for phase in ("sft", "distillation")
+            if phase in recipe.phases
+        )
         if want[kind] > has.get(kind, 0.0) + 1e-9:
             raise ClusterError(
                 f"rollout.{section}, {section} of rewards.scorers and rewards.decode_*, "
-                f"learner.{section}{of_sft}: the roles ask for {want[kind]:g} {kind}s together, "
+                f"learner.{section}{of_others}: the roles ask for {want[kind]:g} {kind}s together, "
                 f"the cluster has {has.get(kind, 0.0):g}; lower them or the number of actors, "
                 "replicas and ranks" + (", or raise cluster.num_cpus" if kind == "CPU" else "")
             )

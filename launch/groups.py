@@ -72,6 +72,7 @@ def pinned_task(
         noise_seeds=seeds,
         step_seeds=seeds,
         guidance_scale=evaluate.guidance_scale or recipe.rollout.guidance_scale,
+        is_pinned=True,
     )
 
 

@@ -17,14 +17,19 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 from rlvid.config import LearnerConfig, Recipe
+from rlvid.config.distillation import DMD_STAGES
+from rlvid.config.enhancement import RewriterConfig
 from rlvid.config.rewards import ServerConfig
 from rlvid.launch.model_size import ModelSize, count_parameters, tensor_shapes
 
 LAYER_NUMBERS = 17 * 4 / 3
 """Numbers a layer keeps for the backward pass, a token and channel."""
 MIB = 2**20
+SMOLLM2_PARAMETERS = 134.5e6
+"""Of SmolLM2-135M-Instruct, input and output embeddings being one."""
 _NOMINAL = re.compile(r"(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
 
 
@@ -37,6 +42,10 @@ def engine_guidance(recipe: Recipe) -> float:
     return recipe.data_engine.guidance_scale or recipe.rollout.guidance_scale
 
 
+def enhancement_guidance(recipe: Recipe) -> float:
+    return recipe.prompt_enhancement.guidance_scale or recipe.rollout.guidance_scale
+
+
 def evaluate_guidance(recipe: Recipe) -> float:
     return recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale
 
@@ -47,10 +56,12 @@ def group_rows(recipe: Recipe) -> tuple[int, int]:
     Of the phase that needs most: all clips of a prompt are denoised together.
     """
     rollout, engine, evaluate = recipe.rollout, recipe.data_engine, recipe.evaluate
+    enhancement = recipe.prompt_enhancement
     probed = 0 if engine.weakness.given else engine.weakness.seeds_per_prompt
     groups = {
         "grpo": (rollout.group_size, rollout.guidance_scale),
         "data_engine": (max(engine.clips_per_prompt, probed), engine_guidance(recipe)),
+        "prompt_enhancement": (enhancement.clips_per_rewrite, enhancement_guidance(recipe)),
         "evaluate": (evaluate.seeds_per_prompt, evaluate_guidance(recipe)),
     }
     here = [groups[phase] for phase in groups if phase in recipe.phases]
@@ -120,11 +131,28 @@ def learner_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     """Return MiB of one learner rank of the RL phase by what it is for."""
     learner = recipe.learner
     memory = _training_state(recipe, learner, size)
-    if recipe.algorithm.kl.kind != "none" and learner.mode == "full":
-        memory["weights"] += size.transformer_parameters * bytes_of(recipe) / MIB
-    most = max(1, min(learner.micro_batch_rows, recipe.rollout.group_size))
-    rows = most * branches(recipe.rollout.guidance_scale)
+    held = recipe.algorithm.held_policies
+    copies = sum(_is_whole_copy(name, learner) for name in held)
+    memory["weights"] += copies * size.transformer_parameters * bytes_of(recipe) / MIB
+    if "old" in held:
+        memory["EMA"] += 4 * size.trainable_parameters / learner.num_ranks / MIB
+    most, guided = recipe.rollout.group_size, branches(recipe.rollout.guidance_scale)
+    if recipe.algorithm.is_forward:
+        most, guided = most * recipe.algorithm.forward.num_noise_levels, 1
+    rows = guided * max(1, min(learner.micro_batch_rows, most))
+    if recipe.algorithm.use == "refl":  # what decoder and reward keep is not known, and left out
+        rows *= recipe.algorithm.refl.num_gradient_steps
     return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}
+
+
+def _is_whole_copy(held: str, learner: LearnerConfig) -> bool:
+    """Return whether a policy that the learner compares with takes a transformer of its own.
+
+    Of a LoRA run the reference is the base, and the old policy shares it where it is not sharded.
+    """
+    if learner.mode == "full" or held == "anchor":
+        return True
+    return held == "old" and learner.zero_stage == 3
 
 
 def sft_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
@@ -134,6 +162,56 @@ def sft_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     memory["weights"] += size.vae_parameters * 4 / MIB
     rows = min(learner.micro_batch_rows, sft_rows(recipe) // learner.num_ranks)
     return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}
+
+
+def distillation_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
+    """Return MiB of one rank of phase distillation, in the stage that needs most.
+
+    Distribution matching trains student and fake score, beside the teacher, which every rank holds
+    whole; the regression of a causal student holds a frozen copy. A roll-out keeps one forward of
+    the whole clip for its backward.
+    """
+    config, learner = recipe.distillation, recipe.distillation.learner
+    stages = [getattr(config, stage) for stage in config.stages]
+    learner = learner.model_copy(
+        update={"ema": next((stage.ema for stage in stages if stage.ema), None)}
+    )
+    memory = _training_state(recipe, learner, size)
+    transformer = size.transformer_parameters * bytes_of(recipe) / MIB
+    if set(DMD_STAGES) & set(config.stages):
+        memory["weights"] += transformer / (learner.num_ranks if learner.zero_stage == 3 else 1)
+        memory["gradients"] *= 2
+        memory["optimiser"] *= 2
+    memory["weights"] += transformer + size.vae_parameters * 4 / MIB
+    most = max(stage.batch_size for stage in stages)
+    rows = min(learner.micro_batch_rows, math.ceil(most / learner.num_ranks))
+    return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}
+
+
+def enhancer_memory(recipe: Recipe) -> dict[str, float]:
+    """Return MiB of one rank of phase prompt_enhancement, adapter and activations aside."""
+    config = recipe.prompt_enhancement
+    parameters = rewriter_parameters(config.rewriter)
+    width = 2 if config.rewriter.dtype == "bfloat16" else 4
+    memory = {"weights": parameters * width / MIB}
+    if config.learner.mode == "full":
+        stage, ranks = config.learner.zero_stage, config.learner.num_ranks
+        over = {least: ranks if stage >= least else 1 for least in (1, 2)}
+        master = 4 if width == 2 else 0
+        memory["gradients"] = 4 * parameters / over[2] / MIB
+        memory["optimiser"] = (8 + master) * parameters / over[1] / MIB
+        if config.algorithm.kl_coefficient:
+            memory["reference"] = parameters * width / MIB
+    return memory
+
+
+def rewriter_parameters(config: RewriterConfig) -> float:
+    """Return the parameters of the language model; of a folder that is not here, 0."""
+    if config.model == "smollm2":
+        return SMOLLM2_PARAMETERS
+    folder = Path(config.model).expanduser()
+    is_there = any(folder.glob("*.safetensors"))
+    return float(count_parameters(dict(tensor_shapes(folder)))) if is_there else 0.0
 
 
 def sft_rows(recipe: Recipe) -> int:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from rlvid.config import Recipe
+from rlvid.config import AlgorithmConfig, Recipe, RolloutConfig
 from rlvid.launch.memory import (
     actor_memory,
     branches,
     clips_memory,
     decoder_memory,
+    distillation_memory,
+    enhancer_memory,
     learner_memory,
     server_memory,
     sft_memory,
@@ -26,7 +28,7 @@ from rlvid.launch.model_size import ModelSize, read_model_size, sizes_are_publis
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SAMPLING_PHASES = ("data_engine", "grpo", "evaluate")
+SAMPLING_PHASES = ("data_engine", "grpo", "prompt_enhancement", "evaluate")
 SAMPLED_PLANS = 64
 """Step plans drawn to average the forwards over."""
 
@@ -115,6 +117,13 @@ def learner_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
     found = []
     for phase, name, learner, memory in (
         ("sft", "sft learner rank", recipe.sft.learner, sft_memory),
+        ("distillation", "distillation rank", recipe.distillation.learner, distillation_memory),
+        (
+            "prompt_enhancement",
+            "enhancer rank",
+            recipe.prompt_enhancement.learner,
+            lambda recipe, size: enhancer_memory(recipe),
+        ),
         ("grpo", "learner rank", recipe.learner, learner_memory),
     ):
         if phase not in recipe.phases:
@@ -136,6 +145,7 @@ def forwards_per_step(recipe: Recipe) -> tuple[float, float]:
     """Return (sampling, learning) forwards of one optimiser step, averaged over step plans.
 
     Up to and including the first stochastic step, rollouts of one initial noise share a forward.
+    Engines on the forward process train noised final videos instead, without guidance.
     """
     from rlvid.flow.step_plans import make_step_plan
 
@@ -154,7 +164,36 @@ def forwards_per_step(recipe: Recipe) -> tuple[float, float]:
         )
     groups = config.groups_per_step * branches(config.guidance_scale)
     updates = recipe.algorithm.updates_per_batch
+    if recipe.algorithm.is_forward:
+        rows = config.groups_per_step * forward_rows(recipe.algorithm, config.group_size)
+        return groups * fmean(sampling), updates * rows
+    if recipe.algorithm.use == "refl":
+        return groups * fmean(sampling), groups * updates * refl_forwards(recipe.algorithm, config)
     return groups * fmean(sampling), groups * updates * fmean(learning)
+
+
+def forward_rows(algorithm: AlgorithmConfig, group_size: int) -> float:
+    """Return the rows of a group whose final videos are noised again, nothing masked.
+
+    Forwards of the old policy and the reference count a third of a row, as they have no backward.
+    """
+    most = group_size if algorithm.advantage.best_of_n is None else algorithm.advantage.best_of_n
+    if algorithm.use == "dpo":
+        most = 2 * min(most // 2, algorithm.dpo.max_pairs or most // 2)
+    others = len(algorithm.held_policies)
+    return most * algorithm.forward.num_noise_levels * (1.0 + others / 3)
+
+
+def refl_forwards(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> float:
+    """Return the forwards of a group whose last steps are taken again; decoder and reward apart.
+
+    Those without a backward, of earlier steps and of the reference, count a third.
+    """
+    refl = algorithm.refl
+    kept = float(refl.num_gradient_steps)
+    exits = fmean(refl.exit_frac) * rollout.num_denoising_steps
+    before = max(exits - kept, 0.0) if refl.start == "noise" else 0.0
+    return rollout.group_size * (kept + (before + len(algorithm.held_policies)) / 3)
 
 
 def reward_roles(recipe: Recipe, size: ModelSize) -> tuple[RolePlan, ...]:

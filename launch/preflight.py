@@ -6,16 +6,20 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
-from rlvid.algorithms import ALGORITHMS
+import torch
+
+from rlvid.algorithms.opening import open_algorithm
 from rlvid.config import ModelConfig, Recipe
 from rlvid.data.prompts import load_prompts
 from rlvid.flow.step_plans import make_step_plan
-from rlvid.launch.artifact_names import check_artifact, check_dataset
+from rlvid.launch.artifact_names import check_artifact, check_dataset, check_enhancer
 from rlvid.launch.data_engine.templates_file import load_templates
+from rlvid.launch.enhancement.checks import check_enhancement
 from rlvid.launch.heldout import heldout_prompts
 from rlvid.launch.model_size import read_model_size
 from rlvid.models import MODELS, model_folder
 from rlvid.plugins import resolve
+from rlvid.reward_models.differentiable import open_differentiable
 from rlvid.rewards.registry import open_scorer
 
 
@@ -25,18 +29,22 @@ def preflight(recipe: Recipe) -> None:
     Raises:
         ValueError: names the recipe's path, the value and the way out.
     """
-    resolve(recipe.algorithm.use, ALGORITHMS, where="algorithm.use")
+    open_algorithm(recipe.algorithm)
     resolve(recipe.model.use, MODELS, where="model.use")
     if recipe.phases[0] != "tiny_base":
         check_model_folder(recipe.model)
         _check_store(recipe)
     _check_training(recipe)
     if "grpo" in recipe.phases:
+        _check_refl(recipe)
         make_step_plan(recipe.rollout, recipe_seed=recipe.seed, prompt_id="preflight", step=0)
     check_dataset(recipe)
+    check_enhancer(recipe)
     if "data_engine" in recipe.phases:
         _check_data_engine(recipe)
-    uses_rewards = {"grpo", "evaluate", "data_engine"} & set(recipe.phases)
+    if "prompt_enhancement" in recipe.phases:
+        check_enhancement(recipe)
+    uses_rewards = {"grpo", "evaluate", "data_engine", "prompt_enhancement"} & set(recipe.phases)
     if not uses_rewards:
         return
     for position, scorer in enumerate(recipe.rewards.scorers):
@@ -56,6 +64,15 @@ def preflight(recipe: Recipe) -> None:
             where = f"evaluate.judges.{position}"
             if not check_artifact(recipe, judge, where):
                 open_scorer(judge, where)
+
+
+def _check_refl(recipe: Recipe) -> None:
+    """Open the reward that refl follows, unless the run is still to train it."""
+    reward = recipe.algorithm.refl.reward
+    if recipe.algorithm.use == "refl" and not check_artifact(
+        recipe, reward, "algorithm.refl.reward"
+    ):
+        open_differentiable(reward, device=torch.device("cpu"))
 
 
 def _check_data_engine(recipe: Recipe) -> None:
@@ -87,7 +104,11 @@ def _check_data_engine(recipe: Recipe) -> None:
 
 def _check_training(recipe: Recipe) -> None:
     """Refuse what a training phase could not hand on at its end."""
-    learners = {"sft": recipe.sft.learner, "grpo": recipe.learner}
+    learners = {
+        "sft": recipe.sft.learner,
+        "grpo": recipe.learner,
+        "distillation": recipe.distillation.learner,
+    }
     trained = [learners[name] for name in recipe.phases if name in learners]
     modes = [
         "full" if name == "sft" and recipe.sft.balance == "adapters" else learners[name].mode

@@ -80,6 +80,12 @@ def _summary(recipe: Recipe, artifacts: Artifacts, tree: dict[str, Any]) -> list
     if any(row["name"] == DIMENSIONS for row in rows):
         rows = [row for row in rows if row["name"] in (REWARD, DIMENSIONS)]
     lines = [_sentence(row, tree["confidence"]) for row in rows]
+    enhanced = tree.get("enhanced")
+    if enhanced:
+        lines.append(
+            f"The newest policy was shown rewritten prompts: {enhanced['rewritten']} of "
+            f"{enhanced['prompts']}; {enhanced['drifted']} of them lost a wish of the user's."
+        )
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in artifacts.timings_s.items())
     lines.append(f"Model {recipe.model.path}, recipe seed {recipe.seed}.")
     lines.append(f"Wall time from the first start to the end: {seconds}.")
@@ -117,13 +123,19 @@ def _clips(folder: Path, tree: dict[str, Any]) -> list[ClipPair]:
         after = path.with_name(path.name.replace("_base", "_after"))
         pairs.append(
             ClipPair(
-                prompt=pair["prompt"],
+                prompt=_shown(pair),
                 before=read_mp4(path)[0],
                 after=read_mp4(after)[0],
                 scores={name: (both[0], both[1]) for name, both in pair["scores"].items()},
             )
         )
     return pairs
+
+
+def _shown(pair: dict[str, Any]) -> str:
+    """Return what a pair of clips is labelled with: the user's words, and a rewrite of them."""
+    rewrite = pair.get("enhanced_prompt")
+    return f"{pair['prompt']} -- rewritten: {rewrite}" if rewrite else str(pair["prompt"])
 
 
 def _times(folder: RunFolder) -> list[PhaseTime]:

@@ -59,7 +59,9 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
             began = began_at(path)
             with Recorder(folder.path, path.name) as recorder:
                 context = PhaseContext(
-                    recipe=with_artifacts(recipe, artifacts.reward_models, artifacts.datasets),
+                    recipe=with_artifacts(
+                        recipe, artifacts.reward_models, artifacts.datasets, artifacts.enhancer
+                    ),
                     folder=path,
                     recorder=recorder,
                     resume=resume,
@@ -73,7 +75,13 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
 
 def evaluate_run(recipe: Recipe, artifacts: Artifacts, run_folder: Path) -> Path:
     """Evaluate the policy of `artifacts` against its base and return the path of the report."""
-    recipe = recipe.model_copy(update={"phases": ("evaluate",)})
+    # Before the checks: no phase of this run makes what the recipe may name.
+    recipe = with_artifacts(
+        recipe.model_copy(update={"phases": ("evaluate",)}),
+        artifacts.reward_models,
+        artifacts.datasets,
+        artifacts.enhancer,
+    )
     phase = open_phase("evaluate", 0)
     preflight(recipe)
     for policy in (artifacts.base_policy, artifacts.policy):
@@ -85,7 +93,7 @@ def evaluate_run(recipe: Recipe, artifacts: Artifacts, run_folder: Path) -> Path
     started = time.perf_counter()
     with open_cluster(recipe), Recorder(folder.path, path.name) as recorder:
         context = PhaseContext(
-            recipe=with_artifacts(recipe, artifacts.reward_models, artifacts.datasets),
+            recipe=recipe,
             folder=path,
             recorder=recorder,
             resume=False,

@@ -1,15 +1,18 @@
 """Who goes first on busy cores: a process that works yields to one that starts.
 
 Importing torch and diffusers takes seconds of one core. Where few cores are shared by everybody, an
-actor that joins a run would get its small part of them, and be late by several times that.
+actor that joins a run would get its small part of them, and be late by several times that. Both
+yield to whatever else the user runs on the machine.
 """
 
 from __future__ import annotations
 
 import os
 
+STARTING = 10
+"""The niceness at which a Ray of ours starts its workers; Ray's own default is 15."""
 LOWEST = 19
-"""The niceness at which a thread takes what nobody else wants; Ray starts workers at 15."""
+"""The niceness at which a thread takes what nobody else wants: a seventh of what one at 10 gets."""
 
 
 def yield_to_starting() -> None:

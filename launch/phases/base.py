@@ -21,6 +21,8 @@ PHASES = {
     "sft": "rlvid.launch.phases.sft:Sft",
     "reward_model": "rlvid.launch.phases.reward_model:RewardModelPhase",
     "grpo": "rlvid.launch.phases.grpo:Grpo",
+    "prompt_enhancement": "rlvid.launch.phases.prompt_enhancement:PromptEnhancement",
+    "distillation": "rlvid.launch.phases.distillation:Distillation",
     "evaluate": "rlvid.launch.phases.evaluate:Evaluate",
 }
 """Short names of the built-in phases; a recipe may name `package.module:Class` instead."""
@@ -44,6 +46,8 @@ class Artifacts:
     """Name to folder of the reward models trained so far; recipes say `artifact:<name>`."""
     datasets: Mapping[str, str] = field(default_factory=dict)
     """Name to folder of the data sets made so far; `sft.clips` says `artifact:<name>`."""
+    enhancer: str | None = None
+    """Folder of the prompt enhancer, where one was trained; `evaluate.enhance` says "artifact"."""
     timings_s: Mapping[str, float] = field(default_factory=dict)
     """Wall seconds by phase."""
 
@@ -100,6 +104,7 @@ def save_artifacts(folder: Path, artifacts: Artifacts) -> None:
         **_stored({"evaluation": artifacts.evaluation}, run),
         "reward_models": _stored(artifacts.reward_models, run),
         "datasets": _stored(artifacts.datasets, run),
+        **_stored({"enhancer": artifacts.enhancer}, run),
         "timings_s": dict(artifacts.timings_s),
     }
     temporary = folder / "artifacts.json.part"
@@ -122,6 +127,7 @@ def load_artifacts(folder: Path) -> Artifacts | None:
         # Runs of before there were any have no such key.
         reward_models=_folders(tree.get("reward_models", {}), run),
         datasets=_folders(tree.get("datasets", {}), run),
+        enhancer=_found({"enhancer": tree.get("enhancer")}, run)["enhancer"],
         timings_s=tree["timings_s"],
     )
 

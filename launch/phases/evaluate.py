@@ -17,6 +17,7 @@ from rlvid.config import Recipe
 from rlvid.data.video_files import write_mp4
 from rlvid.evaluation.dimension_mean import mean_of_means_bootstrap
 from rlvid.evaluation.statistics import Interval, paired_bootstrap
+from rlvid.launch.enhancement.apply import enhanced_prompts
 from rlvid.launch.heldout import Measurement, Pair, heldout_prompts, measure, with_judges
 from rlvid.launch.phases.base import Artifacts, PhaseContext
 from rlvid.launch.roles import SamplingRoles, open_sampling
@@ -63,14 +64,23 @@ class Evaluate:
             roles.wait_ready()
             roles.ledger.forget_from(0)  # of an attempt that was stopped
             before = self._measure(recipe, roles, prompts, "base", context)
+            shown = enhanced_prompts(recipe, prompts)
             progress.step_done(0, before.metrics())
             roles.rollouts.use_policy(after_policy, recipe.cluster.start_deadline_s)
-            after = self._measure(recipe, roles, prompts, "after", context)
+            after = self._measure(recipe, roles, shown.prompts, "after", context)
             progress.step_done(1, after.metrics())
         table = compare(recipe, before, after)
         path = context.folder / "evaluation.json"
-        tree = {**_settings(recipe), "rows": _rows(table), "pairs": _pairs(prompts, before, after)}
+        tree = {
+            **_settings(recipe),
+            **shown.to_json(),
+            "students": _students(before=artifacts.base_policy, after=after_policy),
+            "rows": _rows(table),
+            "pairs": _pairs(shown.prompts, before, after),
+        }
         path.write_text(json.dumps(tree, indent=1) + "\n")
+        for line in shown.lines():
+            progress.say(line)
         for row in table:
             progress.say(
                 f"{row.name}: {row.before:.4f} -> {row.after:.4f}, difference "
@@ -233,6 +243,12 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _students(**policies: Policy) -> dict[str, Any]:
+    """Return how each policy that is a distilled student was sampled; the others are not named."""
+    found = {name: policy.sampling for name, policy in policies.items()}
+    return {name: sampling.to_json() for name, sampling in found.items() if sampling is not None}
+
+
 def _rows(table: tuple[Comparison, ...]) -> list[dict[str, Any]]:
     return [{name: getattr(row, name) for name in row.__slots__} for row in table]
 
@@ -252,7 +268,8 @@ def _pairs(
                 for name, (first, second) in named.items()
                 if pair in first and pair in second
             }
-            pairs.append(
-                {"position": position, "seed_index": index, "prompt": prompt.text, "scores": scores}
-            )
+            row = {"position": position, "seed_index": index, "prompt": prompt.text}
+            if prompt.enhanced_text is not None:
+                row["enhanced_prompt"] = prompt.enhanced_text
+            pairs.append({**row, "scores": scores})
     return pairs

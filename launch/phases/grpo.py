@@ -38,6 +38,7 @@ from rlvid.launch.loop.schedule import chunk_size
 from rlvid.launch.loop.steps import GrpoSteps, is_due
 from rlvid.launch.loop.trainer import EvaluationCutError, LoopSettings, Trainer
 from rlvid.launch.phases.base import Artifacts, PhaseContext, trained_policy
+from rlvid.launch.phases.students import carry_sampling, check_student_rl
 from rlvid.launch.roles import open_sampling
 from rlvid.launch.watch import Watch, best_folder
 from rlvid.learners.admission import GroupUnavailableError
@@ -56,6 +57,7 @@ class Grpo:
 
     def run(self, context: PhaseContext, artifacts: Artifacts) -> Artifacts:
         recipe = context.recipe
+        check_student_rl(recipe, artifacts.policy)
         latest = find_latest(context.folder / "checkpoints") if context.resume else None
         with open_loop(context, artifacts.policy, resumed=latest) as loop:
             stopped_early = train_through_losses(loop, latest)
@@ -71,6 +73,8 @@ class Grpo:
             if not counts.is_balanced or counts.in_flight:
                 raise RuntimeError(f"ledger: groups are unaccounted for at the end: {counts}")
         policy, ema_policy = trained_policy(artifacts.policy, exported, recipe.learner.mode)
+        for trained in (policy, ema_policy):
+            carry_sampling(artifacts.policy, trained)
         return replace(artifacts, policy=policy, ema_policy=ema_policy)
 
 

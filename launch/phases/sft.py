@@ -10,7 +10,9 @@ from pathlib import Path
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from rlvid.config import CheckpointConfig, LearnerConfig
 from rlvid.launch.phases.base import Artifacts, PhaseContext, trained_policy
+from rlvid.launch.phases.students import refuse_student
 from rlvid.learners.checkpoint import find_latest
 from rlvid.learners.group import LearnerGroup, LearnerLostError
 from rlvid.learners.sft_adapters import AdapterPlan, adapter_settings, plan_adapters, write_index
@@ -38,6 +40,10 @@ class Training:
     first_step: int = 0
     """Steps of the phase before it; metrics are labelled by the steps of the phase."""
     recorder: Recorder
+    learner: LearnerConfig
+    checkpoint: CheckpointConfig
+    export: str = "policy"
+    """Name of what it ends with, in `folder`."""
 
 
 class Sft:
@@ -45,6 +51,7 @@ class Sft:
 
     def run(self, context: PhaseContext, artifacts: Artifacts) -> Artifacts:
         recipe, config = context.recipe, context.recipe.sft
+        refuse_student(artifacts.policy, "sft")
         if config.balance == "adapters":
             policy, ema_policy = train_adapters(context, artifacts.policy)
         else:
@@ -55,6 +62,8 @@ class Sft:
                     folder=context.folder,
                     num_steps=config.num_steps,
                     recorder=context.recorder,
+                    learner=config.learner,
+                    checkpoint=config.checkpoint,
                 ),
                 lambda: LearnerGroup.start_sft(recipe, artifacts.policy, context.folder),
             )
@@ -65,8 +74,8 @@ class Sft:
 
 
 def train(context: PhaseContext, training: Training, start: Callable[[], LearnerGroup]) -> Path:
-    """Train from the last checkpoint to the end; return the folder of the policy."""
-    recipe, config, num_steps = context.recipe, context.recipe.sft, training.num_steps
+    """Train from the last checkpoint to the end; return the folder of what was trained."""
+    num_steps, due = training.num_steps, training.checkpoint
     checkpoints = training.folder / "checkpoints"
     latest = find_latest(checkpoints) if context.resume else None
     step = latest.step if latest else 0
@@ -74,22 +83,24 @@ def train(context: PhaseContext, training: Training, start: Callable[[], Learner
     trace = Trace(context.folder / "trace.json")
     learner = start()
     try:
-        with trace.span("learner", "load and encode clips"):
-            learner.wait_ready(recipe.cluster.start_deadline_s + config.learner.deadline_s)
+        with trace.span("learner", "load, and encode clips"):
+            learner.wait_ready(
+                context.recipe.cluster.start_deadline_s + training.learner.deadline_s
+            )
         if latest:
             learner.load_checkpoint(latest.path)
         with open_progress(training.label, num_steps, first_step=step) as progress:
             while step < num_steps:
-                last = next_stop(step, num_steps, config.checkpoint.every)
+                last = next_stop(step, num_steps, due.every)
                 with trace.span("learner", "train"):
                     reports = learner.train_steps(step, last)
                 for report in reports:
                     training.recorder.write(training.first_step + report.step + 1, report.metrics)
                 progress.step_done(last - 1, reports[-1].metrics)
                 step = last
-                if step % config.checkpoint.every == 0 or step == num_steps:
-                    learner.save_checkpoint(checkpoints, step=step, keep=config.checkpoint.keep)
-        exported = training.folder / "policy"
+                if step % due.every == 0 or step == num_steps:
+                    learner.save_checkpoint(checkpoints, step=step, keep=due.keep)
+        exported = training.folder / training.export
         learner.export(exported)
     finally:
         trace.close()
@@ -117,6 +128,8 @@ def train_adapters(context: PhaseContext, base: Policy) -> tuple[Policy, Policy 
                 num_steps=plan.num_steps,
                 first_step=plan.first_step,
                 recorder=recorder,
+                learner=config.learner,
+                checkpoint=config.checkpoint,
             )
             settings = adapter_settings(recipe, base, plan, context.folder)
             train(context, training, partial(LearnerGroup, settings))

@@ -4,6 +4,7 @@ from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig, KlConfig
 from rlvid.config.checkpoint import CheckpointConfig
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.data_engine import DataEngineConfig
+from rlvid.config.distillation import DistillationConfig
 from rlvid.config.elasticity import AutoscaleConfig
 from rlvid.config.learner import EmaConfig, LearnerConfig, LoraConfig, OptimizerConfig
 from rlvid.config.model import ModelConfig
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointConfig",
     "ClusterConfig",
     "DataEngineConfig",
+    "DistillationConfig",
     "EmaConfig",
     "EvaluateConfig",
     "GrpoConfig",

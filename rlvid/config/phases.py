@@ -63,5 +63,12 @@ class EvaluateConfig(Section):
     confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
     num_clips: int = Field(default=6, ge=0)
     """Pairs of clips, before and after, that the report shows."""
+    enhance: str = "none"
+    """Whose rewrites of the held-out prompts the newest policy is shown: "none", "artifact" (of the
+    run's phase prompt_enhancement) or the folder of an enhancer. The base policy sees the user's
+    words, and all clips are judged against these. A prompt whose rewrite is malformed keeps the
+    user's words; it is counted and named in evaluation.json."""
+    enhance_deadline_s: float = Field(default=600.0, gt=0.0)
+    """Seconds that loading the enhancer and rewriting all held-out prompts may take."""
     use_ema: bool = False
     """Judge the averaged weights instead of the last ones."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from rlvid.config.aggregation import check_names
-from rlvid.config.algorithm import AlgorithmConfig
+from rlvid.config.algorithm import AlgorithmConfig, check_rollouts
 from rlvid.config.base import Section
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.data_engine import DataEngineConfig
+from rlvid.config.distillation import DistillationConfig
+from rlvid.config.enhancement import PromptEnhancementConfig
 from rlvid.config.learner import LearnerConfig
 from rlvid.config.model import ModelConfig
 from rlvid.config.phases import EvaluateConfig, GrpoConfig, TinyBaseConfig
@@ -40,6 +42,8 @@ class Recipe(Section):
     sft: SftConfig = SftConfig()
     reward_model: RewardModelConfig = RewardModelConfig()
     grpo: GrpoConfig = GrpoConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    prompt_enhancement: PromptEnhancementConfig = PromptEnhancementConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     cluster: ClusterConfig = ClusterConfig()
     storage: StorageConfig = StorageConfig()
@@ -50,6 +54,8 @@ class Recipe(Section):
             raise ValueError("phases must name at least one phase, e.g. [grpo, evaluate]")
         # By what they are, not by label: a trained scorer under another name is no second opinion.
         trained = {scorer.use for scorer in self.rewards.scorers if scorer.weight}
+        if self.algorithm.use == "refl":
+            trained.add(self.algorithm.refl.reward.use)
         judges = {judge.use for judge in self.evaluate.judges}
         if "evaluate" in self.phases and judges <= trained:
             raise ValueError(
@@ -60,6 +66,8 @@ class Recipe(Section):
         self._check_dimensions()
         self._check_transport()
         self._check_early_stop(judges - trained)
+        if "grpo" in self.phases:
+            check_rollouts(self.algorithm, self.rollout)
         check_names(
             self.rewards.aggregation,
             {scorer.label: scorer.weight for scorer in self.rewards.scorers},

@@ -99,6 +99,7 @@ METRICS: dict[str, Metric] = {
     "learner/replay_drift/max": Metric("1", None, "|ratio - 1| before an update; below clip range"),
     "learner/clip/frac": Metric("frac", (0, 0.5), "rows whose gradient the trust region cut off"),
     "learner/kl/mean": Metric("nats", (0, None), "closed-form KL to the reference or anchor"),
+    "learner/anchor_kl/mean": Metric("nats", (0, None), "of a dual pull, to the moving anchor"),
     "learner/advantage/std": Metric("1", (1e-6, None), "spread of the advantages after clipping"),
     "learner/advantage/clipped_frac": Metric("frac", (0, 0.1), "advantages cut to the clip value"),
     "learner/step_weight/mean": Metric("1", None, "mean weight of the trained steps"),
@@ -115,6 +116,12 @@ METRICS: dict[str, Metric] = {
     "learner/importance/truncated_frac": Metric(
         "frac", (0, 0.05), "rows whose importance weight was cut to the cap"
     ),
+    "learner/old_distance/mean": Metric("1", (0, None), "mean square of velocity minus old one"),
+    "learner/reference_distance/mean": Metric("1", (0, None), "likewise to the reference"),
+    "learner/implicit_margin/mean": Metric("nats", None, "by how much dpo's pairs are in order"),
+    "learner/pairs_right/frac": Metric("frac", (0, 1), "dpo's pairs that are in order"),
+    "learner/data_loss/mean": Metric("1", (0, None), "flow-matching loss of the clips beside"),
+    "learner/differentiable_reward/mean": Metric("1", None, "what refl's own reward says"),
     "learner/devices/peak_tflops": Metric("TFLOP/s", None, "dense bf16 of all ranks, where known"),
     "learner/memory/peak_mb": Metric("MB", None, "most device memory a rank held"),
     "tiny_base/vae_loss/mean": Metric("1", (0, None), "weighted L1 and KL of the tiny VAE"),
@@ -139,6 +146,20 @@ METRICS: dict[str, Metric] = {
         "count", (0, None), "pairs of dimensions whose gradients went against each other"
     ),
     "sft/clips/per_s": Metric("1/s", (0, None), "clips trained on in a second"),
+    "distillation/loss/mean": Metric("1", (0, None), "regression of a causal teacher or student"),
+    "distillation/dmd_gradient/mean": Metric(
+        "1", (0, None), "mean |gradient| of an element of the student's clips"
+    ),
+    "distillation/grad_norm/total": Metric("1", (0, None), "student's norm before clipping"),
+    "distillation/learning_rate/value": Metric("1", (0, None), "learning rate of the student"),
+    "distillation/fake_loss/mean": Metric("1", (0, None), "denoising loss of the fake score"),
+    "distillation/fake_grad_norm/total": Metric("1", (0, None), "its norm before clipping"),
+    "distillation/motion/mean": Metric(
+        "1", (0, None), "mean |frame - frame before| of the student's clips, pixels in [0, 1]"
+    ),
+    "distillation/motion/teacher": Metric("1", (0, None), "the same of the teacher's clips"),
+    "distillation/motion/is_faded": Metric("count", (0, 0), "1 where fading motion ends the stage"),
+    "distillation/clips/per_s": Metric("1/s", (0, None), "clips trained on in a second"),
     "reward_model/loss/mean": Metric("nats", (0, None), "loss of the step's preference pairs"),
     "reward_model/accuracy/mean": Metric("frac", None, "winners found in the step's pairs"),
     "reward_model/grad_norm/total": Metric("1", (0, None), "gradient norm before clipping"),
@@ -150,6 +171,33 @@ METRICS: dict[str, Metric] = {
     "reward_model/<part>/calibration_error": Metric(
         "frac", (0, 0.2), "mean |predicted - observed| chance of A winning, held-out pairs"
     ),
+    "enhance/lesson_loss/mean": Metric("nats", (0, None), "cold start's loss, weighted by length"),
+    "enhance/lesson_grad_norm/total": Metric("1", (0, None), "its gradient norm before clipping"),
+    "enhance/loss/mean": Metric("1", None, "clipped loss of the rewrites plus KL term"),
+    "enhance/ratio/mean": Metric("1", (0.9, 1.1), "of policy to behaviour, a token"),
+    "enhance/ratio/max_deviation": Metric("1", None, "largest |ratio - 1| of a token"),
+    "enhance/clip/frac": Metric("frac", (0, 0.5), "tokens whose gradient the clip cut off"),
+    "enhance/kl/mean": Metric("nats", (0, None), "k3 of a token to the rewriter before training"),
+    "enhance/grad_norm/total": Metric("1", (0, None), "gradient norm before clipping"),
+    "enhance/learning_rate/value": Metric("1", (0, None), "learning rate of the step"),
+    "enhance/rows/count": Metric("count", (1, None), "rewrites that were learned from"),
+    "enhance/tokens/mean": Metric("count", None, "tokens of an answer"),
+    "enhance/sampling_drift/max": Metric(
+        "nats", (0, 0.02), "largest difference of a token's log-probability, sampler to learner"
+    ),
+    "enhance/reward/mean": Metric("1", None, "weighted parts of the rewrites' reward, raw"),
+    "enhance/reward/std": Metric("1", (1e-6, None), "its spread over the step's rewrites"),
+    "enhance/part_<part>/mean": Metric("1", None, "one part: video, structure, length, intent"),
+    "enhance/malformed/frac": Metric("frac", (0, 0.2), "answers without a prompt to be used"),
+    "enhance/failure_<kind>/count": Metric("count", (0, 0), "answers malformed in this way"),
+    "enhance/intent_dropped/count": Metric("count", (0, 0), "wishes of users that rewrites lost"),
+    "enhance/intent_contradicted/count": Metric("count", (0, 0), "wishes that they contradict"),
+    "enhance/groups/dropped": Metric("count", None, "prompts whose rewrites taught nothing"),
+    "enhance/clips/per_s": Metric("1/s", (0, None), "clips rendered and scored"),
+    "enhance/heldout_plain/mean": Metric("1", None, "reward of held-out prompts as written"),
+    "enhance/heldout_gain/mean": Metric("1", (0, None), "reward that rewriting them adds"),
+    "enhance/heldout_malformed/frac": Metric("frac", (0, 0.2), "of them not rewritten, as written"),
+    "enhance/heldout_drifted/frac": Metric("frac", (0, 0.2), "rewrites that lost a wish or more"),
     "heldout/reward/mean": Metric("1", None, "reward on held-out prompts, pinned ODE sampler"),
     "heldout/reward/std": Metric("1", None, "its spread over held-out clips"),
     "heldout/<scorer>/mean": Metric("1", None, "one scorer or judge on held-out prompts"),

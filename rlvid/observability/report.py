@@ -43,6 +43,12 @@ LEARNER_CHARTS = (
     ("Replay drift before the update", "learner/replay_drift/max"),
     ("Flow-matching loss", "sft/loss/mean"),
     ("Gradient norm of the SFT phase", "sft/grad_norm/total"),
+    ("Loss of the enhancer's cold start", "enhance/lesson_loss/mean"),
+    ("Reward of rewrites", "enhance/reward/mean"),
+    ("Malformed rewrites", "enhance/malformed/frac"),
+    ("Reward that rewriting adds, held-out prompts", "enhance/heldout_gain/mean"),
+    ("Wishes of users that rewrites lost", "enhance/intent_dropped/count"),
+    ("KL of the rewriter", "enhance/kl/mean"),
     ("Wall time of a step", "time/step/seconds"),
 )
 """Title and metric of the single-line charts, where the run has the metric."""

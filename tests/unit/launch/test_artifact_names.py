@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlvid.config import Recipe
-from rlvid.launch.artifact_names import check_artifact, with_artifacts
+from rlvid.launch.artifact_names import check_artifact, check_dataset, with_artifacts
 
 
 def _recipe(phases: list[str], name: str = "artifact:own", **more: Any) -> Recipe:
@@ -44,3 +44,35 @@ def test_name_that_no_earlier_phase_makes_is_refused(phases: list[str], name: st
     recipe = _recipe(phases, name)
     with pytest.raises(ValueError, match=r"rewards.scorers.0.config: .* by no earlier phase"):
         check_artifact(recipe, recipe.rewards.scorers[0], "rewards.scorers.0")
+
+
+def _grpo_on_artifacts(phases: list[str]) -> Recipe:
+    reward = {"use": "trained_reward", "config": {"folder": "artifact:own"}}
+    algorithm = {
+        "use": "refl",
+        "refl": {"reward": reward},
+        "data_loss": {"coefficient": 1.0, "clips": "artifact:clips"},
+    }
+    return Recipe.model_validate(
+        {
+            "name": "x",
+            "phases": phases,
+            "algorithm": algorithm,
+            "data_engine": {"name": "clips"},
+            "reward_model": {"name": "own"},
+        }
+    )
+
+
+def test_what_refl_follows_and_the_clips_beside_are_named_as_well() -> None:
+    recipe = _grpo_on_artifacts(["data_engine", "reward_model", "grpo"])
+    check_dataset(recipe)
+    assert check_artifact(recipe, recipe.algorithm.refl.reward, "algorithm.refl.reward")
+    algorithm = with_artifacts(recipe, {"own": "/run/own"}, {"clips": "/run/clips"}).algorithm
+    assert algorithm.refl.reward.config == {"folder": "/run/own"}
+    assert algorithm.data_loss.clips == "/run/clips"
+
+
+def test_clips_beside_grpo_must_be_made_before_it() -> None:
+    with pytest.raises(ValueError, match=r"algorithm.data_loss.clips: .* Put data_engine before"):
+        check_dataset(_grpo_on_artifacts(["reward_model", "grpo"]))

@@ -55,6 +55,28 @@ def test_every_field_comes_back_with_the_same_bits(store: GroupStore) -> None:
     assert store.index() == {12: [stored]}
 
 
+def test_group_without_a_trained_step_comes_back(store: GroupStore) -> None:
+    """Algorithms on final videos sample by the ODE alone; tensors of no steps have no bytes."""
+    group, scores = small_group("ode", 0.5)
+    nothing = torch.zeros(0, 3, 1, 4, 4)
+    rollouts = tuple(
+        replace(
+            rollout,
+            trained_latents=nothing,
+            trained_next_latents=nothing,
+            behaviour_mean=nothing,
+            behaviour_log_prob=torch.zeros(0),
+        )
+        for rollout in group.rollouts
+    )
+    plan = replace(group.plan, stochastic_steps=(), trained_steps=())
+    group = replace(group, rollouts=rollouts, plan=plan)
+    store.write(group, scores, step=0)
+    read, _ = store.read("ode")
+    assert _bits(read) == _bits(group)
+    assert digest_of_group(read) == digest_of_group(group)
+
+
 def test_file_holds_no_pickle(store: GroupStore) -> None:
     """A run folder may come from somebody else; reading it must run nothing."""
     content = store.write(*small_group("a", 1.0), step=0).path.read_bytes()

@@ -60,6 +60,59 @@ def test_sharing_noise_saves_forwards_and_guidance_doubles_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("algorithm", "learned"),
+    [
+        ({"use": "nft"}, 3 * 8 * 6 * (1 + 2 / 3)),
+        ({"use": "awm", "awm": {"old_weight": 0.0}}, 3 * 8 * 6 * (1 + 1 / 3)),
+        ({"use": "awm", "advantage": {"best_of_n": 4}}, 3 * 4 * 6 * (1 + 2 / 3)),
+        ({"use": "dpo"}, 3 * 2 * 6 * (1 + 1 / 3)),
+        ({"use": "refl", "refl": {"num_gradient_steps": 2}}, 3 * 8 * 2),
+        (
+            {"use": "refl", "refl": {"start": "noise", "reference_weight": 1.0}},
+            3 * 8 * (1 + (2.5 + 1) / 3),
+        ),
+        ({"use": "dpo", "dpo": {"max_pairs": None}, "updates_per_batch": 2}, 2 * 3 * 8 * 6 * 4 / 3),
+    ],
+)
+def test_final_videos_are_learned_from(algorithm: dict[str, Any], learned: float) -> None:
+    """3 groups of 8 at six levels; a policy compared with is a third of a forward and backward.
+
+    Sampling is 4 denoising steps of 8 noises.
+    """
+    drawn = recipe(
+        algorithm=algorithm,
+        rollout={
+            "num_denoising_steps": 4,
+            "group_size": 8,
+            "groups_per_step": 3,
+            "guidance_scale": 1.0,
+            "initial_noise": "independent",
+            "step_plan": {"kind": "ode"},
+        },
+    )
+    sampling, learning = forwards_per_step(drawn)
+    assert sampling == 3 * 4 * 8
+    assert learning == pytest.approx(learned)
+
+
+@pytest.mark.parametrize(
+    ("mode", "stage", "copies"), [("full", 2, 2), ("lora", 2, 0), ("lora", 3, 1)]
+)
+def test_policies_that_nft_compares_with_are_held(mode: str, stage: int, copies: int) -> None:
+    """Old policy and reference; a LoRA shares its base with them where it is not sharded."""
+    rollout = {"guidance_scale": 1.0}
+    learner = {"mode": mode, "zero_stage": stage}
+    size = read_model_size(ModelConfig(), LearnerConfig.model_validate(learner))
+    without, held = (
+        learner_memory(recipe(rollout=rollout, learner=learner, algorithm=algorithm), size)
+        for algorithm in ({}, {"use": "nft"})
+    )
+    grown = (held["weights"] - without["weights"]) * MIB
+    assert grown == pytest.approx(copies * 4 * size.transformer_parameters)
+    assert held["EMA"] * MIB == pytest.approx(4 * size.trainable_parameters)
+
+
+@pytest.mark.parametrize(
     ("stage", "bytes_per_parameter"),
     [(0, 4 + 4 + 8), (1, 4 + 4 + 4), (2, 4 + 2 + 4), (3, 2 + 2 + 4)],
 )
