@@ -245,9 +245,16 @@ def check_folder(folder: Path) -> None:
 
 
 def set_attention_backend(transformer: Any, name: str) -> None:
-    """Choose the kernel of diffusers' attention dispatcher; ValueError when it is not available."""
+    """Choose the kernel of this transformer alone; ValueError when it is not available.
+
+    diffusers also makes the name the default of the process, which every model without a name of
+    its own would follow; the block puts the former default back.
+    """
+    from diffusers.models.attention_dispatch import attention_backend
+
     try:
-        transformer.set_attention_backend(name)
+        with attention_backend("native"):
+            transformer.set_attention_backend(name)
     except (ValueError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(

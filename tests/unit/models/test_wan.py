@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models import attention_dispatch
 
 from rlvid.config import ModelConfig
 from rlvid.models import digest_folder, load_decoder, load_model, wan_vae
@@ -234,6 +235,21 @@ def test_unavailable_attention_backend_names_the_field(folder: Path) -> None:
 def test_native_attention_backend_is_accepted(folder: Path) -> None:
     model = WanModel.load(folder, device=CPU, attention_backend="_native_math")
     assert model.velocity(*batch(model)).isfinite().all()
+
+
+def test_attention_backend_of_one_model_is_no_other_ones(folder: Path) -> None:
+    """A policy and its reference live in one process; diffusers keeps one default for all."""
+    other = WanModel.load(folder, device=CPU)
+    before = other.velocity(*batch(other))
+    default = get_active_backend()
+    WanModel.load(folder, device=CPU, attention_backend="_native_math")
+    assert get_active_backend() == default
+    assert torch.equal(other.velocity(*batch(other)), before)
+
+
+def get_active_backend() -> object:
+    """Return what diffusers has a model follow that names no kernel."""
+    return attention_dispatch._AttentionBackendRegistry.get_active_backend()
 
 
 def test_folder_digest_sees_contents_and_names(folder: Path, tmp_path: Path) -> None:
