@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 
 from rlvid.config import ClusterConfig, Recipe, RewardsConfig
 from rlvid.launch.cluster_guard import guarded
-from rlvid.priority import STARTING
 
 
 class ClusterError(ValueError):
@@ -81,7 +80,6 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("RAY_worker_niceness", str(STARTING))
     want = demanded(recipe, grown=True)
     with guarded() if config.address is None else nullcontext():
         with keep_sigterm_handler():

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 
-STARTING = 10
-"""The niceness at which a Ray of ours starts its workers; Ray's own default is 15."""
 LOWEST = 19
-"""The niceness at which a thread takes what nobody else wants: a seventh of what one at 10 gets."""
+"""The niceness at which a thread gets least: four tenths of one at 15, where Ray starts workers."""
 
 
 def yield_to_starting() -> None:
