@@ -17,6 +17,7 @@ from torch import Tensor
 from rlvid.algorithms.base import ForwardAlgorithm, LossTerms
 from rlvid.algorithms.forward_batch import ForwardBatch, assemble_forward, split_units
 from rlvid.config import AlgorithmConfig, KlConfig, LearnerConfig, RolloutConfig
+from rlvid.learners.objective_base import ObjectiveBase
 from rlvid.learners.old_policy import OldPolicy
 from rlvid.learners.open_batch import MicroBatch, OpenBatch, planned_rollouts
 from rlvid.learners.publish import WeightsSource
@@ -26,7 +27,7 @@ from rlvid.models.base import VideoModel
 from rlvid.records import RolloutGroup, StepPlan
 
 
-class ForwardObjective:
+class ForwardObjective(ObjectiveBase):
     """The loss of noised final videos, and the policies it compares with."""
 
     def __init__(
@@ -60,7 +61,6 @@ class ForwardObjective:
                 f"algorithm.use: {config.use} samples with an old policy that it does not hold: "
                 "expected other_policies() to name its decay, got old=None"
             )
-        self._engine: ZeroEngine | None = None
 
     @property
     def algorithm(self) -> ForwardAlgorithm:
@@ -68,7 +68,7 @@ class ForwardObjective:
 
     def attach(self, engine: ZeroEngine) -> None:
         """Take the engine; the old policy starts from it. A collective."""
-        self._engine = engine
+        super().attach(engine)
         if self._old is not None:
             self._old.attach(engine)
 
@@ -147,12 +147,6 @@ class ForwardObjective:
         batch = replace(micro_batch.batch, start_log_prob=terms.log_prob)
         return replace(micro_batch, batch=batch)
 
-    def check_start(self, batch: OpenBatch) -> None:
-        """Nothing is replayed, so nothing can be off."""
-
-    def after_step(self, optimizer_step: int) -> None:
-        """Nothing follows single updates: the targets of a batch stay where they are."""
-
     def after_batch(self, step: int) -> None:
         """Move the old policy."""
         if self._old is not None:
@@ -178,11 +172,6 @@ class ForwardObjective:
     def load(self, folder: Path) -> None:
         if self._old is not None:
             self._old.load(folder)
-
-    @property
-    def _attached(self) -> ZeroEngine:
-        assert self._engine is not None, "the learner attaches its engine when it has wrapped"
-        return self._engine
 
     def _velocity(self, batch: ForwardBatch) -> Tensor:
         """[N, C, F, H, W] of whoever speaks, for the prompt, without guidance."""

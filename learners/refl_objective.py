@@ -7,8 +7,6 @@ they were sampled, so there is no replay and no drift. The steps are guided as t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,10 +19,9 @@ from rlvid.algorithms.refl_batch import ReflBatch, assemble_refl, split_rows
 from rlvid.config import AlgorithmConfig, KlConfig, LearnerConfig, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import VelocityFunction, sample_ode
+from rlvid.learners.objective_base import ObjectiveBase
 from rlvid.learners.open_batch import MicroBatch, OpenBatch
-from rlvid.learners.publish import WeightsSource
 from rlvid.learners.reference import Reference
-from rlvid.learners.zero_engine import ZeroEngine
 from rlvid.models.base import VideoModel
 from rlvid.records import Prompt, RolloutGroup, StepPlan
 from rlvid.reward_models.differentiable import open_differentiable
@@ -40,7 +37,7 @@ class DecodesWithGradient(Protocol):
         ...
 
 
-class ReflObjective:
+class ReflObjective(ObjectiveBase):
     """The loss of videos that are predicted again, decoded and judged with gradient."""
 
     def __init__(
@@ -79,15 +76,10 @@ class ReflObjective:
         self._reward = open_differentiable(config.refl.reward, device=model.device)
         kind = KlConfig(kind="reference" if config.refl.reference_weight else "none")
         self._reference = Reference(model, kind, mode=learner.mode)
-        self._engine: ZeroEngine | None = None
 
     @property
     def algorithm(self) -> Refl:
         return self._algorithm
-
-    def attach(self, engine: ZeroEngine) -> None:
-        """Take the engine, for its device."""
-        self._engine = engine
 
     def open(self, plans: Sequence[StepPlan], *, step: int) -> OpenBatch:
         """Return the batch; every rollout is a row."""
@@ -166,34 +158,6 @@ class ReflObjective:
     def kept(self, micro_batch: MicroBatch[ReflBatch], terms: LossTerms) -> MicroBatch[ReflBatch]:
         """Return it as it is: a later update starts from the same states."""
         return micro_batch
-
-    def check_start(self, batch: OpenBatch) -> None:
-        """Nothing is replayed, so nothing can be off."""
-
-    def after_step(self, optimizer_step: int) -> None:
-        """Nothing follows single updates."""
-
-    def after_batch(self, step: int) -> None:
-        """Nothing follows whole batches."""
-
-    def published(self) -> WeightsSource | None:
-        """Return None: actors sample with the live parameters."""
-        return None
-
-    def speaking_as_published(self) -> AbstractContextManager[None]:
-        """The model speaks for itself."""
-        return nullcontext()
-
-    def save(self, folder: Path) -> None:
-        """Write nothing: reward and reference are read from their files again."""
-
-    def load(self, folder: Path) -> None:
-        """Read nothing."""
-
-    @property
-    def _attached(self) -> ZeroEngine:
-        assert self._engine is not None, "the learner attaches its engine when it has wrapped"
-        return self._engine
 
     @torch.no_grad()
     def _reference_velocity(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,14 @@ from rlvid.algorithms.batch import all_forwards, assemble, forward_batches, sele
 from rlvid.config import AlgorithmConfig, LearnerConfig, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.step_weights import update_step_weights
+from rlvid.learners.objective_base import ObjectiveBase
 from rlvid.learners.open_batch import MicroBatch, OpenBatch, planned_rollouts
-from rlvid.learners.publish import WeightsSource
 from rlvid.learners.reference import Reference
-from rlvid.learners.zero_engine import ZeroEngine
 from rlvid.models.base import VideoModel
 from rlvid.records import LearnerBatch, RolloutGroup, StepPlan
 
 
-class StepObjective:
+class StepObjective(ObjectiveBase):
     """The loss of trained denoising steps, forwarded in the rollout's own batches."""
 
     def __init__(
@@ -58,15 +56,10 @@ class StepObjective:
         second = config.kl.model_copy(update={"kind": "moving_anchor" if is_dual else "none"})
         self._reference = Reference(model, single, mode=learner.mode)
         self._second = Reference(model, second, mode=learner.mode)
-        self._engine: ZeroEngine | None = None
 
     @property
     def algorithm(self) -> Algorithm:
         return self._algorithm
-
-    def attach(self, engine: ZeroEngine) -> None:
-        """Take the engine; moving anchors are renewed from it."""
-        self._engine = engine
 
     def open(self, plans: Sequence[StepPlan], *, step: int) -> OpenBatch:
         """Return the batch, its step weights normalised over all planned groups."""
@@ -162,17 +155,6 @@ class StepObjective:
         for held in (self._reference, self._second):
             held.after_step(self._attached, optimizer_step)
 
-    def after_batch(self, step: int) -> None:
-        """Nothing follows whole batches."""
-
-    def published(self) -> WeightsSource | None:
-        """Return None: actors sample with the live parameters."""
-        return None
-
-    def speaking_as_published(self) -> AbstractContextManager[None]:
-        """The model speaks for itself."""
-        return nullcontext()
-
     def save(self, folder: Path) -> None:
         """Write a moving anchor."""
         for held in (self._reference, self._second):
@@ -181,11 +163,6 @@ class StepObjective:
     def load(self, folder: Path) -> None:
         for held in (self._reference, self._second):
             held.load(folder)
-
-    @property
-    def _attached(self) -> ZeroEngine:
-        assert self._engine is not None, "the learner attaches its engine when it has wrapped"
-        return self._engine
 
     @torch.no_grad()
     def _velocity_of(self, held: Reference, batch: LearnerBatch) -> Tensor | None:
