@@ -8,9 +8,9 @@ from typing import Any
 
 from rlvid.config import Recipe
 from rlvid.flow.sigmas import shifted_sigmas
-from rlvid.flow.step_plans import make_step_plan
+from rlvid.flow.step_plans import make_step_plan, ode_plan
 from rlvid.launch.loop.schedule import training_group_id
-from rlvid.records import GroupSummary, GroupTask, NoiseSettings, Prompt, StepPlan
+from rlvid.records import GroupSummary, GroupTask, Prompt
 from rlvid.rewards.scoring import GroupScores
 from rlvid.seeds import derive_seed
 
@@ -56,13 +56,7 @@ def pinned_task(
     """Return a deterministic group: Euler steps, fixed seeds that no recipe seed moves."""
     evaluate = recipe.evaluate
     sigmas = shifted_sigmas(evaluate.num_denoising_steps, recipe.rollout.shift)
-    plan = StepPlan(
-        sigmas=sigmas,
-        stochastic_steps=(),
-        trained_steps=(),
-        noise=NoiseSettings(schedule="flash", eta=0.0, truncation=0.45, first_sigma=sigmas[1]),
-        num_noises=num_seeds,
-    )
+    plan = ode_plan(sigmas, num_noises=num_seeds)
     seeds = tuple(derive_seed(0, prompt.prompt_id, "evaluate", index) for index in range(num_seeds))
     return GroupTask(
         group_id=f"{label}-{position:03d}",

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from rlvid.config import Recipe
 from rlvid.data.engine.records import ClipKind, ClipRecord, content_id
 from rlvid.flow.sigmas import shifted_sigmas
+from rlvid.flow.step_plans import ode_plan
 from rlvid.models import digest_folder, model_folder
 from rlvid.models.policy import Policy
-from rlvid.records import GroupTask, NoiseSettings, Prompt, StepPlan
+from rlvid.records import GroupTask, Prompt
 from rlvid.seeds import derive_seed
 
 
@@ -57,15 +58,7 @@ class Rendering:
     def task(self, planned: PlannedClips, label: str) -> GroupTask:
         """Return the group that renders them: Euler steps, no noise on the way."""
         seeds = self.noise_seeds(planned)
-        plan = StepPlan(
-            sigmas=self.sigmas,
-            stochastic_steps=(),
-            trained_steps=(),
-            noise=NoiseSettings(
-                schedule="flash", eta=0.0, truncation=0.45, first_sigma=self.sigmas[1]
-            ),
-            num_noises=planned.num_clips,
-        )
+        plan = ode_plan(self.sigmas, num_noises=planned.num_clips)
         return GroupTask(
             group_id=f"{label}-{planned.place:06d}",
             lease_id="",

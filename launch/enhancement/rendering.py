@@ -17,10 +17,11 @@ from rlvid.config import Recipe
 from rlvid.enhancement.answer import Answer, to_render
 from rlvid.enhancement.rewards import clip_means
 from rlvid.flow.sigmas import shifted_sigmas
+from rlvid.flow.step_plans import ode_plan
 from rlvid.launch.groups import ScoredGroup
 from rlvid.launch.loop.line import Issue
 from rlvid.launch.roles import SamplingRoles
-from rlvid.records import GroupTask, NoiseSettings, Prompt, StepPlan
+from rlvid.records import GroupTask, Prompt
 from rlvid.seeds import derive_seed
 
 DONE = "prompt_enhancement"
@@ -47,20 +48,11 @@ class RewriteRendering:
     def task(self, prompt: Prompt, *, group_id: str, visit: int) -> GroupTask:
         """Return the group that renders one rewrite: Euler steps, no noise on the way."""
         seeds = self.noise_seeds(prompt, visit)
-        noise = NoiseSettings(
-            schedule="flash", eta=0.0, truncation=0.45, first_sigma=self.sigmas[1]
-        )
         return GroupTask(
             group_id=group_id,
             lease_id="",
             prompt=prompt,
-            plan=StepPlan(
-                sigmas=self.sigmas,
-                stochastic_steps=(),
-                trained_steps=(),
-                noise=noise,
-                num_noises=self.num_clips,
-            ),
+            plan=ode_plan(self.sigmas, num_noises=self.num_clips),
             noise_seeds=seeds,
             step_seeds=seeds,
             guidance_scale=self.guidance_scale,

@@ -47,6 +47,17 @@ def make_step_plan(
     )
 
 
+def ode_plan(sigmas: tuple[float, ...], *, num_noises: int) -> StepPlan:
+    """Return the plan of clips that are only sampled: Euler steps, no noise on the way."""
+    return StepPlan(
+        sigmas=sigmas,
+        stochastic_steps=(),
+        trained_steps=(),
+        noise=NoiseSettings(schedule="flash", eta=0.0, truncation=0.45, first_sigma=sigmas[1]),
+        num_noises=num_noises,
+    )
+
+
 def _check_noise(config: RolloutConfig) -> None:
     if config.num_denoising_steps < 2:
         raise ValueError(
