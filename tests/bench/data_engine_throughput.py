@@ -5,8 +5,9 @@ OMP_NUM_THREADS=1 python -m tests.bench.data_engine_throughput
 Bare: the rollout actors sample the very groups that the engine would render, and nothing else is
 done. Engine: the phase as it is, which has every clip decoded, scored, written and listed beside
 that. Two ways to count its seconds: while it renders, and the whole phase with the start of its
-processes. Where roles sleep, sampling has a GPU of its own, as it were; with the tiny model all
-roles share the cores, and what scoring costs is missing from sampling.
+processes. Where roles sleep, sampling has a GPU of its own, as it were. With the tiny model all
+roles share the cores, and what scoring costs is missing from sampling; unless the case says that
+the one rollout actor has a core of its own, bare and beside the engine, and all others the second.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from rlvid.launch.cluster import open_cluster
 from rlvid.launch.data_engine.plan import PlannedClips, rendering_of
 from rlvid.launch.run import artifacts_of
 from rlvid.models.policy import Policy
+from tests.bench.pinned import sampling_pinned
 from tests.bench.timing import environment
 from tests.system.conftest import merged
 
@@ -41,6 +44,7 @@ POLICY = Policy(model_path="tiny")
 LATENTS = [16, 5, 4, 4]
 """Of a clip of the tiny model, so that sleeping actors give clips that are decoded and written."""
 CLIPS_PER_PROMPT = 8
+PINNED = "tiny model, two critics, sampling on its own core"
 
 
 def engine(num_prompts: int, weak: str) -> dict[str, Any]:
@@ -76,6 +80,7 @@ def cases(num_prompts: int) -> Mapping[str, dict[str, Any]]:
     return {
         "sleeping roles": merged(engine(num_prompts, "asleep"), sleeping),
         "tiny model, two critics": merged(engine(num_prompts, "physics"), critics),
+        PINNED: merged(engine(num_prompts, "physics"), critics, {"rollout": {"num_actors": 1}}),
         "tiny model, embedded VLM judge": merged(
             engine(num_prompts, "physics"), {"rewards": judge}
         ),
@@ -92,8 +97,9 @@ def main() -> None:
         for case, tree in cases(arguments.num_prompts).items():
             if arguments.only and case not in arguments.only:
                 continue
-            bare = bare_sampling(Recipe.model_validate(tree))
-            whole = data_engine(tree, Path(name) / case.replace(" ", "_"))
+            with sampling_pinned() if case == PINNED else nullcontext():
+                bare = bare_sampling(Recipe.model_validate(tree))
+                whole = data_engine(tree, Path(name) / case.replace(" ", "_"))
             overhead = bare["clips_per_s"] / whole["clips_per_s"] - 1.0
             found[case] = {"bare": bare, "engine": whole, "overhead": round(overhead, 3)}
     result = {"environment": environment(torch.device("cpu")), "cases": found}
