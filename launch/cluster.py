@@ -80,6 +80,8 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Not Ray's 15: who starts should go before who works, and those go to the end by themselves.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     want = demanded(recipe, grown=True)
     with guarded() if config.address is None else nullcontext():
         with keep_sigterm_handler():
