@@ -2,8 +2,8 @@
 
 Importing torch and diffusers takes seconds of one core. Where few cores are shared by everybody, an
 actor that joins a run would get its small part of them, and be late by several times that. Who
-starts does so at the niceness of the driver (`rlvid.launch.cluster`); what works yields to it, and to
-whatever else the user runs on the machine. A process that uses a GPU keeps its place: the device
+starts does so at the niceness of the driver (`rlvid.launch.cluster`); what works yields to it, and
+to whatever else the user runs on the machine. A process that uses a GPU keeps its place: the device
 would wait for it, and its node has cores enough.
 """
 

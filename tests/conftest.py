@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-# As `open_cluster` does, for the clusters that tests start themselves. At Ray's own 15, beside a test
-# that computes at 0 in another worker, processes would get a thirtieth of a core, and be late for
-# deadlines that mean something.
+# As `open_cluster` does, for the clusters that tests start themselves. At Ray's own 15, beside a
+# test that computes at 0 in another worker, processes would get a thirtieth of a core, and be late
+# for deadlines that mean something.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
