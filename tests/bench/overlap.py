@@ -54,7 +54,8 @@ def case(run: Path, max_staleness: int) -> dict[str, Any]:
     recipe = run.with_suffix(".yaml")
     recipe.write_text(yaml.safe_dump(tree))
     command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(recipe)]
-    subprocess.run([*command, "--run-folder", str(run)], check=True, stderr=subprocess.DEVNULL)
+    command += ["--run-folder", str(run)]
+    subprocess.run(command, check=True, stdout=sys.stderr, stderr=subprocess.DEVNULL)
     [path] = run.glob("phases/*_grpo/steps.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     steps = [row for row in rows if row.get("step", 0) > WARM_UP]
