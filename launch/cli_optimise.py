@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from rlvid.launch.optimise import OptimiseSettings
     from rlvid.models.policy import Policy
 
+HEADINGS = ("", "s/clip", "speed", "pairs", "PSNR", "feat.", "reward", "setting")
+"""Of the terminal's table: those of `rlvid.launch.optimise.COLUMNS` in little room."""
+MARKS = {"chosen": "*", "front": "+", "": ""}
+
 
 def optimise(
     what: Annotated[
@@ -108,16 +112,25 @@ def _search(
 
 
 def _show(found: Found, console: Console) -> None:
-    """Print the table, and what could not be tried here."""
+    """Print the table, and what could not be tried here.
+
+    Figures never wrap at 80 columns; the setting stands last and takes what is left.
+    """
     from rich.table import Table
 
-    from rlvid.launch.optimise import COLUMNS, table_rows
+    from rlvid.launch.optimise import table_rows
 
-    table = Table(title="settings beside the plain model, fastest first", title_justify="left")
-    for heading in COLUMNS:
-        table.add_column(heading, justify="left" if heading == "setting" else "right")
-    for row in table_rows(found):
-        table.add_row(*row)
+    table = Table(
+        title="settings beside the plain model, fastest first; * chosen, + on the Pareto front",
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in HEADINGS[:-1]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(HEADINGS[-1], overflow="fold")
+    for setting, *figures, mark in table_rows(found):
+        table.add_row(MARKS[mark], *figures, setting)
     console.print(table, highlight=False)
     for one in found.left_out:
         console.print(f"left out: {one.config.describe()}: {one.reason}", markup=False)

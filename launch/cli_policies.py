@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlvid.config import Recipe
+    from rlvid.config.inference import InferenceConfig
     from rlvid.models.policy import Policy
 
 DEFAULT_RECIPE = "quickstart_cpu"
@@ -105,6 +106,10 @@ def sample(
             metavar="FOLDER", help="Rewrite the prompt first, by this enhancer or run (`enhance`)."
         ),
     ] = None,
+    inference: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Setting that `rlvid optimise` wrote: optimised.json."),
+    ] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Write frames as a causal student makes them.")
     ] = False,
@@ -136,13 +141,14 @@ def sample(
             "sample: the policy is a distilled student with levels of its own and no guidance; "
             "leave --steps and --guidance out"
         )
+    setting = None if inference is None else inference_for_sample(inference, policy)
     out.parent.mkdir(parents=True, exist_ok=True)
     if stream:
         write_stream(out, text, policy, recipe, seed, num_frames=frames, window=window, sinks=sinks)
         return
     if frames or window or sinks is not None:
         raise ValueError("sample: --frames, --window and --sinks are of --stream; add it")
-    clip = one_clip(text, policy, recipe, seed, steps=steps, guidance=guidance)
+    clip = one_clip(text, policy, recipe, seed, steps=steps, guidance=guidance, inference=setting)
     write_mp4(out, clip, recipe.model.fps)
     num_frames, _, height, width = clip.shape
     typer.echo(f"{out}: {num_frames} frames of {width}x{height} at {recipe.model.fps} fps")
@@ -156,6 +162,7 @@ def one_clip(
     *,
     steps: int | None,
     guidance: float | None,
+    inference: InferenceConfig | None = None,
 ) -> Tensor:
     """Return a clip [T, 3, H, W]: of a student at its own levels, else by the ODE sampler."""
     from rlvid.launch.sample import sample_clip, sample_student
@@ -171,7 +178,27 @@ def one_clip(
         num_denoising_steps=steps or evaluate.num_denoising_steps,
         shift=recipe.rollout.shift,
         guidance_scale=guidance or evaluate.guidance_scale or recipe.rollout.guidance_scale,
+        inference=inference,
     )
+
+
+def inference_for_sample(path: Path, policy: Policy) -> InferenceConfig:
+    """Return the setting in a file, having said what it is.
+
+    Raises:
+        ConfigError: the file holds none.
+        ValueError: the policy is a student, which settings are not measured on.
+    """
+    from rlvid.config.inference_files import load_inference
+
+    setting = load_inference(path)
+    if policy.sampling is not None:
+        raise ValueError(
+            "sample --inference: the policy is a distilled student: expected one that is sampled "
+            "in many steps, which is what rlvid optimise measures. Leave --inference out"
+        )
+    typer.echo(f"inference: {setting.describe()}")
+    return setting
 
 
 def write_stream(
@@ -220,6 +247,7 @@ def add_policy_commands(app: typer.Typer) -> None:
     app.command(
         epilog='Examples: rlvid sample "a red ball falls" | '
         'rlvid sample "a red ball falls" --run runs/quickstart_cpu --seed 3 --out after.mp4 | '
+        'rlvid sample "a red ball falls" --inference runs/quickstart_cpu-optimise/optimised.json | '
         'rlvid sample "a red ball falls" --run runs/distillation_tiny_cpu --stream --frames 65'
     )(sample)
 

@@ -164,12 +164,26 @@ def sft_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}
 
 
+def dpo_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
+    """Return MiB of one learner rank of phase dpo by what it is for, the VAE included.
+
+    A pair is a forward by itself, all its noise levels in one. The reference of a LoRA is the base.
+    """
+    config, learner = recipe.dpo, recipe.dpo.learner
+    memory = _training_state(recipe, learner, size)
+    memory["weights"] += size.vae_parameters * 4 / MIB
+    if _is_whole_copy("reference", learner):
+        memory["weights"] += size.transformer_parameters * bytes_of(recipe) / MIB
+    rows = min(learner.micro_batch_rows, 2 * config.forward.num_noise_levels)
+    return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}
+
+
 def distillation_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     """Return MiB of one rank of phase distillation, in the stage that needs most.
 
     Distribution matching trains student and fake score, beside the teacher, which every rank holds
-    whole; the regression of a causal student holds a frozen copy. A roll-out keeps one forward of
-    the whole clip for its backward.
+    whole; the regression of a causal student holds a frozen copy, consistency one more and an
+    average. A roll-out keeps one forward of the whole clip for its backward.
     """
     config, learner = recipe.distillation, recipe.distillation.learner
     stages = [getattr(config, stage) for stage in config.stages]
@@ -178,11 +192,15 @@ def distillation_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     )
     memory = _training_state(recipe, learner, size)
     transformer = size.transformer_parameters * bytes_of(recipe) / MIB
+    third = 0.0
     if set(DMD_STAGES) & set(config.stages):
-        memory["weights"] += transformer / (learner.num_ranks if learner.zero_stage == 3 else 1)
+        third = transformer / (learner.num_ranks if learner.zero_stage == 3 else 1)
         memory["gradients"] *= 2
         memory["optimiser"] *= 2
-    memory["weights"] += transformer + size.vae_parameters * 4 / MIB
+    if "causal_init" in config.stages and config.causal_init.method == "consistency":
+        third = transformer
+        memory["EMA"] += 4 * size.trainable_parameters / learner.num_ranks / MIB
+    memory["weights"] += transformer + third + size.vae_parameters * 4 / MIB
     most = max(stage.batch_size for stage in stages)
     rows = min(learner.micro_batch_rows, math.ceil(most / learner.num_ranks))
     return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from rlvid.config import ModelConfig
-from rlvid.flow.guidance import guided_velocity
+from rlvid.config.inference import InferenceConfig
 from rlvid.flow.sampler import initial_noise, sample_ode
 from rlvid.flow.sigmas import shifted_sigmas
+from rlvid.inference.optimise import optimise
 from rlvid.inference.streaming import stream_frames
 from rlvid.models.causal_layout import BlockLayout
 from rlvid.models.policy import Policy, open_policy
@@ -30,19 +31,29 @@ def sample_clip(
     num_denoising_steps: int,
     shift: float,
     guidance_scale: float,
+    inference: InferenceConfig | None = None,
 ) -> Tensor:
-    """Return the clip [T, 3, H, W] in [0, 1] that the policy draws for `text` from `seed`."""
+    """Return the clip [T, 3, H, W] in [0, 1] that the policy draws for `text` from `seed`.
+
+    Args:
+        inference: optimisations; None samples plainly, as the default setting does.
+
+    Raises:
+        ValueError: this machine or model cannot run the setting.
+    """
     model = open_policy(policy, model_config)
+    optimised = optimise(model, inference or InferenceConfig())
     size = (model_config.num_frames, model_config.height, model_config.width)
     noise = initial_noise(seed, model.latent_shape(*size))[None].to(model.device)
-    prompt_embeds = model.encode_prompts([text])
-    negative = model.encode_prompts([""]) if guidance_scale != 1.0 else None
+    with optimised.clip() as clip:
+        prompt_embeds = clip.encode_prompts([text])
+        negative = clip.encode_prompts([""]) if guidance_scale != 1.0 else None
 
-    def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-        return guided_velocity(model, latents, sigma, prompt_embeds, negative, guidance_scale)
+        def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+            return clip.guided_velocity(latents, sigma, prompt_embeds, negative, guidance_scale)
 
-    latents = sample_ode(velocity, noise, shifted_sigmas(num_denoising_steps, shift))
-    return model.decode(latents)[0].cpu()
+        latents = sample_ode(velocity, noise, shifted_sigmas(num_denoising_steps, shift))
+        return optimised.decode(latents)[0].cpu()
 
 
 @torch.no_grad()

@@ -56,6 +56,8 @@ class GroupFacts:
                 trained_steps=tuple(plan["trained_steps"]),
                 noise=NoiseSettings(**plan["noise"]),
                 num_noises=plan["num_noises"],
+                num_nodes=tuple(plan["num_nodes"]),
+                branch_scale=plan["branch_scale"],
             ),
         )
 

@@ -1,8 +1,8 @@
 """One rank of a stage of distillation: what the stages share. Plain classes.
 
-few_step, self_forcing     rlvid.learners.distill_dmd
+few_step, self_forcing     rlvid.learners.distill_dmd (+ distill_gan)
 causal_teacher             rlvid.learners.distill_causal_teacher
-causal_init                rlvid.learners.distill_causal_init
+causal_init                rlvid.learners.distill_causal_init, or distill_consistency
 """
 
 from __future__ import annotations

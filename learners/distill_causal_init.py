@@ -1,4 +1,4 @@
-"""Stage `causal_init`: a causal few-step student regressed on where a teacher's trajectories end.
+"""Stage `causal_init` by `ode`: a causal student regressed on where a teacher's trajectories end.
 
     L = E || x0(student at x_j, sigma_j) - x0 ||^2     j drawn for each block
 
@@ -25,12 +25,13 @@ from rlvid.flow.causal_ode import (
     ode_schedule,
 )
 from rlvid.flow.few_step import fresh_noise
-from rlvid.learners.distill import DistillSettings, StageLearner, pick
+from rlvid.learners.distill import DistillSettings, pick
 from rlvid.learners.distill_causal_teacher import per_frame
+from rlvid.learners.distill_regression import RegressionLearner
 from rlvid.models.student import open_causal
 
 
-class CausalInitLearner(StageLearner):
+class CausalInitLearner(RegressionLearner):
     """The student, and a frozen copy of the policy it starts from, whose trajectories it learns."""
 
     def __init__(self, settings: DistillSettings) -> None:
@@ -45,26 +46,8 @@ class CausalInitLearner(StageLearner):
         self._causal_source = open_causal(self._source, settings.layout, dtype)
         self._sigmas = settings.sampling.sigmas
 
-    def step(self, step: int) -> dict[str, float]:
-        engine, texts = self.trainee.engine, self.texts(step)
-        parts, loss_sum = self.parts(len(texts)), 0.0
-        for number, (rows, counted) in enumerate(parts):
-            embeds = self.trainee.model.encode_prompts(pick(texts, rows))
-            losses = self._losses(step, rows, embeds) * counted.to(engine.device)
-            loss = losses.sum() / len(texts)
-            engine.backward(loss, is_last=number == len(parts) - 1)
-            loss_sum += float(loss.detach())
-            self.num_micro_batches += 1
-        rate = self.trainee.next_learning_rate()
-        norm = self.trainee.step()
-        return {
-            "distillation/loss/mean": engine.ranks.sum([loss_sum])[0],
-            "distillation/grad_norm/total": norm,
-            "distillation/learning_rate/value": rate,
-        }
-
-    def _losses(self, step: int, rows: Sequence[int], embeds: Tensor) -> Tensor:
-        """Return the loss [len(rows)] of rows of a step."""
+    def losses(self, step: int, rows: Sequence[int]) -> Tensor:
+        embeds = self.trainee.model.encode_prompts(pick(self.texts(step), rows))
         made = self._trajectories([self.seed("noise", step, row) for row in rows], embeds)
         levels = torch.stack([self._draw(self.seed("level", step, row)) for row in rows])
         states = choose_states(made.states, levels, self.settings.layout.frames_per_block)

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from rlvid.algorithms.flow_matching import flow_matching_loss, sample_sigma
-from rlvid.config import SftConfig
 from rlvid.config.distillation import CausalTeacherConfig
-from rlvid.data.prompts import seeded_order
 from rlvid.flow.sampler import initial_noise
-from rlvid.learners.distill import DistillSettings, StageLearner
-from rlvid.learners.training_set import open_training_set
+from rlvid.learners.distill import DistillSettings
+from rlvid.learners.distill_clips import CleanClips
+from rlvid.learners.distill_regression import RegressionLearner
 from rlvid.models.student import open_causal
 
 
-class CausalTeacherLearner(StageLearner):
+class CausalTeacherLearner(RegressionLearner):
     """Trains on clean clips; its policy is sampled by the next stage alone."""
 
     is_student = False
@@ -33,44 +32,18 @@ class CausalTeacherLearner(StageLearner):
         config = settings.stage_config
         assert isinstance(config, CausalTeacherConfig), "the stage's own section"
         self._config = config
-        model = settings.trainee.model
-        self._causal = open_causal(self.trainee.model, settings.layout, model.dtype)
-        self._num_blocks = settings.layout.num_blocks(self.latent_shape[1])
-        source = SftConfig(
-            clips=config.clips, num_clips=config.num_clips, clip_seed=config.clip_seed
+        self._causal = open_causal(
+            self.trainee.model, settings.layout, settings.trainee.model.dtype
         )
-        self._clips = open_training_set(
-            settings.folder, source, model, self.trainee.model, self.trainee.engine.ranks
-        ).clips
+        self._num_blocks = settings.layout.num_blocks(self.latent_shape[1])
+        self._clips = CleanClips(self, config)
 
-    def step(self, step: int) -> dict[str, float]:
-        engine, size = self.trainee.engine, self._config.batch_size
-        parts, loss_sum = self.parts(size), 0.0
-        for number, (rows, counted) in enumerate(parts):
-            weight = counted.to(engine.device)
-            loss = (self._losses(step, rows) * weight).sum() / size
-            engine.backward(loss, is_last=number == len(parts) - 1)
-            loss_sum += float(loss.detach())
-            self.num_micro_batches += 1
-        rate = self.trainee.next_learning_rate()
-        norm = self.trainee.step()
-        return {
-            "distillation/loss/mean": engine.ranks.sum([loss_sum])[0],
-            "distillation/grad_norm/total": norm,
-            "distillation/learning_rate/value": rate,
-        }
-
-    def _losses(self, step: int, rows: Sequence[int]) -> Tensor:
-        """Return the loss [len(rows)] of rows of a step."""
-        indices = [self._clip(step * self._config.batch_size + row) for row in rows]
+    def losses(self, step: int, rows: Sequence[int]) -> Tensor:
+        clean, captions = self._clips.of(step, rows)
         device = self.trainee.engine.device
-        clean = torch.stack([self._clips.latents(index) for index in indices]).to(device)
         draws = [self._draw(self.seed("row", step, row)) for row in rows]
         sigma = torch.stack([level for level, _ in draws]).to(device)
-        texts = [
-            "" if drops else self._clips.text(index)
-            for index, (_, drops) in zip(indices, draws, strict=True)
-        ]
+        texts = ["" if drops else text for text, (_, drops) in zip(captions, draws, strict=True)]
         noise = torch.stack(
             [initial_noise(self.seed("noise", step, row), self.latent_shape) for row in rows]
         ).to(device)
@@ -93,11 +66,6 @@ class CausalTeacherLearner(StageLearner):
             generator=generator,
         )
         return sigma, bool(torch.rand((), generator=generator) < self._config.prompt_dropout)
-
-    def _clip(self, visit: int) -> int:
-        """Return the clip of the stage's `visit`-th row: all clips, each pass in another order."""
-        epoch, place = divmod(visit, len(self._clips))
-        return seeded_order(self.seed("order"), "clips", epoch, len(self._clips))[place]
 
 
 def per_frame(sigma: Tensor, frames_per_block: int) -> Tensor:

@@ -4,6 +4,7 @@ Both are DMD2 (arXiv:2405.14867) and differ in how the student makes a clip: at 
 block on its own output (Self-Forcing, arXiv:2506.08009), with the loss on the whole clip. Every
 step trains the fake score on fresh clips of the student, every fifth the student before it. Input
 and gradient are those of one random level of the student's list, shared by all clips and blocks.
+DMD2's GAN term, where it has a weight, is in `distill_gan`.
 
 Letters: B clips of a step over all ranks, C F H W latents, L text tokens, D text size.
 """
@@ -30,6 +31,7 @@ from rlvid.config.distillation import DmdConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import initial_noise
 from rlvid.learners.distill import DistillSettings, StageLearner, pick, with_transformer
+from rlvid.learners.distill_gan import GanTerm, add_head
 from rlvid.learners.distill_monitor import MotionMonitor
 from rlvid.learners.trainee import Trainee
 from rlvid.models.student import Student
@@ -54,6 +56,9 @@ class DmdLearner(StageLearner):
         learner = settings.trainee.learner.model_copy(
             update={"optimizer": config.fake_optimizer, "ema": None}
         )
+        transformer = copy.deepcopy(self._teacher.transformer)
+        if config.gan.weight:
+            add_head(transformer, config.gan, seed=self.seed("discriminator"))
         self._fake = Trainee(
             replace(
                 settings.trainee,
@@ -61,8 +66,9 @@ class DmdLearner(StageLearner):
                 learner=learner,
                 total_steps=config.num_steps,
             ),
-            with_transformer(self.trainee.model, copy.deepcopy(self._teacher.transformer)),
+            with_transformer(self.trainee.model, transformer),
         )
+        self._gan = GanTerm(self, self._fake, config.gan) if config.gan.weight else None
         self.monitor = MotionMonitor(self, self._teacher, self._student)
 
     def step(self, step: int) -> dict[str, float]:
@@ -86,44 +92,82 @@ class DmdLearner(StageLearner):
 
     def _update_student(self, step: int) -> dict[str, float]:
         engine, texts = self.trainee.engine, self.texts(step)
-        parts, gradient_sum = self.parts(len(texts)), 0.0
+        parts, gradient_sum, gan_sum = self.parts(len(texts)), 0.0, 0.0
         for number, (rows, counted) in enumerate(parts):
             embeds = self.trainee.model.encode_prompts(pick(texts, rows))
             clean = self._generate(step, "student", rows, embeds)
             gradient = self._gradient(clean, embeds, [self.seed("score", step, r) for r in rows])
-            losses = dmd_loss(clean, gradient) / gradient[0].numel()
             weight = counted.to(engine.device)
+            gradient_sum += float((gradient.abs().flatten(1).mean(dim=1) * weight).sum())
+            if self._gan is not None:
+                sigma, noise = self._noise_of([self.seed("realism", step, row) for row in rows])
+                added = self._gan.student_gradient(clean, noise, sigma, embeds)
+                gan_sum += float((added.abs().flatten(1).mean(dim=1) * weight).sum())
+                gradient = gradient + added
+            losses = dmd_loss(clean, gradient) / gradient[0].numel()
             loss = (losses * weight).sum() / len(texts)
             engine.backward(loss, is_last=number == len(parts) - 1)
-            gradient_sum += float((gradient.abs().flatten(1).mean(dim=1) * weight).sum())
             self.num_micro_batches += 1
         rate = self.trainee.next_learning_rate()
         norm = self.trainee.step()
-        return {
-            "distillation/dmd_gradient/mean": engine.ranks.sum([gradient_sum])[0] / len(texts),
+        sums = engine.ranks.sum([gradient_sum, gan_sum])
+        metrics = {
+            "distillation/dmd_gradient/mean": sums[0] / len(texts),
             "distillation/grad_norm/total": norm,
             "distillation/learning_rate/value": rate,
         }
+        if self._gan is not None:
+            metrics["distillation/gan_gradient/mean"] = sums[1] / len(texts)
+        return metrics
 
     def _update_fake(self, step: int) -> dict[str, float]:
         engine, texts = self._fake.engine, self.texts(step)
-        parts, loss_sum = self.parts(len(texts)), 0.0
+        parts, loss_sum, judged_sum = self.parts(len(texts)), 0.0, 0.0
         for number, (rows, counted) in enumerate(parts):
-            embeds = self.trainee.model.encode_prompts(pick(texts, rows))
-            with torch.no_grad():
-                clean = self._generate(step, FAKE, rows, embeds)
-            sigma, noise = self._noise_of([self.seed("fake score", step, row) for row in rows])
-            velocity = self._fake.model.velocity(add_noise(clean, noise, sigma), sigma, embeds)
-            losses = fake_score_loss(velocity, clean, noise, sigma)
-            loss = (losses * counted.to(engine.device)).sum() / len(texts)
-            engine.backward(loss, is_last=number == len(parts) - 1)
+            share = counted.to(engine.device)
+            if self._gan is not None:
+                judged = (self._real_losses(step, rows) * share).sum() / len(texts)
+                engine.backward(judged, is_last=False)
+                judged_sum += float(judged.detach())
+            losses, of_head = self._fake_losses(step, rows, pick(texts, rows))
+            loss = (losses * share).sum() / len(texts)
             loss_sum += float(loss.detach())
+            if of_head is not None:
+                judged = (of_head * share).sum() / len(texts)
+                judged_sum += float(judged.detach())
+                loss = loss + judged
+            engine.backward(loss, is_last=number == len(parts) - 1)
             self.num_micro_batches += 1
         norm = self._fake.step()
-        return {
-            "distillation/fake_loss/mean": engine.ranks.sum([loss_sum])[0],
+        sums = engine.ranks.sum([loss_sum, judged_sum])
+        metrics = {
+            "distillation/fake_loss/mean": sums[0],
             "distillation/fake_grad_norm/total": norm,
         }
+        if self._gan is not None:
+            metrics["distillation/discriminator_loss/mean"] = sums[1]
+        return metrics
+
+    def _fake_losses(
+        self, step: int, rows: Sequence[int], texts: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the fake score's loss [len(rows)] on fresh clips, and the discriminator's."""
+        embeds = self.trainee.model.encode_prompts(texts)
+        with torch.no_grad():
+            clean = self._generate(step, FAKE, rows, embeds)
+        sigma, noise = self._noise_of([self.seed("fake score", step, row) for row in rows])
+        latents = add_noise(clean, noise, sigma)
+        if self._gan is None:
+            velocity, of_head = self._fake.model.velocity(latents, sigma, embeds), None
+        else:
+            velocity, of_head = self._gan.fake_losses(latents, sigma, embeds)
+        return fake_score_loss(velocity, clean, noise, sigma), of_head
+
+    def _real_losses(self, step: int, rows: Sequence[int]) -> Tensor:
+        """Return the discriminator's loss [len(rows)] on real clips, noised as the student's."""
+        assert self._gan is not None, "asked only where the term is on"
+        sigma, noise = self._noise_of([self.seed("real", step, row) for row in rows])
+        return self._gan.real_losses(step, rows, noise, sigma)
 
     def _generate(self, step: int, purpose: str, rows: Sequence[int], embeds: Tensor) -> Tensor:
         """Return clips [len(rows), C, F, H, W] of the student, as predicted at the step's level."""

@@ -10,7 +10,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from rlvid.config import LearnerConfig, Recipe
+from rlvid.config.distillation import DMD_STAGES, StageConfig
 from rlvid.launch.estimate.assumptions import Assumptions
+from rlvid.launch.estimate.distillation import distillation_work, encoded_clips
 from rlvid.launch.estimate.records import ACTORS, DECODER, LEARNER, Counted, Work, count_model
 from rlvid.launch.estimate.sampling import data_engine_work, evaluate_work, num_rendered
 from rlvid.launch.estimate.training import grpo_work, num_encoded, sft_work
@@ -22,6 +24,7 @@ MAKERS = {
     "data_engine": data_engine_work,
     "sft": sft_work,
     "grpo": grpo_work,
+    "distillation": distillation_work,
     "evaluate": evaluate_work,
 }
 CHECKPOINT_BYTES = 12
@@ -132,7 +135,8 @@ def _gpus(recipe: Recipe, phase: str, role: str) -> float:
 
 
 def _learner(recipe: Recipe, phase: str) -> LearnerConfig:
-    return recipe.sft.learner if phase == "sft" else recipe.learner
+    own = {"sft": recipe.sft.learner, "distillation": recipe.distillation.learner}
+    return own.get(phase, recipe.learner)
 
 
 def disk_bytes(recipe: Recipe, phase: str, assumed: Assumptions) -> float:
@@ -146,11 +150,30 @@ def disk_bytes(recipe: Recipe, phase: str, assumed: Assumptions) -> float:
         return sum(num_rendered(recipe)) * latents + videos
     if phase == "sft":
         checkpoints = _checkpoints(recipe.sft.learner, size, recipe.sft.checkpoint.keep)
-        return num_encoded(recipe) * latents + checkpoints + _policy(recipe, phase, size)
+        return (
+            num_encoded(recipe) * latents + checkpoints + _policy(recipe, recipe.sft.learner, size)
+        )
     if phase == "grpo":
         checkpoints = _checkpoints(recipe.learner, size, recipe.grpo.checkpoint.keep)
-        return checkpoints + _policy(recipe, phase, size)
+        return checkpoints + _policy(recipe, recipe.learner, size)
+    if phase == "distillation":
+        return encoded_clips(recipe) * latents + _stages(recipe, size)
     return 0.0
+
+
+def _stages(recipe: Recipe, size: ModelSize) -> float:
+    """Return the bytes of checkpoints and policies of every stage of distillation."""
+    config, total = recipe.distillation, 0.0
+    for stage in config.stages:
+        own: StageConfig = getattr(config, stage)
+        learner = config.learner.model_copy(update={"ema": own.ema})
+        total += _checkpoints(learner, size, config.checkpoint.keep)
+        total += _policy(recipe, learner, size)
+        if stage in DMD_STAGES:  # the fake score's
+            total += _checkpoints(config.learner, size, config.checkpoint.keep)
+        if stage == "causal_init" and config.causal_init.method == "consistency":
+            total += (config.checkpoint.keep + 1) * 4 * size.trainable_parameters
+    return total
 
 
 def _checkpoints(learner: LearnerConfig, size: ModelSize, keep: int) -> float:
@@ -158,9 +181,8 @@ def _checkpoints(learner: LearnerConfig, size: ModelSize, keep: int) -> float:
     return (keep + 1) * each * size.trainable_parameters
 
 
-def _policy(recipe: Recipe, phase: str, size: ModelSize) -> float:
-    """Return the bytes of the policies a phase hands on: whole pipelines, or adapters."""
-    learner = _learner(recipe, phase)
+def _policy(recipe: Recipe, learner: LearnerConfig, size: ModelSize) -> float:
+    """Return the bytes of the policies a learner writes: whole pipelines, or adapters."""
     copies = 2 if learner.ema else 1
     if learner.mode == "lora":
         return copies * 4 * size.trainable_parameters

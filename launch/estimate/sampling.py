@@ -14,6 +14,9 @@ from rlvid.launch.estimate.records import ACTORS, DECODER, Counted, Work
 from rlvid.launch.heldout import with_judges
 from rlvid.launch.memory import branches, engine_guidance, evaluate_guidance, server_parameters
 
+LEAVES_A_STAGE = ("sft", "dpo", "grpo", "prompt_enhancement")
+"""Phases that leave a policy or an enhancer; distillation leaves students."""
+
 
 def num_rendered(recipe: Recipe) -> tuple[int, int]:
     """Return the clips that phase data_engine renders: to find weaknesses, and for its data set."""
@@ -58,24 +61,52 @@ def data_engine_work(recipe: Recipe, counted: Counted) -> Iterator[Work]:
 
 
 def evaluate_work(recipe: Recipe, counted: Counted) -> Iterator[Work]:
-    """Yield rendering and judging the held-out clips of two policies."""
+    """Yield rendering and judging the held-out clips of two policies, or of every stage."""
     evaluate = recipe.evaluate
-    num_clips = 2 * evaluate.num_prompts * evaluate.seeds_per_prompt
+    per_policy = evaluate.num_prompts * evaluate.seeds_per_prompt
+    in_many, in_few = num_sampled(recipe)
     yield from rendered(
         recipe,
         counted,
-        num_clips=num_clips,
-        num_prompts=2 * evaluate.num_prompts,
+        num_clips=in_many * per_policy,
+        num_prompts=in_many * evaluate.num_prompts,
         num_steps=evaluate.num_denoising_steps,
         guidance_scale=evaluate_guidance(recipe),
     )
+    if in_few:
+        yield from rendered(
+            recipe,
+            counted,
+            num_clips=in_few * per_policy,
+            num_prompts=in_few * evaluate.num_prompts,
+            num_steps=len(recipe.distillation.student_steps),
+            guidance_scale=1.0,
+        )
     yield from judged(
         with_judges(recipe),
         counted,
-        num_clips=num_clips,
+        num_clips=(in_many + in_few) * per_policy,
         group_size=evaluate.seeds_per_prompt,
         own_questions=False,
     )
+
+
+def num_sampled(recipe: Recipe) -> tuple[int, int]:
+    """Return how often phase evaluate has its prompts sampled: in many steps, in a student's few.
+
+    Of `evaluate.stages` the columns that the built-in phases before it will leave are counted.
+    """
+    stages, student = recipe.evaluate.stages, recipe.distillation
+    if stages is None:
+        return 2, 0
+    before = recipe.phases[: recipe.phases.index("evaluate")]
+    left = sum(phase in LEAVES_A_STAGE for phase in before)
+    students = 0
+    if "distillation" in before:
+        students = len({"few_step", student.stages[-1]} & set(student.stages))
+        students += stages.undistilled_steps is not None
+    sets = 1 if stages.vague_prompts is None else 2
+    return sets * (1 + left), sets * students
 
 
 def rendered(

@@ -1,4 +1,4 @@
-"""The work of the phases that train: sft and grpo.
+"""The work of the phases that train: sft and grpo; distillation is beside this file.
 
 Flow matching takes a forward and a backward of every row, and another forward of the layers where
 activations are recomputed. FLOPs of a row are those of `rlvid.observability.flops`.

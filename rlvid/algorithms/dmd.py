@@ -10,7 +10,7 @@ code of Self-Forcing, arXiv:2506.08009):
 and x0_fake - x0_real = sigma (v_real - v_fake) = sigma^2 / (1 - sigma) (score_fake - score_real).
 The fake score is a second model that is trained to denoise the student's videos, five updates for
 each of the student's (DMD2's two time scales); guidance is the real score's alone. DMD2's GAN term
-is not here.
+is in `rlvid.algorithms.gan`.
 
 Letters: B rows, C F H W latents.
 """

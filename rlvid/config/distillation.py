@@ -51,6 +51,34 @@ class StageConfig(Section):
     """Average of the student, handed on in place of the last weights where it is kept."""
 
 
+class ClipsConfig(Section):
+    """Clean clips that a stage learns from; each stage encodes its own once."""
+
+    clips: str = "tiny_world"
+    """As in `sft.clips`."""
+    num_clips: int = Field(default=8192, ge=1)
+    """Clips rendered from the tiny world; other sources give what they hold."""
+    clip_seed: int = 0
+
+
+class GanConfig(ClipsConfig):
+    """DMD2's GAN term: a head on the fake score's features tells a student's clips from real ones.
+
+    Real clips are noised as the student's are, and read with their own captions.
+    """
+
+    weight: float = Field(default=0.0, ge=0.0)
+    """Of the term in the student's loss, beside a matching loss that is a mean over elements; 0 has
+    no discriminator and needs no clips. DMD2: 5e-3 on SDXL."""
+    discriminator_weight: float = Field(default=1e-2, gt=0.0)
+    """Of the discriminator's loss beside the fake score's; DMD2: 1e-2 on SDXL."""
+    block: int | None = Field(default=None, ge=0)
+    """Layer of the fake score whose output is read, from 0; None is the middle one, where DMD2 has
+    the bottleneck of a U-Net."""
+    width: int = Field(default=256, ge=1)
+    """Of the head's hidden layer, a choice of ours."""
+
+
 class DmdConfig(StageConfig):
     """Distribution matching (DMD2): the student's samples against the teacher's distribution."""
 
@@ -72,6 +100,7 @@ class DmdConfig(StageConfig):
     """Noise levels at which the two scores are compared (DMD2, Self-Forcing)."""
     ema: EmaConfig | None = EmaConfig(decay=0.99, every=1)
     """Self-Forcing: 0.99, which it begins at step 200."""
+    gan: GanConfig = GanConfig()
 
     @model_validator(mode="after")
     def _check(self) -> DmdConfig:
@@ -87,38 +116,47 @@ class DmdConfig(StageConfig):
         return self
 
 
-class CausalTeacherConfig(StageConfig):
+class CausalTeacherConfig(StageConfig, ClipsConfig):
     """Causal Forcing's first stage: the teacher made causal, by teacher forcing on clean clips."""
 
     num_steps: int = Field(default=2000, ge=1)
     """Causal Forcing: at least 2000, better 5000 to 10000."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-6)
     """Causal Forcing: 2e-6."""
-    clips: str = "tiny_world"
-    """Clean clips, as in `sft.clips`."""
-    num_clips: int = Field(default=8192, ge=1)
-    """Clips rendered from the tiny world; other sources give what they hold."""
-    clip_seed: int = 0
     timestep_density: Literal["uniform", "logit_normal"] = "uniform"
     """How the sigma of each block is drawn before the shift."""
     prompt_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of clips with the empty prompt, which guided trajectories need."""
 
 
+class ConsistencyConfig(ClipsConfig):
+    """Consistency distillation; its clips are a causal teacher's, a student brings its own."""
+
+    target_decay: float = Field(default=0.99, ge=0.0, lt=1.0)
+    """Of the average whose answer at the next lower level is the target, moved at every step;
+    Causal Forcing: 0.99."""
+
+
 class CausalInitConfig(StageConfig):
-    """The causal student's start: regression on the end points of a teacher's trajectories."""
+    """The causal student's start: it learns where a teacher's trajectories end."""
 
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-6)
-    """Causal Forcing: 2e-6 and at least 1000 steps."""
+    """Causal Forcing: 2e-6, and at least 1000 steps by ode or 3000 by consistency."""
+    method: Literal["ode", "consistency"] = "ode"
+    """ode: regression on the ends of whole trajectories. consistency: the same answer at two
+    neighbouring levels of a trajectory, one step of the teacher apart, so that none is walked to
+    its end."""
     teacher: Literal["causal", "bidirectional_student"] = "causal"
-    """causal: ODE trajectories of stage `causal_teacher` (Causal Forcing: a causal student cannot
-    follow a bidirectional teacher). bidirectional_student: samples of stage `few_step`, the order
-    of arXiv:2604.25427."""
+    """causal: the ODE of stage `causal_teacher` (Causal Forcing: a causal student cannot follow a
+    bidirectional teacher). bidirectional_student: that of stage `few_step`, over its few levels,
+    the order of arXiv:2604.25427."""
     num_denoising_steps: int = Field(default=48, ge=1)
-    """Euler steps of a causal teacher's trajectory; the states at the student's noise levels are
-    among them."""
+    """Euler steps of a causal teacher's trajectory, and by consistency its levels; those of the
+    student are among them. Causal Forcing: 48."""
     guidance_scale: float = Field(default=3.0, ge=1.0)
-    """Of the causal teacher's trajectories; the few-step student needs none."""
+    """Of the causal teacher's steps; the few-step student needs none."""
+    consistency: ConsistencyConfig = ConsistencyConfig()
+    """Read by method consistency alone."""
 
 
 class MonitorConfig(Section):
@@ -171,11 +209,21 @@ class DistillationConfig(Section):
                 f"{', '.join(self.stages)}: a LoRA on top of a LoRA cannot be exported as one "
                 "adapter. Set learner.mode full"
             )
+        if self.learner.mode == "lora" and any(stage.gan.weight for stage in self.dmd_stages):
+            raise ValueError(
+                "learner.mode: 'lora' trains adapters alone, so the fake score cannot carry a "
+                "discriminator. Set learner.mode full, or gan.weight 0"
+            )
         if self.learner.optimizer != OptimizerConfig() or self.learner.ema is not None:
             raise ValueError(
                 "learner: optimizer and ema are each stage's own; set e.g. few_step.optimizer"
             )
         return self
+
+    @property
+    def dmd_stages(self) -> tuple[DmdConfig, ...]:
+        """Sections of the stages of distribution matching that are run."""
+        return tuple(getattr(self, name) for name in self.stages if name in DMD_STAGES)
 
     def _check_stages(self) -> None:
         if not self.stages or len(set(self.stages)) < len(self.stages):

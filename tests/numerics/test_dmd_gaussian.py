@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlvid.algorithms.dmd import dmd_gradient, dmd_loss, draw_score_sigma, fake_score_loss
 from rlvid.algorithms.flow_matching import add_noise
+from rlvid.algorithms.gan import fake_logit_loss, real_logit_loss, student_gan_gradient
 from rlvid.flow.predictions import predicted_clean, predicted_noise, predicted_score
 
 DIM = 3
@@ -32,6 +33,14 @@ class Gaussian:
         centred = latents.flatten(1) - (1.0 - sigma)[:, None] * self.mean
         solved: Tensor = torch.linalg.solve(spread, centred[..., None])
         return -solved.view(-1, DIM, 1, 1, 1)
+
+    def log_density(self, latents: Tensor, sigma: Tensor) -> Tensor:
+        """[B] of the noised data."""
+        level = sigma.view(-1, 1, 1)
+        spread = (1.0 - level).square() * self.covariance + level.square() * EYE
+        data = torch.distributions.MultivariateNormal((1.0 - sigma)[:, None] * self.mean, spread)
+        density: Tensor = data.log_prob(latents.flatten(1))
+        return density
 
     def velocity(self, latents: Tensor, sigma: Tensor) -> Tensor:
         """E[noise - clean | x] = -(x + sigma score) / (1 - sigma)."""
@@ -129,6 +138,46 @@ def test_exact_velocity_minimises_the_fake_scores_loss() -> None:
     # Elements have an std near 2, so 2 / 3 * 2 / sqrt(200000) = 0.003 is one standard error.
     assert slopes[0] < 0.012
     assert slopes[1] > 0.05
+
+
+def test_best_discriminator_leads_where_the_scores_do() -> None:
+    """It says log p_real / p_fake of the noised clip, whose slope is a difference of scores.
+
+    So the student's gradient is (1 - sigma) (score_fake - score_real), times its chance of fake.
+    """
+    real, fake = some_gaussian(0), some_gaussian(1)
+    clean = rows(2).requires_grad_()
+    latents = add_noise(clean, rows(3), SIGMA)
+    logit = real.log_density(latents, SIGMA) - fake.log_density(latents, SIGMA)
+    gradient = student_gan_gradient(logit, clean)
+    chance = torch.sigmoid(-logit.detach()) * (1.0 - SIGMA)
+    noisy = latents.detach()
+    difference = fake.score(noisy, SIGMA) - real.score(noisy, SIGMA)
+    torch.testing.assert_close(
+        gradient, chance.view(-1, 1, 1, 1, 1) * difference, rtol=1e-9, atol=1e-11
+    )
+
+
+def test_log_ratio_minimises_the_discriminators_loss() -> None:
+    """At the closed form the mean slope along an offset vanishes as 1 / sqrt(rows)."""
+    generator = torch.Generator().manual_seed(0)
+    num_rows, clips = 100_000, []
+    sigma = torch.full((num_rows,), 0.4, dtype=torch.float64)
+    both = some_gaussian(0), some_gaussian(1)
+    for data in both:
+        z, noise = torch.randn(2, num_rows, DIM, generator=generator, dtype=torch.float64)
+        clean = (data.mean + z @ torch.linalg.cholesky(data.covariance).T).view(-1, DIM, 1, 1, 1)
+        clips.append(add_noise(clean, noise.view(-1, DIM, 1, 1, 1), sigma))
+    slopes = []
+    for shift in (0.0, 0.1):
+        offset = torch.tensor(shift, dtype=torch.float64, requires_grad=True)
+        real, fake = (
+            both[0].log_density(x, sigma) - both[1].log_density(x, sigma) + offset for x in clips
+        )
+        loss = real_logit_loss(real).mean() + fake_logit_loss(fake).mean()
+        slopes.append(abs(float(torch.autograd.grad(loss, offset)[0])))
+    assert slopes[0] < 0.005  # each mean of chances has a standard error below 0.5 / sqrt(100000)
+    assert slopes[1] > 2 * 0.005
 
 
 @pytest.mark.parametrize("normalise", [True, False])

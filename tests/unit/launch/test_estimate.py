@@ -10,11 +10,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlvid.config import LearnerConfig, ModelConfig, Recipe
+from rlvid.config.loader import load_recipe
 from rlvid.launch.estimate.assumptions import Assumptions, read_assumptions
 from rlvid.launch.estimate.judging import askings
 from rlvid.launch.estimate.phases import PhaseEstimate, estimate, misfits
 from rlvid.launch.estimate.render import phase_lines
-from rlvid.launch.estimate.sampling import num_rendered
+from rlvid.launch.estimate.sampling import num_rendered, num_sampled
 from rlvid.launch.estimate.training import learned_flops
 from rlvid.launch.memory import MIB, server_parameters, sft_memory, sft_rows
 from rlvid.launch.model_size import (
@@ -137,6 +138,15 @@ def test_evaluation_samples_two_policies() -> None:
     assert row is not None
     work = amounts(estimates(recipe())["evaluate"])
     assert work["denoise"] == 2 * 32 * 2 * 20 * 2 * row.forward
+
+
+def test_evaluation_samples_every_stage_that_is_asked_for() -> None:
+    """Base and three phases in many steps; both students and the control in few; two sets."""
+    chosen = load_recipe("post_train_tiny_cpu")
+    assert num_sampled(chosen) == (2 * 4, 2 * 3)
+    alone = chosen.model_copy(update={"phases": ("sft", "evaluate")})
+    assert num_sampled(alone) == (2 * 2, 0)
+    assert num_sampled(recipe()) == (2, 0)
 
 
 def test_steps_of_fine_tuning_by_hand() -> None:

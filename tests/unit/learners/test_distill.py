@@ -10,6 +10,7 @@ import torch
 
 from rlvid.config.distillation import StageName
 from rlvid.learners.distill import DistillSettings, StageLearner, distill_settings
+from rlvid.learners.distill_consistency import ConsistencyLearner
 from rlvid.learners.distill_dmd import DmdLearner
 from rlvid.learners.testing import tiny_recipe
 from rlvid.learners.workers import open_learner
@@ -28,7 +29,14 @@ DMD = {
     "fake_updates_per_student": 2,
     "ema": {"decay": 0.5, "every": 1},
 }
+GAN = {**DMD, "gan": {"weight": 0.5, "num_clips": 6, "width": 16}}
 REGRESSION = {"num_steps": 30, "batch_size": 4, "optimizer": {"learning_rate": 3e-3}}
+CONSISTENCY = {
+    **REGRESSION,
+    "method": "consistency",
+    "num_denoising_steps": 4,
+    "consistency": {"num_clips": 8},
+}
 DISTILLATION: dict[str, Any] = {
     "student_steps": (1.0, 0.5),
     "causal": {"frames_per_block": 1},
@@ -69,23 +77,37 @@ def _state(learner: StageLearner) -> list[str]:
             digests.append(digest_tensors(dict(trainee.engine.full_parameters())))
             if trainee.ema is not None:
                 digests.append(digest_tensors(dict(trainee.ema.full_parameters())))
+    if isinstance(learner, ConsistencyLearner):
+        digests.append(digest_tensors(dict(learner.target.transformer.named_parameters())))
     return digests
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        ("few_step", {}),
+        ("few_step", {"few_step": GAN}),
+        ("causal_teacher", {}),
+        ("causal_init", {}),
+        ("causal_init", {"causal_init": CONSISTENCY}),
+        ("self_forcing", {}),
+    ],
+    ids=["few_step", "gan", "causal_teacher", "ode", "consistency", "self_forcing"],
+)
 def test_resume_equals_the_uninterrupted_run(
-    stage: StageName, pipeline: Policy, tmp_path: Path
+    stage: StageName, options: dict[str, Any], pipeline: Policy, tmp_path: Path
 ) -> None:
-    """Student, average and fake score after 4 steps, and after 2 and 2 with a restart between."""
-    whole = _open(stage, pipeline, tmp_path)
+    """Student, average, target, fake score and discriminator after 4 steps, and after 2 and 2 with
+    a restart between."""
+    whole = _open(stage, pipeline, tmp_path, **options)
     reports = whole.train_steps(0, 4)
     for report in reports:
         check_names(report.metrics)
-    first = _open(stage, pipeline, tmp_path)
+    first = _open(stage, pipeline, tmp_path, **options)
     first.train_steps(0, 2)
     (tmp_path / "saved").mkdir()
     first.save(tmp_path / "saved")
-    second = _open(stage, pipeline, tmp_path)
+    second = _open(stage, pipeline, tmp_path, **options)
     before = _state(second)
     second.load(tmp_path / "saved")
     resumed = second.train_steps(2, 4)
@@ -120,32 +142,88 @@ def test_regressions_fall(stage: StageName, pipeline: Policy, tmp_path: Path) ->
     assert sum(losses[-8:]) < 0.95 * sum(losses[:8])
 
 
-def test_paper_order_regresses_on_the_few_step_student(pipeline: Policy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["ode", "consistency"])
+def test_paper_order_learns_from_the_few_step_student(
+    method: str, pipeline: Policy, tmp_path: Path
+) -> None:
     learner = _open(
         "causal_init",
         pipeline,
         tmp_path,
         stages=("few_step", "causal_init"),
-        causal_init={**REGRESSION, "teacher": "bidirectional_student"},
+        causal_init={**REGRESSION, "teacher": "bidirectional_student", "method": method},
     )
     losses = [r.metrics["distillation/loss/mean"] for r in learner.train_steps(0, 30)]
     assert sum(losses[-8:]) < 0.95 * sum(losses[:8])
 
 
-@pytest.mark.parametrize("stage", ["few_step", "self_forcing"])
+def test_consistency_reaches_the_end_of_the_teachers_one_step(
+    pipeline: Policy, tmp_path: Path
+) -> None:
+    """One level above 0, unguided: the answer to match is the teacher's own, so nothing is lost."""
+    one = {**CONSISTENCY, "num_denoising_steps": 1, "guidance_scale": 1.0}
+    learner = _open("causal_init", pipeline, tmp_path, causal_init=one, student_steps=(1.0,))
+    first = learner.train_steps(0, 1)[0].metrics
+    assert first["distillation/loss/mean"] < 1e-10
+
+
+def test_target_follows_the_student_at_its_decay(pipeline: Policy, tmp_path: Path) -> None:
+    half = {**CONSISTENCY, "consistency": {"num_clips": 8, "target_decay": 0.5}}
+    learner = _open("causal_init", pipeline, tmp_path, causal_init=half)
+    assert isinstance(learner, ConsistencyLearner)
+    start = {name: value.clone() for name, value in learner.trainee.engine.full_parameters()}
+    learner.train_steps(0, 1)
+    held = dict(learner.target.transformer.named_parameters())
+    for name, value in learner.trainee.engine.full_parameters():
+        torch.testing.assert_close(held[name], (start[name] + value) / 2)
+
+
+def test_discriminator_learns_and_moves_the_student(pipeline: Policy, tmp_path: Path) -> None:
+    """With the scores equal (see below) the GAN term is all that the student gets at first."""
+    gan = {
+        **GAN,
+        "real_guidance_scale": 1.0,
+        "fake_optimizer": {"learning_rate": 1e-2},
+        "sigma_range": (0.02, 0.3),  # more noise hides what there is to tell
+    }
+    learner = _open("few_step", pipeline, tmp_path, few_step=gan)
+    rows = [report.metrics for report in learner.train_steps(0, 12)]
+    assert rows[0]["distillation/dmd_gradient/mean"] == 0.0
+    assert rows[0]["distillation/gan_gradient/mean"] > 0.0
+    assert rows[0]["distillation/grad_norm/total"] > 0.0
+    losses = [row["distillation/discriminator_loss/mean"] for row in rows]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+
+
+def test_layer_that_is_not_there_is_refused(pipeline: Policy, tmp_path: Path) -> None:
+    far = {**GAN, "gan": {"weight": 0.5, "num_clips": 6, "block": 9}}
+    with pytest.raises(ValueError, match=r"gan.block: expected 0 to \d+, a layer"):
+        _open("few_step", pipeline, tmp_path, few_step=far)
+
+
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [("few_step", {"few_step": GAN}), ("self_forcing", {})],
+    ids=["few_step with gan", "self_forcing"],
+)
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_update_does_not_depend_on_sharding_or_micro_batches(
-    stage: StageName, zero_stage: int, pipeline: Policy, tmp_path: Path
+    stage: StageName,
+    options: dict[str, Any],
+    zero_stage: int,
+    pipeline: Policy,
+    tmp_path: Path,
 ) -> None:
     """The student's roll-out calls the engine many times before one backward.
 
-    Two Adam steps of 1e-3; rounding moves an element whose gradient is near 0 by a part of that.
+    The discriminator's real clips do not reach the layers behind the judged one. Two Adam steps of
+    1e-3; rounding moves an element whose gradient is near 0 by a part of that.
     """
     plain = {"mode": "full", "zero_stage": 0}
     other = {"mode": "full", "zero_stage": zero_stage, "micro_batch_rows": 2}
     found = []
     for learner_config in (plain, other):
-        learner = _open(stage, pipeline, tmp_path, learner=learner_config)
+        learner = _open(stage, pipeline, tmp_path, learner=learner_config, **options)
         learner.train_steps(0, 3)
         found.append(dict(learner.trainee.engine.full_parameters()))
     for name, value in found[0].items():
