@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
+from rlvid.algorithms.base import GroupCredit
 from rlvid.learners.admission import GroupFacts, GroupUnavailableError, facts_of
 from rlvid.learners.objective import Objective
 from rlvid.learners.open_batch import MicroBatch, OpenBatch
@@ -60,7 +59,7 @@ class ChunkCutter:
         return share, sorted(facts, key=lambda fact: fact.row)
 
     def micro_batches(
-        self, batch: OpenBatch, chunk: Chunk, kept: Mapping[int, tuple[Tensor, Tensor]]
+        self, batch: OpenBatch, chunk: Chunk, kept: Mapping[int, GroupCredit]
     ) -> list[MicroBatch[Any]]:
         """Fetch this rank's share of a chunk, admit the whole chunk, cut the share into forwards.
 
@@ -72,12 +71,12 @@ class ChunkCutter:
             return []
         share, facts = self.fetch(chunk, kept)
         self._admit(batch, facts, {row: chunk.ids[row] for row in kept})
-        cut = {row: self._cut(batch, row, group, *kept[row]) for row, group in share.items()}
+        cut = {row: self._cut(batch, row, group, kept[row]) for row, group in share.items()}
         for micro_batches in cut.values():
             batch.spare = micro_batches[0].emptied()
         if batch.spare is None:
             row = next(iter(kept))
-            batch.spare = self._cut(batch, row, chunk.group(row), *kept[row])[0].emptied()
+            batch.spare = self._cut(batch, row, chunk.group(row), kept[row])[0].emptied()
         num_ranks = self._ranks.world_size
         turns = sorted({row // num_ranks for row in kept})
         mine = [cut.get(turn * num_ranks + self._ranks.rank, []) for turn in turns]
@@ -104,7 +103,7 @@ class ChunkCutter:
                 )
 
     def _cut(
-        self, batch: OpenBatch, row: int, group: RolloutGroup, advantage: Tensor, trained: Tensor
+        self, batch: OpenBatch, row: int, group: RolloutGroup, credit: GroupCredit
     ) -> list[MicroBatch[Any]]:
         is_fresh = self._published.is_fresh(group)
-        return self._objective.cut(batch, row, group, advantage, trained, is_fresh=is_fresh)
+        return self._objective.cut(batch, row, group, credit, is_fresh=is_fresh)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlvid.algorithms.base import ForwardAlgorithm, LossTerms
+from rlvid.algorithms.base import ForwardAlgorithm, GroupCredit, LossTerms
 from rlvid.algorithms.forward_batch import ForwardBatch, assemble_forward, split_units
 from rlvid.config import AlgorithmConfig, KlConfig, LearnerConfig, RolloutConfig
 from rlvid.learners.objective_base import ObjectiveBase
@@ -89,8 +89,7 @@ class ForwardObjective(ObjectiveBase):
         batch: OpenBatch,
         row: int,
         group: RolloutGroup,
-        advantage: Tensor,
-        trained: Tensor,
+        credit: GroupCredit,
         *,
         is_fresh: bool,
     ) -> list[MicroBatch[ForwardBatch]]:
@@ -98,7 +97,7 @@ class ForwardObjective(ObjectiveBase):
 
         None is marked fresh: there is no replay that could be off.
         """
-        units = self._algorithm.units(advantage, trained, self._config)
+        units = self._algorithm.units(credit.advantage, credit.trained, self._config)
         if not units:
             raise ValueError(
                 f"learner: group {group.group_id}: {self._config.use} found nothing to train in a "
@@ -106,11 +105,12 @@ class ForwardObjective(ObjectiveBase):
             )
         assembled = assemble_forward(
             group,
-            advantage,
+            credit.advantage,
             units,
             self._config.forward,
             seed=self._seed,
             shift=self._rollout.shift,
+            pulled=credit.pulled,
             device=self._attached.device,
         )
         return [

@@ -26,6 +26,7 @@ from rlvid.learners import checkpoint
 from rlvid.learners.calls import LearnerLostError
 from rlvid.learners.delivery import Delivery
 from rlvid.learners.distill import DistillSettings, distill_settings
+from rlvid.learners.dpo import DpoSettings, dpo_settings
 from rlvid.learners.enhancer_settings import EnhancerSettings
 from rlvid.learners.gang_loop import GangLoop, Pending
 from rlvid.learners.ray_actor import ChunkPlace, LearnerActor
@@ -43,7 +44,7 @@ class LearnerGroup:
 
     def __init__(
         self,
-        settings: RlSettings | SftSettings | EnhancerSettings | DistillSettings,
+        settings: RlSettings | SftSettings | DpoSettings | EnhancerSettings | DistillSettings,
         *,
         bell: Bell | None = None,
     ) -> None:
@@ -102,6 +103,11 @@ class LearnerGroup:
     def start_sft(cls, recipe: Recipe, policy: Policy, folder: Path) -> LearnerGroup:
         """Start the learner of the `sft` phase; encoded clips are kept in `folder`."""
         return cls(sft_settings(recipe, policy, folder))
+
+    @classmethod
+    def start_dpo(cls, recipe: Recipe, policy: Policy, folder: Path) -> LearnerGroup:
+        """Start the learner of the `dpo` phase; encoded clips are kept in `folder`."""
+        return cls(dpo_settings(recipe, policy, folder))
 
     @classmethod
     def start_distillation(

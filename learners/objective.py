@@ -14,9 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
-
-from rlvid.algorithms.base import Algorithm, ForwardAlgorithm, LossTerms
+from rlvid.algorithms.base import Algorithm, ForwardAlgorithm, GroupCredit, LossTerms
 from rlvid.algorithms.opening import open_algorithm
 from rlvid.algorithms.refl import Refl
 from rlvid.config import AlgorithmConfig, LearnerConfig, RolloutConfig
@@ -47,15 +45,13 @@ class Objective(Protocol):
         batch: OpenBatch,
         row: int,
         group: RolloutGroup,
-        advantage: Tensor,
-        trained: Tensor,
+        credit: GroupCredit,
         *,
         is_fresh: bool,
     ) -> list[MicroBatch[Any]]:
         """Return the forwards of a group, at least one.
 
         Args:
-            advantage, trained: [G].
             is_fresh: sampled with the weights held now.
         """
 

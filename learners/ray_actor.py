@@ -21,6 +21,7 @@ from rlvid.learners.admission import GroupUnavailableError
 from rlvid.learners.checkpoint_manifest import files_of
 from rlvid.learners.delivery import RankPublish
 from rlvid.learners.distill import DistillSettings
+from rlvid.learners.dpo import DpoSettings
 from rlvid.learners.enhancer_settings import EnhancerSettings
 from rlvid.learners.rl import RlSettings
 from rlvid.learners.sft import SftSettings
@@ -80,7 +81,7 @@ class LearnerActor:
     """
 
     def __init__(
-        self, settings: RlSettings | SftSettings | EnhancerSettings | DistillSettings
+        self, settings: RlSettings | SftSettings | DpoSettings | EnhancerSettings | DistillSettings
     ) -> None:
         self._settings = settings
         self._learner: Any = None

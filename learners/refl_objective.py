@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rlvid.algorithms.base import LossTerms
+from rlvid.algorithms.base import GroupCredit, LossTerms
 from rlvid.algorithms.data_regulariser import velocity_distance
 from rlvid.algorithms.refl import GradientPath, Refl, judged, sample_with_gradient
 from rlvid.algorithms.refl_batch import ReflBatch, assemble_refl, split_rows
@@ -97,8 +97,7 @@ class ReflObjective(ObjectiveBase):
         batch: OpenBatch,
         row: int,
         group: RolloutGroup,
-        advantage: Tensor,
-        trained: Tensor,
+        credit: GroupCredit,
         *,
         is_fresh: bool,
     ) -> list[MicroBatch[ReflBatch]]:
@@ -111,7 +110,7 @@ class ReflObjective(ObjectiveBase):
         )
         assembled = assemble_refl(
             group,
-            trained,
+            credit.trained,
             self._algorithm.path(group.plan.num_steps, self._config, generator=generator),
             self._config.refl,
             seed=self._seed,

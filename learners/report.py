@@ -19,6 +19,7 @@ MEANS: Mapping[str, str] = {
     "policy_loss": "learner/policy_loss/mean",
     "kl": "learner/kl/mean",
     "anchor_kl": "learner/anchor_kl/mean",
+    "pulled_frac": "learner/pulled/frac",
     "importance": "learner/importance/mean",
     "truncated_frac": "learner/importance/truncated_frac",
     "old_distance": "learner/old_distance/mean",

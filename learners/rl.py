@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvid.algorithms.base import LossTerms
+from rlvid.algorithms.base import GroupCredit, LossTerms
+from rlvid.algorithms.data_regulariser import pulled_rollouts
 from rlvid.algorithms.score_table import RewardTable
 from rlvid.config import AlgorithmConfig, GrpoConfig, Recipe, RolloutConfig
 from rlvid.learners.admission import GroupUnavailableError, StaleGroupError
@@ -313,10 +314,13 @@ class RlLearner:
         """Credit the groups of a chunk, admit them, and add their gradient."""
         batch.num_chunks += 1
         rows = list(chunk.ids)
-        kept: dict[int, tuple[Tensor, Tensor]] = {}
+        kept: dict[int, GroupCredit] = {}
         if rows:
             credit = self._objective.algorithm.credit(
                 rewards.values, rewards.weights, self._settings.algorithm.advantage
+            )
+            pulled = pulled_rollouts(
+                rewards.values, rewards.weights, self._settings.algorithm.selective_kl
             )
             dropped = {index for index, _ in credit.dropped}
             for index, row in enumerate(rows):
@@ -324,7 +328,11 @@ class RlLearner:
                     batch.dropped_ids.append(chunk.ids[row])
                 else:
                     batch.trained_ids.append(chunk.ids[row])
-                    kept[row] = (credit.advantage[index], credit.trained[index])
+                    kept[row] = GroupCredit(
+                        advantage=credit.advantage[index],
+                        trained=credit.trained[index],
+                        pulled=None if pulled is None else pulled[index],
+                    )
             batch.credits.append(credit)
         micro_batches = self._cutter.micro_batches(batch, chunk, kept)
         if is_last and not micro_batches and batch.spare is not None:
@@ -372,6 +380,15 @@ class RlLearner:
         if not batch.trained_ids:
             return replace(report, metrics={"learner/rows/count": 0.0, **self._usage.take()})
         update_rows = self._ranks.sum([float(batch.num_rows)])[0]
+        if not update_rows:
+            # Groups with a spread may have none among the nodes of a tree.
+            self.trainee.engine.discard()
+            return replace(
+                report,
+                metrics={"learner/rows/count": 0.0, **self._usage.take()},
+                trained_group_ids=(),
+                dropped_group_ids=(*batch.dropped_ids, *batch.trained_ids),
+            )
         divisor = update_rows / batch.nominal_rows
         self._step(batch, divisor)
         for _ in range(1, self._settings.algorithm.updates_per_batch):

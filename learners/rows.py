@@ -1,14 +1,34 @@
-"""The rows of a batch shared out over ranks and micro-batches."""
+"""The rows of a batch: what of a stored set each visits, and how ranks share them out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rlvid.data.prompts import seeded_order
 from rlvid.learners.ranks import Ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One row of every batch: goes through some of the clips, each pass in an order of its own."""
+
+    members: tuple[int, ...]
+    """Clips it goes through."""
+    seed: int
+    purpose: str
+    first: int
+    """Its place among the rows that share these clips."""
+    stride: int
+    """How many rows share them."""
+
+    def clip(self, step: int) -> int:
+        epoch, place = divmod(step * self.stride + self.first, len(self.members))
+        return self.members[seeded_order(self.seed, self.purpose, epoch, len(self.members))[place]]
 
 
 def split_rows(rows: Sequence[int], ranks: Ranks, limit: int) -> list[tuple[list[int], Tensor]]:

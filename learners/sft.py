@@ -21,8 +21,7 @@ from torch import Tensor
 from rlvid.algorithms.flow_matching import add_noise, flow_matching_loss, sample_sigma
 from rlvid.algorithms.projection import project_conflicts
 from rlvid.config import Recipe, SftConfig
-from rlvid.data.prompts import seeded_order
-from rlvid.learners.rows import split_rows
+from rlvid.learners.rows import Visit, split_rows
 from rlvid.learners.trainee import Trainee, TraineeSettings
 from rlvid.learners.training_set import TrainingSet, open_training_set
 from rlvid.models.base import VideoModel
@@ -220,25 +219,7 @@ class SftLearner:
         return source.latents(index), source.text(index)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Visit:
-    """One row of every batch: goes through some of the clips, each pass in an order of its own."""
-
-    members: tuple[int, ...]
-    """Clips it goes through."""
-    seed: int
-    purpose: str
-    first: int
-    """Its place among the rows that share these clips."""
-    stride: int
-    """How many rows share them."""
-
-    def clip(self, step: int) -> int:
-        epoch, place = divmod(step * self.stride + self.first, len(self.members))
-        return self.members[seeded_order(self.seed, self.purpose, epoch, len(self.members))[place]]
-
-
-def _visits(config: SftConfig, training: TrainingSet, seed: int) -> tuple[_Visit, ...]:
+def _visits(config: SftConfig, training: TrainingSet, seed: int) -> tuple[Visit, ...]:
     """Return what each row of a batch goes through: all clips, or those of one dimension."""
     everything = tuple(range(len(training.clips)))
     groups: list[tuple[str, tuple[int, ...]]] = [("sft", everything)]
@@ -253,7 +234,7 @@ def _visits(config: SftConfig, training: TrainingSet, seed: int) -> tuple[_Visit
         purpose, members = groups[row % len(groups)]
         stride = len(range(row % len(groups), config.batch_size, len(groups)))
         rows.append(
-            _Visit(
+            Visit(
                 members=members,
                 seed=seed,
                 purpose=purpose,
@@ -264,7 +245,7 @@ def _visits(config: SftConfig, training: TrainingSet, seed: int) -> tuple[_Visit
     if training.real is not None:
         real, size = tuple(range(len(training.real))), config.anchor.batch_size
         rows += [
-            _Visit(members=real, seed=seed, purpose="sft anchor", first=row, stride=size)
+            Visit(members=real, seed=seed, purpose="sft anchor", first=row, stride=size)
             for row in range(size)
         ]
     return tuple(rows)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvid.algorithms.base import Algorithm, LossTerms
+from rlvid.algorithms.base import Algorithm, GroupCredit, LossTerms
 from rlvid.algorithms.batch import all_forwards, assemble, forward_batches, select_forward
+from rlvid.algorithms.tree_credit import has_tree_credit, tree_credit
 from rlvid.config import AlgorithmConfig, LearnerConfig, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.step_weights import update_step_weights
@@ -69,7 +70,7 @@ class StepObjective(ObjectiveBase):
             num_groups=len(plans),
             plans=plans,
             step_weights=update_step_weights(self._config.step_weight, plans),
-            nominal_rows=float(sum(trained * len(plan.trained_steps) for plan in plans)),
+            nominal_rows=float(sum(self._planned_rows(plan, trained) for plan in plans)),
             keeps=self._config.updates_per_batch > 1,
         )
 
@@ -78,8 +79,7 @@ class StepObjective(ObjectiveBase):
         batch: OpenBatch,
         row: int,
         group: RolloutGroup,
-        advantage: Tensor,
-        trained: Tensor,
+        credit: GroupCredit,
         *,
         is_fresh: bool,
     ) -> list[MicroBatch[LearnerBatch]]:
@@ -87,11 +87,13 @@ class StepObjective(ObjectiveBase):
 
         Smaller ones only where memory asks for them.
         """
+        advantage, trained = self._by_step(group, credit)
         assembled = assemble(
             group,
             advantage,
             trained,
             step_weights=batch.step_weights[row],
+            pulled=credit.pulled,
             device=self._attached.device,
             is_on_policy=is_fresh,
         )
@@ -163,6 +165,25 @@ class StepObjective(ObjectiveBase):
     def load(self, folder: Path) -> None:
         for held in (self._reference, self._second):
             held.load(folder)
+
+    def _planned_rows(self, plan: StepPlan, trained: int) -> int:
+        """Return the trained rows of a group of which `trained` rollouts are."""
+        size = self._rollout.group_size
+        return sum(min(trained, plan.nodes_after(j, size)) for j in plan.trained_steps)
+
+    def _by_step(self, group: RolloutGroup, credit: GroupCredit) -> tuple[Tensor, Tensor]:
+        """Return advantage and mask, [G] each, or [S, G] where the plan is a tree."""
+        if not has_tree_credit(group.plan, self._config.tree):
+            return credit.advantage, credit.trained
+        rollouts = sorted(group.rollouts, key=lambda rollout: rollout.index)
+        log_prob = torch.stack([rollout.behaviour_log_prob for rollout in rollouts], dim=1)
+        return tree_credit(
+            credit,
+            group.plan,
+            log_prob / rollouts[0].latents.numel(),
+            tree=self._config.tree,
+            advantage=self._config.advantage,
+        )
 
     @torch.no_grad()
     def _velocity_of(self, held: Reference, batch: LearnerBatch) -> Tensor | None:

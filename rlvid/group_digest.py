@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 from torch import Tensor
 
-from rlvid.records import RolloutGroup
+from rlvid.records import RolloutGroup, StepPlan
 from rlvid.weights import digest_bytes, digest_tensors
+
+TREE_FIELDS = ("num_nodes", "branch_scale")
 
 
 def digest_of_group(group: RolloutGroup) -> str:
@@ -29,5 +32,12 @@ def digest_of_group(group: RolloutGroup) -> str:
             f"{place}.behaviour_log_prob": rollout.behaviour_log_prob,
         }
     prompt = {**asdict(group.prompt), "facts": sorted(group.prompt.facts.items())}
-    told = [group.group_id, prompt, asdict(group.plan), seeds, digest_tensors(tensors)]
+    told = [group.group_id, prompt, _told_of(group.plan), seeds, digest_tensors(tensors)]
     return digest_bytes(json.dumps(told, sort_keys=True).encode())
+
+
+def _told_of(plan: StepPlan) -> dict[str, Any]:
+    """Return the plan's fields, those of trees only of a tree: digests of before there were any
+    stay what they were."""
+    told = asdict(plan)
+    return told if plan.num_nodes else {n: told[n] for n in told if n not in TREE_FIELDS}

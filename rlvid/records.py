@@ -62,19 +62,32 @@ class StepPlan:
     noise: NoiseSettings
     num_noises: int
     """Distinct initial noises of the group: 1 shared, `group_size` independent, else branches."""
+    num_nodes: tuple[int, ...] = ()
+    """Distinct states of the group after each of `stochastic_steps`, ascending, each a divisor of
+    the group's size; () where every rollout goes its own way from the first of them on."""
+    branch_scale: float | None = None
+    """s of the noise (x_0 + s x_i) / sqrt(1 + s^2) that children of one state get, x_0 being theirs
+    together (BranchGRPO, arXiv:2509.06040); None draws each by itself."""
 
     @property
     def num_steps(self) -> int:
         return len(self.sigmas) - 1
 
-    @property
-    def first_stochastic_step(self) -> int:
-        """Up to and including this step all rollouts of one initial noise share their state."""
-        return self.stochastic_steps[0] if self.stochastic_steps else self.num_steps
-
     def noise_index(self, rollout_index: int, group_size: int) -> int:
         """Which of the group's initial noises the rollout starts from."""
         return rollout_index * self.num_noises // group_size
+
+    def nodes_before(self, step: int, group_size: int) -> int:
+        """Distinct states of the group at the start of a step; node n has the rollouts i with
+        i * nodes // group_size == n."""
+        taken = sum(j < step for j in self.stochastic_steps)
+        if not taken:
+            return self.num_noises
+        return self.num_nodes[taken - 1] if self.num_nodes else group_size
+
+    def nodes_after(self, step: int, group_size: int) -> int:
+        """Likewise at its end."""
+        return self.nodes_before(step + 1, group_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +197,11 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerBatch:
-    """The trained steps of one group with their credit, ready for the loss. N = G * S rows."""
+    """The trained steps of one group with their credit, ready for the loss. N = G * S rows.
+
+    Rollouts that are still one node of a tree at a step have equal rows there; the first of them is
+    trained for all.
+    """
 
     prompt: Prompt
     sigma: Tensor
@@ -210,6 +227,8 @@ class LearnerBatch:
     unique_rows: Tensor
     """[U] int64: rows that need a forward of their own; U = N unless initial noise is shared."""
     noise: NoiseSettings
+    pulled: Tensor | None = None
+    """[N] bool: rows on which the KL acts; None is all."""
     is_on_policy: bool = True
     """Sampled with the very weights that the update starts from: its importance weight is 1."""
     proximal_log_ratio: Tensor | None = None

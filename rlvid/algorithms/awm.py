@@ -30,7 +30,7 @@ from torch import Tensor
 
 from rlvid.algorithms.advantages import credit
 from rlvid.algorithms.base import Credit, LossTerms, OtherPolicies
-from rlvid.algorithms.data_regulariser import added, velocity_distance
+from rlvid.algorithms.data_regulariser import added, selective_kl, velocity_distance
 from rlvid.algorithms.forward import alone, present, ramp_of, row_terms
 from rlvid.algorithms.forward_batch import ForwardBatch, Units
 from rlvid.algorithms.ratio import clipped_policy_loss
@@ -103,7 +103,7 @@ class Awm:
             if weight:
                 distance = velocity_distance(velocity, present(other, "awm", whose))
                 means[f"{whose}_distance"] = distance
-                loss = added(loss, distance, weight=weight)
+                loss = added(loss, selective_kl(distance, batch.pulled), weight=weight)
         ratio = (log_prob.detach() - start).exp()
         return row_terms(batch.trained, loss, means, ratio=ratio, log_prob=log_prob)
 

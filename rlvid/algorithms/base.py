@@ -36,6 +36,18 @@ class Credit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupCredit:
+    """The credit of one group."""
+
+    advantage: Tensor
+    """[G]."""
+    trained: Tensor
+    """[G] bool."""
+    pulled: Tensor | None = None
+    """[G] bool: rollouts on which the KL acts; None is all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LossTerms:
     """A loss and its metrics over some rows; terms of disjoint rows add up."""
 

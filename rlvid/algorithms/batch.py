@@ -1,9 +1,10 @@
 """From a sampled group and its credit to the rows the loss works on.
 
 Rows are ordered by trained step, then by rollout: row n = s * G + g. The rollout's batches are
-kept: at the first stochastic step it ran one forward per distinct initial noise, later one per
-rollout. A matrix product can round differently in a batch of another size, and then the ratio is
-not exactly 1 on the policy that sampled; so masked rollouts stay in their forward as well.
+kept: at every step it ran one forward per distinct state, so up to the first stochastic step one
+per initial noise, and later one per rollout, or per node of a tree. A matrix product can round
+differently in a batch of another size, and then the ratio is not exactly 1 on the policy that
+sampled; so masked rollouts stay in their forward as well.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ def assemble(
     trained: Tensor,
     *,
     step_weights: Tensor,
+    pulled: Tensor | None = None,
     device: torch.device | str = "cpu",
     is_on_policy: bool = True,
 ) -> LearnerBatch:
     """Return the N = S * G rows of a group.
 
     Args:
-        advantage: [G].
-        trained: [G] bool, from `Credit.trained`.
+        advantage: [G], or [S, G] where steps have credit of their own (`tree_credit`).
+        trained: [G] bool, from `Credit.trained`, or [S, G].
+        pulled: [G] bool, rollouts on which the KL acts; None is all. A node of a tree goes by its
+            first rollout.
         step_weights: [S], normalised over the batch (`rlvid.flow.step_weights`).
         is_on_policy: sampled with the very weights that the update starts from.
     """
@@ -55,12 +59,13 @@ def assemble(
         next_latents=by_step([rollout.trained_next_latents for rollout in rollouts]),
         behaviour_mean=by_step([rollout.behaviour_mean for rollout in rollouts]),
         behaviour_log_prob=by_step([rollout.behaviour_log_prob for rollout in rollouts]),
-        advantage=credited.repeat(num_trained).to(device),
-        trained=kept.repeat(num_trained).to(device),
+        advantage=credited.expand(num_trained, size).flatten().to(device),
+        trained=kept.expand(num_trained, size).flatten().to(device),
         step_weight=step_weights.float().cpu().repeat_interleave(size).to(device),
         forward_row=forward_row.to(device),
         unique_rows=unique_rows.to(device),
         noise=plan.noise,
+        pulled=None if pulled is None else pulled.cpu().repeat(num_trained).to(device),
         is_on_policy=is_on_policy,
     )
 
@@ -79,10 +84,11 @@ def _check(
             f"{where}: rollout indices: expected 0 to {size - 1}, "
             f"got {[rollout.index for rollout in rollouts]}"
         )
-    if advantage.shape != (size,) or trained.shape != (size,):
+    shapes = {tuple(advantage.shape), tuple(trained.shape)}
+    if not shapes <= {(size,), (num_trained, size)}:
         raise ValueError(
-            f"{where}: expected advantage and trained of shape ({size},), "
-            f"got {tuple(advantage.shape)} and {tuple(trained.shape)}"
+            f"{where}: expected advantage and trained of shape ({size},) or "
+            f"({num_trained}, {size}), got {tuple(advantage.shape)} and {tuple(trained.shape)}"
         )
     if step_weights.shape != (num_trained,):
         raise ValueError(
@@ -96,14 +102,14 @@ def _shared_forwards(plan: StepPlan, size: int) -> tuple[Tensor, Tensor]:
     forward_row: list[int] = []
     unique_rows: list[int] = []
     for position, j in enumerate(plan.trained_steps):
-        is_shared = j == plan.first_stochastic_step
+        nodes = plan.nodes_before(j, size)
         place: dict[int, int] = {}
         for g in range(size):
-            key = plan.noise_index(g, size) if is_shared else g
-            if key not in place:
-                place[key] = len(unique_rows)
+            node = g * nodes // size
+            if node not in place:
+                place[node] = len(unique_rows)
                 unique_rows.append(position * size + g)
-            forward_row.append(place[key])
+            forward_row.append(place[node])
     return (
         torch.tensor(forward_row, dtype=torch.int64),
         torch.tensor(unique_rows, dtype=torch.int64),
@@ -152,4 +158,5 @@ def select_forward(batch: LearnerBatch, rows: Tensor) -> LearnerBatch:
         step_weight=batch.step_weight[served],
         forward_row=forward_row[served],
         unique_rows=new_index[rows],
+        pulled=None if batch.pulled is None else batch.pulled[served],
     )

@@ -19,12 +19,14 @@ where it is not finite. Letters: N rows, B rows of data, K further rewards, C F 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rlvid.algorithms.flow_matching import flow_matching_loss
+from rlvid.config.algorithm import SelectiveKlConfig
 
 Direction = Literal["others_high", "main_high"]
 
@@ -123,9 +125,42 @@ def disagreeing_rows(
     return selected & (gap > 0.0)
 
 
-def selective_kl(kl: Tensor, selected: Tensor) -> Tensor:
-    """Return kl on the selected rows and exactly 0, without gradient, on the others, [N]."""
-    return torch.where(selected, kl, torch.zeros_like(kl))
+def pulled_rollouts(
+    scores: Mapping[str, Tensor], weights: Mapping[str, float], config: SelectiveKlConfig | None
+) -> Tensor | None:
+    """Return the rollouts of a step that the KL acts on, [P, G] bool; None is all of them.
+
+    A rollout that lacks a score cannot be ranked, and is none of them. The mean of the pull stays
+    one over all trained rows, so the coefficient means the same whatever the share; Astrolabe's
+    code takes the mean over the selected rows of each micro-batch.
+
+    Args:
+        scores: scorer to [P, G], NaN where missing; of all groups of the step.
+        weights: scorer to its weight; of a negative one lower scores are better.
+    """
+    if config is None:
+        return None
+    better = {
+        name: math.copysign(1.0, weights[name]) * table.double().cpu().flatten()
+        for name, table in scores.items()
+    }
+    main = better.pop(config.main)
+    others = torch.stack(list(better.values()))
+    known = main.isfinite() & others.isfinite().all(dim=0)
+    pulled = torch.zeros_like(known)
+    if known.any():
+        pulled[known] = disagreeing_rows(
+            main[known], others[:, known], frac=config.frac, direction=config.direction
+        )
+    return pulled.view_as(scores[config.main])
+
+
+def selective_kl(kl: Tensor, selected: Tensor | None) -> Tensor:
+    """Return kl on the selected rows and exactly 0, without gradient, on the others, [N].
+
+    Where nothing was selected, None, it is the very `kl`.
+    """
+    return kl if selected is None else torch.where(selected, kl, torch.zeros_like(kl))
 
 
 def _ranks(rewards: Tensor) -> Tensor:

@@ -41,6 +41,8 @@ class ForwardBatch:
     """[N] bool, alike within a unit; a False row is forwarded, but not learned."""
     unit_size: int
     """Rows of a unit, side by side."""
+    pulled: Tensor | None = None
+    """[N] bool: rows on which the pull to another policy acts; None is all."""
     start_log_prob: Tensor | None = None
     """[N] of the policy at the start of the update; None in the first update on the rows, whose own
     forward is that policy's, and for algorithms without a ratio."""
@@ -59,6 +61,7 @@ def assemble_forward(
     *,
     seed: int,
     shift: float,
+    pulled: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> ForwardBatch:
     """Return the rows of the rollouts that are in a unit.
@@ -71,17 +74,52 @@ def assemble_forward(
         units: at least one.
         seed: the recipe's.
         shift: of the sampler's noise levels.
+        pulled: [G] bool, rollouts on which a pull acts; None is all.
     """
     _check(group, advantage, units)
-    rollouts = {rollout.index: rollout for rollout in group.rollouts}
+    rollouts = sorted(group.rollouts, key=lambda rollout: rollout.index)
+    return noised(
+        group.prompt,
+        [rollout.latents for rollout in rollouts],
+        advantage,
+        units,
+        config,
+        name=group.group_id,
+        seed=seed,
+        shift=shift,
+        pulled=pulled,
+        device=device,
+    )
+
+
+def noised(
+    prompt: Prompt,
+    videos: Sequence[Tensor],
+    advantage: Tensor,
+    units: Units,
+    config: ForwardConfig,
+    *,
+    name: str,
+    seed: int,
+    shift: float,
+    pulled: Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> ForwardBatch:
+    """Return the rows of the videos of a prompt that are in a unit; see `assemble_forward`.
+
+    Args:
+        videos: G clean latents [C, F, H, W].
+        advantage: [G].
+        name: of what is noised; with the seed it is what noise and levels follow from.
+    """
     size = len(units[0])
     sigmas: list[Tensor] = []
     noises: list[Tensor] = []
     for draw in range(config.num_noise_levels):
         for unit in units:
             sigma, noise = _draw(
-                derive_seed(seed, group.group_id, unit[0], draw, "forward"),
-                rollouts[unit[0]].latents.shape,
+                derive_seed(seed, name, unit[0], draw, "forward"),
+                videos[unit[0]].shape,
                 config,
                 shift,
             )
@@ -89,13 +127,14 @@ def assemble_forward(
             noises += [noise] * size
     order = [index for unit in units for index in unit] * config.num_noise_levels
     return ForwardBatch(
-        prompt=group.prompt,
-        clean=torch.stack([rollouts[index].latents for index in order]).to(device).float(),
+        prompt=prompt,
+        clean=torch.stack([videos[index] for index in order]).to(device).float(),
         noise=torch.stack(noises).to(device),
         sigma=torch.cat(sigmas).to(device),
         advantage=advantage.float().cpu()[order].to(device),
         trained=torch.ones(len(order), dtype=torch.bool, device=device),
         unit_size=size,
+        pulled=None if pulled is None else pulled.cpu()[order].to(device),
     )
 
 

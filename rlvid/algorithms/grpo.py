@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlvid.algorithms.advantages import credit
 from rlvid.algorithms.base import Credit, LossTerms
+from rlvid.algorithms.data_regulariser import selective_kl
 from rlvid.algorithms.forward import present
 from rlvid.algorithms.kl import velocity_kl
 from rlvid.algorithms.ratio import (
@@ -59,8 +60,9 @@ class Grpo:
             sum over rows of  W max(-A r, -A clip(r))  +  beta W^p KL / num_elements
 
         r is the tempered ratio (or Guard's), A the advantage, W `batch.step_weight`, p from
-        `KL_WEIGHT_POWER`. The sum, not the mean: dividing by the trained rows of all ranks is the
-        learner's, so that any layout gives the same gradient.
+        `KL_WEIGHT_POWER`; the KL acts on rows of `batch.pulled` where that is given. The sum, not
+        the mean: dividing by the trained rows of all ranks is the learner's, so that any layout
+        gives the same gradient.
 
         With `config.importance_cap` c, a group that other weights sampled is weighted and clipped
         as decoupled PPO does (Hilton, Cobbe, Schulman, arXiv:2110.00641; AReaL, arXiv:2505.24298):
@@ -117,12 +119,15 @@ class Grpo:
             kl = _kl_per_element(velocity, _expand(reference_velocity, batch), batch)
             sums["kl"] = kl
             pull = batch.step_weight ** KL_WEIGHT_POWER[config.step_weight]
+            if batch.pulled is not None:
+                sums["pulled_frac"] = batch.pulled.float()
             if config.kl.kind != "none":
-                loss = loss + config.kl.coefficient * pull * kl
+                loss = loss + config.kl.coefficient * pull * selective_kl(kl, batch.pulled)
             if config.kl.kind == "dual":
                 anchor = present(anchor_velocity, "grpo", "anchor")
                 sums["anchor_kl"] = _kl_per_element(velocity, _expand(anchor, batch), batch)
-                loss = loss + config.kl.anchor_coefficient * pull * sums["anchor_kl"]
+                acting = selective_kl(sums["anchor_kl"], batch.pulled)
+                loss = loss + config.kl.anchor_coefficient * pull * acting
         elif config.kl.kind != "none":
             raise ValueError(
                 f"algorithm.kl: kind {config.kl.kind!r} needs velocities of the other policy: "

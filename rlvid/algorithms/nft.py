@@ -28,7 +28,7 @@ from torch import Tensor
 
 from rlvid.algorithms.advantages import credit
 from rlvid.algorithms.base import Credit, LossTerms, OtherPolicies
-from rlvid.algorithms.data_regulariser import added, velocity_distance
+from rlvid.algorithms.data_regulariser import added, selective_kl, velocity_distance
 from rlvid.algorithms.forward import alone, present, ramp_of, row_terms
 from rlvid.algorithms.forward_batch import ForwardBatch, Units
 from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig
@@ -106,7 +106,8 @@ class Nft:
         if settings.reference_weight:
             reference = present(reference_velocity, "nft", "reference")
             means["reference_distance"] = velocity_distance(velocity, reference)
-            loss = added(loss, means["reference_distance"], weight=settings.reference_weight)
+            acting = selective_kl(means["reference_distance"], batch.pulled)
+            loss = added(loss, acting, weight=settings.reference_weight)
         return row_terms(batch.trained, loss, means)
 
 

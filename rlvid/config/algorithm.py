@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from rlvid.config.aggregation import AggregationConfig
 from rlvid.config.base import Section
 from rlvid.config.rollout import RolloutConfig
 
@@ -48,6 +50,41 @@ class KlConfig(Section):
                 "coefficient is the one of a single pull"
             )
         return self
+
+
+class SelectiveKlConfig(Section):
+    """Pull on the rollouts on which the rewards disagree, and on no other (GARDO, arXiv:2512.24138,
+    measured by ranks as Astrolabe does, arXiv:2603.17051).
+
+    It acts on every pull of the engine: `kl` of grpo, those of `nft` and `awm`. Rollouts of a whole
+    step are ranked under each scorer with weight, so steps are not trained in chunks.
+    """
+
+    main: str
+    """Label of the scorer that may be over-optimised, or that is found wrong."""
+    frac: float = Field(default=0.1, gt=0.0, le=1.0)
+    """Share of the step's rollouts, at most; Astrolabe moves it between 0.02 and 0.2, by a rule
+    that was not found."""
+    direction: Literal["others_high", "main_high"] = "others_high"
+    """others_high: where the other rewards rank a rollout above the main one, as Astrolabe's code
+    does. main_high: where the main one ranks it above the others, a guard against its hacking."""
+
+
+class TreeConfig(Section):
+    """Credit of plans that branch, `rollout.step_plan.kind` tree and branch.
+
+    A node is worth what the videos below it are, and is compared with other nodes of its depth
+    (BranchGRPO, arXiv:2509.06040; `rlvid.algorithms.tree_credit`). The advantages of a depth have a
+    spread of 1 over the group, whatever `advantage.std`.
+    """
+
+    fusion: Literal["mean", "path"] = "mean"
+    """mean: of all videos below a node, the default of the released code. path: of a node's
+    children, weighted by the softmax of the mean log-probability of the steps to them."""
+    baseline: Literal["depth", "siblings"] = "depth"
+    """depth: a node is compared with all nodes of its depth in the group, as published; for branch
+    plans that is the group's own advantage. siblings: with the children of its own parent alone,
+    so that neither the initial noise nor an earlier split counts for a later one."""
 
 
 class ForwardConfig(Section):
@@ -215,6 +252,9 @@ class AlgorithmConfig(Section):
     advantage: AdvantageConfig = AdvantageConfig()
     kl: KlConfig = KlConfig()
     """Of grpo; nft and awm have pulls of their own."""
+    selective_kl: SelectiveKlConfig | None = None
+    """Pull on some rollouts only; None pulls on all. Of grpo, nft and awm."""
+    tree: TreeConfig = TreeConfig()
     updates_per_batch: int = Field(default=1, ge=1)
     """Optimiser steps taken on one batch of groups."""
     importance_cap: float | None = Field(default=None, ge=1.0)
@@ -255,6 +295,7 @@ class AlgorithmConfig(Section):
         """Refuse settings that the engine would not look at; a plug-in may read any of them."""
         if ":" in self.use or self.use not in READ_BY:
             return self
+        self._check_selective()
         foreign = {name for names in READ_BY.values() for name in names} - set(READ_BY[self.use])
         for name in sorted(foreign):
             if getattr(self, name) != type(self).model_fields[name].default:
@@ -264,6 +305,16 @@ class AlgorithmConfig(Section):
                     f"{', '.join(readers)}; leave it out, or set algorithm.use to one of them"
                 )
         return self
+
+    def _check_selective(self) -> None:
+        pulls = {
+            "grpo": self.kl.kind != "none",
+            "nft": self.nft.reference_weight > 0.0,
+            "awm": self.awm.reference_weight > 0.0 or self.awm.old_weight > 0.0,
+        }
+        if self.selective_kl is not None and not pulls.get(self.use, True):
+            where = "kl.kind" if self.use == "grpo" else f"{self.use}.reference_weight"
+            raise ValueError(f"selective_kl: there is no pull to select for: set {where}")
 
 
 FORWARD_ENGINES = ("nft", "awm", "dpo")
@@ -277,14 +328,40 @@ READ_BY = {
         "clip_range",
         "divergence_threshold",
         "kl",
+        "selective_kl",
+        "tree",
         "importance_cap",
     ),
-    "nft": ("advantage", "forward", "nft"),
-    "awm": ("advantage", "forward", "awm"),
+    "nft": ("advantage", "forward", "nft", "selective_kl"),
+    "awm": ("advantage", "forward", "awm", "selective_kl"),
     "dpo": ("advantage", "forward", "dpo"),
     "refl": ("refl",),
 }
 """Engine to the settings that it reads; those in no list are read by all."""
+
+
+def check_selective(
+    algorithm: AlgorithmConfig, weights: Mapping[str, float], aggregation: AggregationConfig
+) -> None:
+    """Raise ValueError where selective KL has no rewards to compare.
+
+    Args:
+        weights: label of each scorer to its weight.
+    """
+    if algorithm.selective_kl is None:
+        return
+    main, known = algorithm.selective_kl.main, sorted(name for name in weights if weights[name])
+    if main not in known or len(known) < 2:
+        raise ValueError(
+            "algorithm.selective_kl.main: compares a scorer with the others: expected one of two "
+            f"or more scorers with weight, got {main!r} and {known}"
+        )
+    if aggregation.kind != "normalise_then_sum" or aggregation.curriculum:
+        raise ValueError(
+            "algorithm.selective_kl: compares every scorer with weight at every step: expected "
+            "rewards.aggregation.kind normalise_then_sum, which keeps them apart, and no "
+            f"curriculum, got {aggregation.kind} and {sorted(aggregation.curriculum)}"
+        )
 
 
 def check_rollouts(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
@@ -307,6 +384,17 @@ def check_rollouts(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
         )
     if algorithm.use == "refl":
         _check_refl(algorithm.refl, rollout)
+    if kind not in ("tree", "branch") and algorithm.tree != TreeConfig():
+        raise ValueError(
+            f"algorithm.tree: is of rollout.step_plan.kind tree and branch, got kind {kind}; leave "
+            "it out, or set the kind"
+        )
+    if algorithm.use == "grpo" and kind == "tree" and algorithm.advantage.best_of_n is not None:
+        raise ValueError(
+            "algorithm.advantage.best_of_n: a node of a tree is worth what all videos below it "
+            f"are: expected it left out with rollout.step_plan.kind tree, got "
+            f"{algorithm.advantage.best_of_n}"
+        )
 
 
 def _check_refl(refl: ReflConfig, rollout: RolloutConfig) -> None:

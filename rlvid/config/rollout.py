@@ -16,12 +16,13 @@ NoiseScheduleName = Literal["flow", "dance", "flash", "truncated", "sage", "cps"
 class StepPlanConfig(Section):
     """Which denoising steps are stochastic and trained."""
 
-    kind: Literal["all", "fraction", "window", "random", "isotemporal", "branch", "ode"] = (
+    kind: Literal["all", "fraction", "window", "random", "isotemporal", "branch", "tree", "ode"] = (
         "isotemporal"
     )
     """all: every step; fraction: a random part of the steps; window: MixGRPO's sliding window;
     random: `num_steps` drawn anew for each prompt; isotemporal: one step per prompt (Flash-GRPO);
     branch: one step per prompt with `num_branches` rollouts per initial noise (TempFlow-GRPO);
+    tree: every state branches at each of `split_steps` (BranchGRPO);
     ode: none, for algorithms that look at final videos alone (nft, awm, dpo)."""
     range_frac: tuple[float, float] = (0.0, 0.5)
     """Part of the schedule from which steps are drawn; Flash-GRPO uses the first half."""
@@ -33,7 +34,20 @@ class StepPlanConfig(Section):
     window_every: int = Field(default=25, ge=1)
     """Optimiser steps between moves of the window (MixGRPO: 25)."""
     num_branches: int = Field(default=2, ge=2)
-    """For `branch`: rollouts per initial noise."""
+    """For `branch`: rollouts per initial noise. For `tree`: children of a state at a split."""
+    split_steps: tuple[int, ...] = (0, 3, 6, 9)
+    """For `tree`: where it branches, BranchGRPO's of 20 steps (arXiv:2509.06040). A group holds
+    num_branches to the power of their number rollouts for each initial noise."""
+    between: Literal["sde", "ode"] = "sde"
+    """For `tree`: the steps that do not branch. sde: with noise and trained, as published. ode:
+    neither, so that only splits are; the released code can do both in a window of its own."""
+    branch_scale: float | None = Field(default=4.0, gt=0.0)
+    """For `tree`: s of the noise (x_0 + s x_i) / sqrt(1 + s^2) of children, x_0 being theirs
+    together; BranchGRPO's 4. None draws each by itself."""
+    pruned_steps: int = Field(default=0, ge=0)
+    """For `tree`: so many steps behind the last split are sampled, but not trained: the last ones
+    at first, then `window_stride` earlier every `window_every` optimiser steps (BranchGRPO's depth
+    pruning, every 30), as far as the last split."""
 
 
 class RolloutConfig(Section):
@@ -56,7 +70,7 @@ class RolloutConfig(Section):
     truncation: float = Field(default=0.45, gt=0.0)
     """tau of the truncated schedule (LongCat-Video, arXiv:2510.22200)."""
     initial_noise: Literal["shared", "independent"] = "shared"
-    """Whether a group's rollouts start from one noise; `branch` plans set their own."""
+    """Whether a group's rollouts start from one noise; `branch` and `tree` plans set their own."""
     step_plan: StepPlanConfig = StepPlanConfig()
     max_staleness: int = Field(default=0, ge=0, le=16)
     """Versions a group may be behind when it is consumed. 0 is synchronous training: nothing of a
@@ -121,6 +135,8 @@ class RolloutConfig(Section):
                 f"group_size must be a multiple of step_plan.num_branches, "
                 f"got {self.group_size} and {branches}"
             )
+        if self.step_plan.kind == "tree":
+            self._check_tree(self.step_plan)
         if self.step_plan.kind == "ode" and self.initial_noise == "shared":
             raise ValueError(
                 "step_plan.kind ode adds no noise, so rollouts of one initial noise are one video: "
@@ -132,6 +148,32 @@ class RolloutConfig(Section):
                 f"step_plan.range_frac must be two ascending numbers in [0, 1], got {low}, {high}"
             )
         return self
+
+    def _check_tree(self, plan: StepPlanConfig) -> None:
+        splits, last = plan.split_steps, self.num_denoising_steps - 2
+        if not splits or list(splits) != sorted(set(splits)) or not 0 <= splits[0] <= splits[-1]:
+            raise ValueError(
+                f"step_plan.split_steps must be ascending steps from 0 on, got {list(splits)}"
+            )
+        if splits[-1] > last:
+            raise ValueError(
+                f"step_plan.split_steps must be at most {last}, the last of "
+                f"{self.num_denoising_steps} denoising steps that may be stochastic, got "
+                f"{splits[-1]}"
+            )
+        leaves = plan.num_branches ** len(splits)
+        if self.group_size % leaves:
+            raise ValueError(
+                f"group_size must be a multiple of {leaves}, the leaves of a tree of "
+                f"step_plan.num_branches {plan.num_branches} at {len(splits)} split_steps, got "
+                f"{self.group_size}"
+            )
+        prunable = last - splits[-1] if plan.between == "sde" else 0
+        if plan.pruned_steps > prunable:
+            raise ValueError(
+                f"step_plan.pruned_steps must be at most {prunable}, the trained steps behind the "
+                f"last split, got {plan.pruned_steps}"
+            )
 
     @model_validator(mode="after")
     def _check_inference(self) -> RolloutConfig:

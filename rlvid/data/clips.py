@@ -109,7 +109,7 @@ class FolderClips:
         info = VideoInfo(
             num_frames=video.shape[0], height=video.shape[2], width=video.shape[3], fps=fps
         )
-        _check_shape(path, info, self._shape)
+        check_video(path, info, self._shape)
         return video[: self._shape.num_frames], text
 
 
@@ -138,7 +138,7 @@ def open_folder_clips(folder: Path, shape: ClipShape) -> FolderClips:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()) or not path.is_file():
             raise ValueError(f"{where}: file: no such file in the folder, got {name!r}.")
-        _check_shape(path, probe_mp4(path), shape)
+        check_video(path, probe_mp4(path), shape)
         items.append((path, text))
     if not items:
         raise ValueError(f"{captions}: no clips: expected one a line, got an empty file.")
@@ -158,7 +158,8 @@ def _caption_line(line: str, where: str) -> tuple[str, str]:
     return item["file"], item["text"]
 
 
-def _check_shape(path: Path, info: VideoInfo, shape: ClipShape) -> None:
+def check_video(path: Path, info: VideoInfo, shape: ClipShape) -> None:
+    """Raise ValueError unless a video, by its header, is of the size and rate that is asked for."""
     if (info.height, info.width) != (shape.height, shape.width):
         raise ValueError(
             f"{path}: wrong size: expected {shape.height}x{shape.width} (height x width), "
@@ -172,7 +173,7 @@ def _check_shape(path: Path, info: VideoInfo, shape: ClipShape) -> None:
     if info.num_frames < shape.num_frames:
         raise ValueError(
             f"{path}: too short: expected at least {shape.num_frames} frames, "
-            f"got {info.num_frames}. Remove it from {CAPTIONS_FILE}."
+            f"got {info.num_frames}. Remove it from the list."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -65,8 +66,9 @@ def sample_group(
     """Sample the G rollouts of a group, doing once what its rollouts share.
 
     Rollouts of one initial noise are equal up to the first stochastic step, and so is the velocity
-    there. So up to and including that step the batch has one row per distinct noise, and G rows
-    after it. `rlvid.algorithms.batch.forward_batches` gives the learner the same batches.
+    there; in a tree they part only where it branches. So the batch of a step has one row per
+    distinct state (`plan.nodes_before`). `rlvid.algorithms.batch.forward_batches` gives the learner
+    the same batches.
 
     Args:
         noise_seeds: [G]; equal seeds share their noise, as `plan.noise_index` says.
@@ -77,7 +79,6 @@ def sample_group(
     """
     group_size = len(noise_seeds)
     distinct = _distinct_noises(plan, noise_seeds, step_seeds)
-    rows = torch.tensor([plan.noise_index(i, group_size) for i in range(group_size)], device=device)
     generators = [torch.Generator().manual_seed(seed) for seed in step_seeds]
     latents = torch.stack([initial_noise(seed, latent_shape) for seed in distinct]).to(device)
     recorded: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -89,21 +90,22 @@ def sample_group(
         sigma = _sigma_rows(plan.sigmas[j], latents)
         predicted = velocity(latents, sigma)
         num_forwards += latents.shape[0]
-        if j == plan.first_stochastic_step:
-            latents, predicted = latents[rows], predicted[rows]
+        nodes = plan.nodes_after(j, group_size)
+        if nodes != latents.shape[0]:
+            parents = _node_of(_leaders(nodes, group_size), latents.shape[0], group_size).to(device)
+            latents, predicted = latents[parents], predicted[parents]
             sigma = _sigma_rows(plan.sigmas[j], latents)
         sigma_next = _sigma_rows(plan.sigmas[j + 1], latents)
         if j not in plan.stochastic_steps:
             latents = euler_step(predicted, latents, sigma, sigma_next)
             continue
-        draws = [torch.randn(tuple(latent_shape), generator=generator) for generator in generators]
         taken = sde_step(
             predicted,
             latents,
             sigma,
             sigma_next,
             noise=plan.noise,
-            step_noise=torch.stack(draws).to(device),
+            step_noise=_step_noise(plan, j, generators, latent_shape).to(device),
         )
         if is_trained and dtype != torch.float32:
             rounded = taken.next_latents.to(dtype).float()
@@ -111,11 +113,49 @@ def sample_group(
                 predicted, latents, sigma, sigma_next, noise=plan.noise, next_latents=rounded
             )
         if is_trained:
-            recorded.append((latents, taken.next_latents, taken.mean, taken.log_prob))
+            rows = _node_of(range(group_size), nodes, group_size).to(device)
+            recorded.append(
+                (latents[rows], taken.next_latents[rows], taken.mean[rows], taken.log_prob[rows])
+            )
         latents = taken.next_latents
-    if not plan.stochastic_steps:
-        latents = latents[rows]
+    if latents.shape[0] != group_size:
+        latents = latents[_node_of(range(group_size), latents.shape[0], group_size).to(device)]
     return _group_sample(latents, recorded, dtype, num_forwards)
+
+
+def _leaders(num_nodes: int, group_size: int) -> list[int]:
+    """Return the first rollout of each node."""
+    return [-(-node * group_size // num_nodes) for node in range(num_nodes)]
+
+
+def _node_of(rollouts: Sequence[int], num_nodes: int, group_size: int) -> Tensor:
+    """Return the node [len(rollouts)] int64 that each rollout is in."""
+    return torch.tensor([rollout * num_nodes // group_size for rollout in rollouts])
+
+
+def _step_noise(
+    plan: StepPlan, step: int, generators: Sequence[torch.Generator], shape: Sequence[int]
+) -> Tensor:
+    """Draw the noise [nodes, *shape] of a stochastic step, by the first rollout of each node.
+
+    Where a tree branches with a scale, children of one state share a part of it, which the first
+    rollout of that state draws; each child's noise is standard normal by itself.
+    """
+    size = len(generators)
+    before, after = plan.nodes_before(step, size), plan.nodes_after(step, size)
+    leaders = _leaders(after, size)
+    is_shared = plan.branch_scale is not None and after > before
+
+    def drawn(rollout: int) -> Tensor:
+        return torch.randn(tuple(shape), generator=generators[rollout])
+
+    if not is_shared:
+        return torch.stack([drawn(leader) for leader in leaders])
+    assert plan.branch_scale is not None, "only a scale makes the noise shared"
+    shared = torch.stack([drawn(leader) for leader in _leaders(before, size)])
+    own = torch.stack([drawn(leader) for leader in leaders])
+    mixed = shared[_node_of(leaders, before, size)] + plan.branch_scale * own
+    return mixed / math.sqrt(1.0 + plan.branch_scale**2)
 
 
 def _distinct_noises(

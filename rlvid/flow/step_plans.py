@@ -29,10 +29,7 @@ def make_step_plan(
     sigmas = shifted_sigmas(config.num_denoising_steps, config.shift)
     rng = random.Random(derive_seed(recipe_seed, prompt_id, step, "step_plan"))
     stochastic, trained = _choose_steps(config, rng, step)
-    if config.step_plan.kind == "branch":
-        num_noises = config.group_size // config.step_plan.num_branches
-    else:
-        num_noises = 1 if config.initial_noise == "shared" else config.group_size
+    is_tree = config.step_plan.kind == "tree"
     return StepPlan(
         sigmas=sigmas,
         stochastic_steps=stochastic,
@@ -43,7 +40,9 @@ def make_step_plan(
             truncation=config.truncation,
             first_sigma=sigmas[1],
         ),
-        num_noises=num_noises,
+        num_noises=_num_noises(config),
+        num_nodes=_num_nodes(config, stochastic) if is_tree else (),
+        branch_scale=config.step_plan.branch_scale if is_tree else None,
     )
 
 
@@ -56,6 +55,23 @@ def ode_plan(sigmas: tuple[float, ...], *, num_noises: int) -> StepPlan:
         noise=NoiseSettings(schedule="flash", eta=0.0, truncation=0.45, first_sigma=sigmas[1]),
         num_noises=num_noises,
     )
+
+
+def _num_noises(config: RolloutConfig) -> int:
+    """Return the distinct initial noises of a group."""
+    plan = config.step_plan
+    if plan.kind == "branch":
+        return config.group_size // plan.num_branches
+    if plan.kind == "tree":
+        return int(config.group_size // plan.num_branches ** len(plan.split_steps))
+    return 1 if config.initial_noise == "shared" else config.group_size
+
+
+def _num_nodes(config: RolloutConfig, stochastic: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the distinct states of a tree after each stochastic step."""
+    plan, roots = config.step_plan, _num_noises(config)
+    splits = [sum(split <= j for split in plan.split_steps) for j in stochastic]
+    return tuple(int(roots * plan.num_branches**number) for number in splits)
 
 
 def _check_noise(config: RolloutConfig) -> None:
@@ -87,6 +103,8 @@ def _choose_steps(
         # DanceGRPO samples with noise everywhere and trains a random part of the steps.
         count = max(1, math.floor(plan.fraction * len(every) + 1e-9))
         return every, tuple(sorted(rng.sample(every, count)))
+    if plan.kind == "tree":
+        return _tree_steps(config, every, step)
     eligible = _steps_in_range(plan, config.num_denoising_steps)
     if plan.kind in ("isotemporal", "branch"):
         chosen: tuple[int, ...] = (rng.choice(eligible),)
@@ -104,6 +122,28 @@ def _choose_steps(
     begin = step // plan.window_every * plan.window_stride % num_places
     chosen = eligible[begin : begin + plan.num_steps]
     return chosen, chosen
+
+
+def _tree_steps(
+    config: RolloutConfig, every: tuple[int, ...], step: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return (stochastic, trained) steps of a tree.
+
+    Steps ahead of which nothing has branched are not trained: a single state has no rival. Pruned
+    are a few steps behind the last split, a window that moves towards it. In BranchGRPO's released
+    code it moves on to the split itself and a step ahead of it; here splits are always trained, as
+    rewards may be fused by their probabilities.
+    """
+    plan = config.step_plan
+    last = plan.split_steps[-1]
+    stochastic = every if plan.between == "sde" else plan.split_steps
+    has_rivals = _num_noises(config) > 1
+    trained = tuple(j for j in stochastic if has_rivals or j >= plan.split_steps[0])
+    prunable = [j for j in trained if j > last]
+    moved = step // plan.window_every * plan.window_stride
+    begin = max(len(prunable) - plan.pruned_steps - moved, 0)
+    pruned = prunable[begin : begin + plan.pruned_steps]
+    return stochastic, tuple(j for j in trained if j not in pruned)
 
 
 def _steps_in_range(plan: StepPlanConfig, num_denoising_steps: int) -> tuple[int, ...]:

@@ -47,8 +47,23 @@ ENGINES: Mapping[str, Sequence[str]] = {
     "awm": ("algorithm.use=awm", LEVELS, *ODE),
     "dpo": ("algorithm.use=dpo", LEVELS, *ODE),
     "refl": ("algorithm.use=refl", "algorithm.refl.reward.use=video_text", *ODE),
+    # Two initial noises of four branches at one step: a group has eight rollouts, the paper's 24.
+    "tempflow": (
+        "algorithm.step_weight=tempflow",
+        "rollout.step_plan.kind=branch",
+        "rollout.step_plan.num_branches=4",
+    ),
+    # One tree of eight leaves. Published is noise between the splits too, which is trained as well:
+    # 29 forwards a group with a gradient, where the three splits have 7 and grpo has one.
+    "branch": (
+        "rollout.step_plan.kind=tree",
+        "rollout.step_plan.split_steps=[0,2,4]",
+        "rollout.step_plan.between=ode",
+    ),
 }
 """What each changes in the recipe."""
+TREES = ("tempflow", "branch")
+"""Step plans of grpo."""
 RESULT = "engine.json"
 DRIFT_PROMPTS = 16
 DRIFT_SIGMAS = (0.2, 0.5, 0.8)

@@ -12,11 +12,14 @@ import torch
 
 from rlvid.config import Recipe
 from rlvid.learners import zero_engine
+from rlvid.learners.dpo import DpoLearner, dpo_settings
 from rlvid.learners.rl import RlLearner
-from rlvid.learners.testing import tiny_groups, tiny_rewards, tiny_settings
+from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
+from rlvid.models.policy import Policy
 from rlvid.testing import tiny_model
 from rlvid.weights import digest_tensors
 from tests.numerics.chunk_ranks import train
+from tests.unit.learners.clip_sets import dataset
 from tests.unit.learners.forward_learner import ENGINES, REWARD, forward_recipe
 
 ON_VIDEOS = (*ENGINES, "refl")
@@ -69,6 +72,23 @@ def outcome(engine: str, stage: int, cut: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+def stored(stage: int, folder: Path) -> dict[str, Any]:
+    """Train two steps on three stored pairs, which two ranks share unevenly."""
+    dpo = {
+        "batch_size": 3,
+        "pairs": str(dataset(folder, [[0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])),
+        "forward": {"num_noise_levels": 2},
+        "learner": {"zero_stage": stage, "mode": "full", "micro_batch_rows": 3},
+    }
+    recipe = tiny_recipe(dpo=dpo)
+    learner = DpoLearner(dpo_settings(recipe, Policy(model_path="tiny"), folder), tiny_model(0))
+    reports = learner.train_steps(0, 2)
+    return {
+        name: [report.metrics[f"dpo/{name}"] for report in reports]
+        for name in ("loss/mean", "implicit_margin/mean", "grad_norm/total")
+    }
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     # Tiny parameters would all stay whole at stage 3; sharding them is what is tested.
@@ -79,9 +99,13 @@ if __name__ == "__main__":
         for stage in map(int, sys.argv[2:])
         for name, cut in CUTS.items()
     }
-    if torch.distributed.get_rank() == 0:
-        number = torch.distributed.get_world_size()
-        (Path(sys.argv[1]) / f"{number}.json").write_text(json.dumps(result))
+    rank = torch.distributed.get_rank()
+    world = torch.distributed.get_world_size()
+    for stage in map(int, sys.argv[2:]):
+        folder = Path(sys.argv[1]) / f"set-{world}-{stage}-{rank}"
+        result[f"stored/{stage}"] = stored(stage, folder)
+    if rank == 0:
+        (Path(sys.argv[1]) / f"{world}.json").write_text(json.dumps(result))
     torch.distributed.barrier()
     # Interpreter exit sometimes aborts in gloo's threads ("terminate called without ...").
     os._exit(0)

@@ -57,3 +57,14 @@ def test_ranks_and_stages_have_the_gradient_norms_of_one_rank(
     assert outcomes[num_ranks][f"{engine}/{stage}/whole"]["norms"] == pytest.approx(
         expected, rel=1e-3
     )
+
+
+@pytest.mark.parametrize(("num_ranks", "stage"), LAYOUTS[1:])
+def test_stored_pairs_are_trained_alike_by_any_layout(
+    outcomes: dict[int, dict[str, Any]], num_ranks: int, stage: int
+) -> None:
+    """Offline dpo: a rank that fills up, or noise that followed the rank, would show."""
+    expected, found = outcomes[1]["stored/0"], outcomes[num_ranks][f"stored/{stage}"]
+    assert expected["grad_norm/total"][0] > 0.0
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, rel=1e-3, abs=1e-6), name

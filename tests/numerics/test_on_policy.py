@@ -51,6 +51,24 @@ def test_ratio_is_exactly_one_and_kl_zero(
     assert_on_policy(network, to_batch(group))
 
 
+@pytest.mark.parametrize("between", ["sde", "ode"])
+@pytest.mark.parametrize("splits", [(0, 3), (2,), (1, 2)])
+def test_ratio_is_exactly_one_in_a_tree(
+    network: nn.Module,
+    sample: SampleGroup,
+    to_batch: ToBatch,
+    splits: tuple[int, ...],
+    between: str,
+) -> None:
+    """A node is forwarded once, in a batch of its depth, by rollout and learner alike."""
+    plan = {"kind": "tree", "split_steps": splits, "between": between}
+    group = sample(network, step_plan=plan, num_denoising_steps=6)
+    batch = to_batch(group)
+    assert_on_policy(network, batch)
+    expected = [group.plan.nodes_before(j, 4) for j in group.plan.trained_steps]
+    assert [rows.numel() for rows in forward_batches(batch)] == expected
+
+
 @pytest.mark.parametrize("ratio", ["plain", "guard"])
 @pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
 def test_ratio_is_exactly_one_for_every_noise(

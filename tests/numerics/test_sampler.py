@@ -48,7 +48,7 @@ def test_shared_prefix_is_computed_once(initial: str, kind: str, before: int) ->
         step_seeds=range(4),
         latent_shape=SHAPE,
     )
-    first = plan.first_stochastic_step
+    (first,) = plan.stochastic_steps
     assert batches == [before] * (first + 1) + [4] * (plan.num_steps - first - 1)
     assert drawn.num_forwards == sum(batches)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlvid.algorithms.base import GroupCredit
 from rlvid.algorithms.refl import Refl
 from rlvid.algorithms.refl_batch import assemble_refl, split_rows
 from rlvid.config.base import Section
@@ -81,8 +82,8 @@ def test_gradient_is_that_of_the_chain_written_out_by_hand() -> None:
     recipe = forward_recipe("refl", algorithm=refl())
     group = next(iter(tiny_groups(model, recipe).values()))
     batch = objective.open([group.plan], step=0)
-    marks = torch.ones(4, dtype=torch.bool)
-    [micro_batch] = objective.cut(batch, 0, group, torch.zeros(4), marks, is_fresh=True)
+    credit = GroupCredit(advantage=torch.zeros(4), trained=torch.ones(4, dtype=torch.bool))
+    [micro_batch] = objective.cut(batch, 0, group, credit, is_fresh=True)
     terms = objective.terms(micro_batch)
     found = gradients(model, terms.loss_sum)
 
