@@ -1,18 +1,21 @@
 """Names in a recipe that stand for what an earlier phase of the run made: `artifact:<name>`.
 
 A scorer's setting, or that of refl's reward, may name a reward model that the same run trains, and
-`sft.clips` or `algorithm.data_loss.clips` a data set that it makes; the name becomes its folder
-when a phase starts.
+`sft.clips`, `dpo.pairs`, `algorithm.data_loss.clips` or the clips of distillation a data set that
+it makes; the name becomes its folder when a phase starts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlvid.config import AlgorithmConfig, Recipe, ScorerConfig
 from rlvid.config.algorithm import DifferentiableRewardConfig
+from rlvid.config.distillation import ClipsConfig, DistillationConfig
+
+Clips = TypeVar("Clips", bound=ClipsConfig)
 
 PREFIX = "artifact:"
 ARTIFACT = "artifact"
@@ -55,18 +58,16 @@ def with_artifacts(
     )
     if recipe.evaluate.enhance == ARTIFACT and enhancer is not None:
         evaluate = evaluate.model_copy(update={"enhance": enhancer})
-    sft, distillation = recipe.sft, recipe.distillation
-    sft = sft.model_copy(update={"clips": _folder_of(sft.clips, datasets)})
-    teacher = distillation.causal_teacher
-    teacher = teacher.model_copy(update={"clips": _folder_of(teacher.clips, datasets)})
-    distillation = distillation.model_copy(update={"causal_teacher": teacher})
+    sft = recipe.sft.model_copy(update={"clips": _folder_of(recipe.sft.clips, datasets)})
+    dpo = recipe.dpo.model_copy(update={"pairs": _folder_of(recipe.dpo.pairs, datasets)})
     return recipe.model_copy(
         update={
             "algorithm": _of_algorithm(recipe.algorithm, folders, datasets),
             "rewards": rewards,
             "evaluate": evaluate,
             "sft": sft,
-            "distillation": distillation,
+            "dpo": dpo,
+            "distillation": _of_distillation(recipe.distillation, datasets),
         }
     )
 
@@ -80,6 +81,23 @@ def _of_algorithm(
         update={
             "data_loss": data.model_copy(update={"clips": _folder_of(data.clips, datasets)}),
             "refl": refl.model_copy(update={"reward": reward}),
+        }
+    )
+
+
+def _of_distillation(config: DistillationConfig, datasets: Mapping[str, str]) -> DistillationConfig:
+    """Return the section with folders for the clips of causal teacher, consistency and GAN."""
+
+    def found(clips: Clips) -> Clips:
+        return clips.model_copy(update={"clips": _folder_of(clips.clips, datasets)})
+
+    init, few_step, forcing = config.causal_init, config.few_step, config.self_forcing
+    return config.model_copy(
+        update={
+            "causal_teacher": found(config.causal_teacher),
+            "causal_init": init.model_copy(update={"consistency": found(init.consistency)}),
+            "few_step": few_step.model_copy(update={"gan": found(few_step.gan)}),
+            "self_forcing": forcing.model_copy(update={"gan": found(forcing.gan)}),
         }
     )
 
@@ -103,8 +121,9 @@ def _folder_of(clips: str, datasets: Mapping[str, str]) -> str:
 
 
 def check_dataset(recipe: Recipe) -> None:
-    """Raise ValueError when phase sft or grpo names a data set that no phase before it makes."""
+    """Raise ValueError when a phase that trains names a data set that no phase before it makes."""
     _check_clips(recipe, "sft", "sft.clips", recipe.sft.clips)
+    _check_clips(recipe, "dpo", "dpo.pairs", recipe.dpo.pairs)
     data = recipe.algorithm.data_loss
     if data.coefficient:
         _check_clips(recipe, "grpo", "algorithm.data_loss.clips", data.clips)

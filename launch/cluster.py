@@ -28,7 +28,11 @@ def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
     rollout, learner = recipe.rollout, recipe.learner
     alone = [
         config.learner
-        for phase, config in (("sft", recipe.sft), ("distillation", recipe.distillation))
+        for phase, config in (
+            ("sft", recipe.sft),
+            ("dpo", recipe.dpo),
+            ("distillation", recipe.distillation),
+        )
         if phase in recipe.phases
     ]
     beside = [learner]
@@ -137,7 +141,7 @@ def check_demand(recipe: Recipe, has: dict[str, float]) -> None:
     for kind, section in (("GPU", "num_gpus"), ("CPU", "num_cpus")):
         of_others = "".join(
             f", {phase}.learner.{section}"
-            for phase in ("sft", "distillation")
+            for phase in ("sft", "dpo", "distillation")
             if phase in recipe.phases
         )
         if want[kind] > has.get(kind, 0.0) + 1e-9:

@@ -20,6 +20,8 @@ from rlvid.seeds import derive_seed
 
 Pair = tuple[str, int]
 """(prompt id, seed index): what is compared between two policies."""
+FULL, VAGUE = "full", "vague"
+"""Names of the sets of prompts: `evaluate.prompts`, `evaluate.stages.vague_prompts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,13 @@ def independent_judges(recipe: Recipe) -> tuple[str, ...]:
     return tuple(judge.label for judge in recipe.evaluate.judges if judge.use not in trained)
 
 
-def heldout_prompts(recipe: Recipe, num_prompts: int) -> tuple[Prompt, ...]:
+def heldout_prompts(
+    recipe: Recipe, num_prompts: int, *, where: str = "evaluate.prompts"
+) -> tuple[Prompt, ...]:
     """Return the first `num_prompts` held-out prompts of an order no recipe seed moves.
+
+    Args:
+        where: the recipe path for errors.
 
     Raises:
         ValueError: a held-out prompt is also trained on.
@@ -83,11 +90,34 @@ def heldout_prompts(recipe: Recipe, num_prompts: int) -> tuple[Prompt, ...]:
     leaked = [prompt.text for prompt in heldout if prompt.prompt_id in trained]
     if leaked:
         raise ValueError(
-            f"evaluate.prompts: {len(leaked)} held-out prompts are also trained on, e.g. "
-            f"{leaked[0]!r}; give evaluate.prompts another split or file"
+            f"{where}: {len(leaked)} held-out prompts are also trained on, e.g. "
+            f"{leaked[0]!r}; give {where} another split or file"
         )
     order = sorted(heldout, key=lambda prompt: derive_seed(0, prompt.prompt_id, "heldout"))
     return tuple(order[:num_prompts])
+
+
+def prompt_sets(recipe: Recipe) -> dict[str, tuple[Prompt, ...]]:
+    """Return the held-out prompts of `evaluate.stages` by the name of their set.
+
+    Raises:
+        ValueError: one of them is trained on, by the policy or by the enhancer.
+    """
+    evaluate = recipe.evaluate
+    sets = {FULL: heldout_prompts(recipe, evaluate.num_prompts)}
+    vague = evaluate.stages.vague_prompts if evaluate.stages else None
+    if vague is None:
+        return sets
+    of_vague = recipe.model_copy(
+        update={"evaluate": evaluate.model_copy(update={"prompts": vague})}
+    )
+    where = "evaluate.stages.vague_prompts"
+    sets[VAGUE] = heldout_prompts(of_vague, evaluate.num_prompts, where=where)
+    rewritten = recipe.prompt_enhancement.prompts
+    if "prompt_enhancement" in recipe.phases and rewritten is not None:
+        of_enhancer = of_vague.model_copy(update={"prompts": rewritten})
+        heldout_prompts(of_enhancer, evaluate.num_prompts, where=where)
+    return sets
 
 
 def measure(

@@ -18,6 +18,7 @@ from rlvid.launch.memory import (
     clips_memory,
     decoder_memory,
     distillation_memory,
+    dpo_memory,
     enhancer_memory,
     learner_memory,
     server_memory,
@@ -80,12 +81,13 @@ def plan(recipe: Recipe) -> Plan:
     trains = [phase for phase in recipe.phases if phase in ("grpo", "sft")]
     has_rl = "grpo" in trains
     sampling, learning = forwards_per_step(recipe) if has_rl else (0.0, 0.0)
+    learner = recipe.sft.learner if trains[-1:] == ["sft"] else recipe.learner
+    if not trains and "distillation" in recipe.phases:
+        learner = recipe.distillation.learner
     rollout = recipe.rollout
     return Plan(
         name=recipe.name,
-        size=read_model_size(
-            recipe.model, recipe.sft.learner if trains[-1:] == ["sft"] else recipe.learner
-        ),
+        size=read_model_size(recipe.model, learner),
         roles=(*sampling_roles(recipe), *learner_roles(recipe)),
         rollouts_per_step=rollout.groups_per_step * rollout.group_size if has_rl else 0,
         sampling_forwards=sampling,
@@ -117,6 +119,7 @@ def learner_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
     found = []
     for phase, name, learner, memory in (
         ("sft", "sft learner rank", recipe.sft.learner, sft_memory),
+        ("dpo", "dpo learner rank", recipe.dpo.learner, dpo_memory),
         ("distillation", "distillation rank", recipe.distillation.learner, distillation_memory),
         (
             "prompt_enhancement",
@@ -144,7 +147,8 @@ def learner_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
 def forwards_per_step(recipe: Recipe) -> tuple[float, float]:
     """Return (sampling, learning) forwards of one optimiser step, averaged over step plans.
 
-    Up to and including the first stochastic step, rollouts of one initial noise share a forward.
+    Up to and including the first stochastic step, rollouts of one initial noise share a forward, in
+    a tree those of one node.
     Engines on the forward process train noised final videos instead, without guidance.
     """
     from rlvid.flow.step_plans import make_step_plan
@@ -153,15 +157,9 @@ def forwards_per_step(recipe: Recipe) -> tuple[float, float]:
     sampling, learning = [], []
     for number in range(SAMPLED_PLANS):
         drawn = make_step_plan(config, recipe_seed=recipe.seed, prompt_id=str(number), step=number)
-        shared = min(drawn.first_stochastic_step + 1, drawn.num_steps)
-        alone = drawn.num_steps - shared
-        sampling.append(shared * drawn.num_noises + alone * config.group_size)
-        learning.append(
-            sum(
-                drawn.num_noises if step == drawn.first_stochastic_step else config.group_size
-                for step in drawn.trained_steps
-            )
-        )
+        nodes = [drawn.nodes_before(j, config.group_size) for j in range(drawn.num_steps)]
+        sampling.append(sum(nodes))
+        learning.append(sum(nodes[j] for j in drawn.trained_steps))
     groups = config.groups_per_step * branches(config.guidance_scale)
     updates = recipe.algorithm.updates_per_batch
     if recipe.algorithm.is_forward:

@@ -15,7 +15,7 @@ from rlvid.flow.step_plans import make_step_plan
 from rlvid.launch.artifact_names import check_artifact, check_dataset, check_enhancer
 from rlvid.launch.data_engine.templates_file import load_templates
 from rlvid.launch.enhancement.checks import check_enhancement
-from rlvid.launch.heldout import heldout_prompts
+from rlvid.launch.heldout import heldout_prompts, prompt_sets
 from rlvid.launch.model_size import read_model_size
 from rlvid.models import MODELS, model_folder
 from rlvid.plugins import resolve
@@ -60,6 +60,8 @@ def preflight(recipe: Recipe) -> None:
                 "evaluate.prompts: an interval over prompts needs at least 2 held-out prompts, "
                 f"got {num_heldout}; add some to {recipe.evaluate.prompts.source!r}"
             )
+        if recipe.evaluate.stages is not None:
+            prompt_sets(recipe)
         for position, judge in enumerate(recipe.evaluate.judges):
             where = f"evaluate.judges.{position}"
             if not check_artifact(recipe, judge, where):
@@ -106,6 +108,7 @@ def _check_training(recipe: Recipe) -> None:
     """Refuse what a training phase could not hand on at its end."""
     learners = {
         "sft": recipe.sft.learner,
+        "dpo": recipe.dpo.learner,
         "grpo": recipe.learner,
         "distillation": recipe.distillation.learner,
     }
@@ -126,10 +129,16 @@ def _check_training(recipe: Recipe) -> None:
             "evaluate.use_ema: the last training phase keeps no averaged weights; "
             "set its learner.ema, or leave use_ema off"
         )
-    if "sft" in recipe.phases and recipe.sft.ema_is_policy and recipe.sft.learner.ema is None:
+    for phase, config in (("sft", recipe.sft), ("dpo", recipe.dpo)):
+        if phase in recipe.phases and config.ema_is_policy and config.learner.ema is None:
+            raise ValueError(
+                f"{phase}.ema_is_policy: there are no averaged weights to hand on; "
+                f"set {phase}.learner.ema, or leave ema_is_policy off"
+            )
+    if "dpo" in recipe.phases and not recipe.dpo.pairs:
         raise ValueError(
-            "sft.ema_is_policy: there are no averaged weights to hand on; "
-            "set sft.learner.ema, or leave ema_is_policy off"
+            "dpo.pairs: phase dpo needs pairs: expected artifact:<data_engine.name>, the folder of "
+            "a data set, or a folder with a pairs.jsonl, got ''"
         )
 
 

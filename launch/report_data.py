@@ -11,9 +11,11 @@ from rlvid.data.video_files import read_mp4
 from rlvid.launch.ledger import open_ledger
 from rlvid.launch.local_disk import LEDGER
 from rlvid.launch.phases.base import Artifacts
-from rlvid.launch.phases.evaluate import DIMENSIONS, REWARD
+from rlvid.launch.phases.evaluate import DIMENSIONS
 from rlvid.launch.report_dataset import dataset_data
+from rlvid.launch.report_stages import stages_data
 from rlvid.launch.run_folder import RunFolder
+from rlvid.launch.stage_table import REWARD
 from rlvid.observability.recorder import read_rows
 from rlvid.observability.report import ClipPair, EvaluationRow, ReportData
 from rlvid.observability.reward_section import AlarmRow
@@ -34,6 +36,7 @@ def report_data(folder: RunFolder, recipe: Recipe, artifacts: Artifacts) -> Repo
         evaluation=[_row(row) for row in tree["rows"]] if tree else [],
         confidence=tree["confidence"] if tree else recipe.evaluate.confidence,
         clips=_clips(Path(artifacts.evaluation).parent, tree) if artifacts.evaluation else [],
+        stages=stages_data(Path(artifacts.evaluation), tree) if artifacts.evaluation else (),
         dataset=dataset_data(recipe, artifacts),
         fps=recipe.model.fps,
         times=_times(folder),

@@ -67,7 +67,8 @@ def run_recipe(recipe: Recipe, run_folder: Path, *, resume: bool = False) -> Pat
                     resume=resume,
                     preemption=preemption,
                 )
-                artifacts = phase.run(context, artifacts)
+                made = phase.run(context, artifacts)
+            artifacts = made.remembering(artifacts, name)
             artifacts = artifacts.with_timing(path.name, time.time() - began)
             save_artifacts(path, artifacts)
     return write_report(folder, recipe, artifacts)

@@ -71,10 +71,18 @@ def enhanced_prompts(recipe: Recipe, prompts: Sequence[Prompt]) -> ShownPrompts:
     Raises:
         ValueError: no enhancer there; or it took longer than `evaluate.enhance_deadline_s`.
     """
-    evaluate = recipe.evaluate
-    if evaluate.enhance == NONE:
+    if recipe.evaluate.enhance == NONE:
         return ShownPrompts(prompts=tuple(prompts))
-    folder = Path(evaluate.enhance).expanduser().resolve()
+    return rewritten_prompts(recipe, Path(recipe.evaluate.enhance), prompts)
+
+
+def rewritten_prompts(recipe: Recipe, enhancer: Path, prompts: Sequence[Prompt]) -> ShownPrompts:
+    """Return the prompts with the enhancer's rewrites beside them; needs Ray.
+
+    Raises:
+        ValueError: no enhancer there; or it took longer than `evaluate.enhance_deadline_s`.
+    """
+    evaluate, folder = recipe.evaluate, enhancer.expanduser().resolve()
     task = ray.remote(num_cpus=0, max_retries=0)(rewrite_with)
     rewriting = task.remote(folder, tuple(prompts), recipe.cluster.threads_per_role)
     try:

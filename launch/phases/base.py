@@ -19,6 +19,7 @@ PHASES = {
     "tiny_base": "rlvid.launch.phases.tiny_base:TinyBase",
     "data_engine": "rlvid.launch.phases.data_engine:DataEngine",
     "sft": "rlvid.launch.phases.sft:Sft",
+    "dpo": "rlvid.launch.phases.dpo:OfflineDpo",
     "reward_model": "rlvid.launch.phases.reward_model:RewardModelPhase",
     "grpo": "rlvid.launch.phases.grpo:Grpo",
     "prompt_enhancement": "rlvid.launch.phases.prompt_enhancement:PromptEnhancement",
@@ -28,6 +29,23 @@ PHASES = {
 """Short names of the built-in phases; a recipe may name `package.module:Class` instead."""
 IN_RUN = "<run>/"
 """Stands for the run folder in artifacts.json, so that a run may be moved or copied."""
+
+
+BASE = "base"
+"""Name of what the run started from, where stages are named; no stage has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStage:
+    """What the run could do once a phase, or a stage of distillation, had ended."""
+
+    name: str
+    """Of the phase; unique in the run, and fit for a file's name."""
+    policy: Policy
+    enhancer: str | None = None
+    """Folder of what rewrites this policy's prompts; None shows it the user's words."""
+    teacher: str | None = None
+    """Name of the stage that this student was distilled from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +68,37 @@ class Artifacts:
     """Folder of the prompt enhancer, where one was trained; `evaluate.enhance` says "artifact"."""
     timings_s: Mapping[str, float] = field(default_factory=dict)
     """Wall seconds by phase."""
+    stages: tuple[RunStage, ...] = ()
+    """What there was to deploy over time, oldest first; `evaluate.stages` compares them."""
+
+    @property
+    def newest_stage(self) -> str:
+        """Name of the last stage."""
+        return self.stages[-1].name if self.stages else BASE
+
+    def with_stage(self, name: str, policy: Policy, *, teacher: str | None = None) -> Artifacts:
+        """Return the artifacts with another newest policy, which is remembered under `name`."""
+        names = [BASE, *(stage.name for stage in self.stages)]
+        unique, number = name, 1
+        while unique in names:
+            number += 1
+            unique = f"{name}_{number}"
+        stage = RunStage(name=unique, policy=policy, enhancer=self.enhancer, teacher=teacher)
+        return replace(self, policy=policy, stages=(*self.stages, stage))
+
+    def remembering(self, before: Artifacts, phase: str) -> Artifacts:
+        """Return the artifacts that a phase made of `before`, with a stage for what it left.
+
+        A phase that has noted stages itself, as distillation does, is left alone; one that made the
+        run's base, or no policy and no enhancer, leaves none.
+
+        Args:
+            phase: as the recipe names it.
+        """
+        is_new = self.policy not in (before.policy, self.base_policy)
+        if self.stages != before.stages or not (is_new or self.enhancer != before.enhancer):
+            return self
+        return self.with_stage(phase.rpartition(":")[2], self.policy)
 
     def with_timing(self, name: str, seconds: float) -> Artifacts:
         return replace(self, timings_s={**self.timings_s, name: seconds})
@@ -106,6 +155,7 @@ def save_artifacts(folder: Path, artifacts: Artifacts) -> None:
         "datasets": _stored(artifacts.datasets, run),
         **_stored({"enhancer": artifacts.enhancer}, run),
         "timings_s": dict(artifacts.timings_s),
+        "stages": [_stage_json(stage, run) for stage in artifacts.stages],
     }
     temporary = folder / "artifacts.json.part"
     temporary.write_text(json.dumps(tree, indent=1) + "\n")
@@ -129,6 +179,25 @@ def load_artifacts(folder: Path) -> Artifacts | None:
         datasets=_folders(tree.get("datasets", {}), run),
         enhancer=_found({"enhancer": tree.get("enhancer")}, run)["enhancer"],
         timings_s=tree["timings_s"],
+        stages=tuple(_stage(stage, run) for stage in tree.get("stages", ())),
+    )
+
+
+def _stage_json(stage: RunStage, run: Path) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "policy": _stored(stage.policy.to_json(), run),
+        **_stored({"enhancer": stage.enhancer}, run),
+        "teacher": stage.teacher,
+    }
+
+
+def _stage(tree: dict[str, Any], run: Path) -> RunStage:
+    return RunStage(
+        name=tree["name"],
+        policy=Policy.from_json(_found(tree["policy"], run)),
+        enhancer=_found({"enhancer": tree["enhancer"]}, run)["enhancer"],
+        teacher=tree["teacher"],
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlvid.config.distillation import StageConfig, StageName
@@ -42,7 +42,11 @@ class Distillation:
                 teacher=artifacts.policy,
             )
             policies[name] = _finished(stage) or _train(context, stage)
-        return replace(artifacts, policy=policies[context.recipe.distillation.stages[-1]])
+        teacher, last = artifacts.newest_stage, context.recipe.distillation.stages[-1]
+        for name in policies:
+            if name in ("few_step", last):  # the others are on the way to a student
+                artifacts = artifacts.with_stage(name, policies[name], teacher=teacher)
+        return artifacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

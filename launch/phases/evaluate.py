@@ -2,7 +2,7 @@
 
 Both policies sample the same prompts from the same noise with a pinned ODE sampler; the training
 scorers and at least one judge that did not train score them; differences get a bootstrap interval
-that resamples whole prompts.
+that resamples whole prompts. With `evaluate.stages` what every phase left is measured alike.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from rlvid.config import Recipe
 from rlvid.data.video_files import write_mp4
 from rlvid.evaluation.dimension_mean import mean_of_means_bootstrap
 from rlvid.evaluation.statistics import Interval, paired_bootstrap
-from rlvid.launch.enhancement.apply import enhanced_prompts
+from rlvid.launch.enhancement.apply import ShownPrompts, enhanced_prompts
 from rlvid.launch.heldout import Measurement, Pair, heldout_prompts, measure, with_judges
 from rlvid.launch.phases.base import Artifacts, PhaseContext
 from rlvid.launch.roles import SamplingRoles, open_sampling
+from rlvid.launch.stage_table import REWARD, stage_lines, stages_tree
+from rlvid.launch.stages import StageSampler, plan_stages
 from rlvid.models.policy import Policy
 from rlvid.observability.progress import open_progress
 from rlvid.records import Prompt
 
-REWARD = "reward"
-"""Name of the weighted sum in tables, beside the scorers' own names."""
 DIMENSIONS = "dimensions"
 """Name of the mean over `evaluate.dimensions`."""
 
@@ -57,9 +57,10 @@ class Evaluate:
         prompts = heldout_prompts(recipe, recipe.evaluate.num_prompts)
         after_policy = _chosen(recipe, artifacts)
         ledger = context.folder / "ledger.sqlite"
+        stages = plan_stages(recipe, artifacts)
         with (
             open_sampling(recipe, artifacts.base_policy, None, ledger) as roles,
-            open_progress("evaluate", 2) as progress,
+            open_progress("evaluate", 2 + stages.num_cells) as progress,
         ):
             roles.wait_ready()
             roles.ledger.forget_from(0)  # of an attempt that was stopped
@@ -69,6 +70,13 @@ class Evaluate:
             roles.rollouts.use_policy(after_policy, recipe.cluster.start_deadline_s)
             after = self._measure(recipe, roles, shown.prompts, "after", context)
             progress.step_done(1, after.metrics())
+            sampler = StageSampler(recipe=recipe, roles=roles, folder=context.folder)
+            sampler.remember(artifacts.base_policy, ShownPrompts(prompts=prompts), before)
+            sampler.remember(after_policy, shown, after)
+            cells = []
+            for number, cell in enumerate(sampler.cells(stages)):
+                cells.append(cell)
+                progress.step_done(2 + number, {})
         table = compare(recipe, before, after)
         path = context.folder / "evaluation.json"
         tree = {
@@ -77,9 +85,10 @@ class Evaluate:
             "students": _students(before=artifacts.base_policy, after=after_policy),
             "rows": _rows(table),
             "pairs": _pairs(shown.prompts, before, after),
+            **stages_tree(recipe, cells),
         }
         path.write_text(json.dumps(tree, indent=1) + "\n")
-        for line in shown.lines():
+        for line in (*shown.lines(), *stage_lines(tree)):
             progress.say(line)
         for row in table:
             progress.say(

@@ -5,6 +5,7 @@ from rlvid.config.checkpoint import CheckpointConfig
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.data_engine import DataEngineConfig
 from rlvid.config.distillation import DistillationConfig
+from rlvid.config.dpo import OfflineDpoConfig
 from rlvid.config.elasticity import AutoscaleConfig
 from rlvid.config.learner import EmaConfig, LearnerConfig, LoraConfig, OptimizerConfig
 from rlvid.config.model import ModelConfig
@@ -32,6 +33,7 @@ __all__ = [
     "LearnerConfig",
     "LoraConfig",
     "ModelConfig",
+    "OfflineDpoConfig",
     "OptimizerConfig",
     "PromptsConfig",
     "Recipe",

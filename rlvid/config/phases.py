@@ -9,6 +9,7 @@ from rlvid.config.base import Section
 from rlvid.config.checkpoint import CheckpointConfig
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.rewards import ScorerConfig
+from rlvid.config.stages import StagesConfig
 
 
 class TinyBaseConfig(Section):
@@ -72,3 +73,5 @@ class EvaluateConfig(Section):
     """Seconds that loading the enhancer and rewriting all held-out prompts may take."""
     use_ema: bool = False
     """Judge the averaged weights instead of the last ones."""
+    stages: StagesConfig | None = None
+    """Judge what every phase left as well, `{}` with nothing set; None only the newest policy."""

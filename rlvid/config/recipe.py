@@ -5,11 +5,12 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from rlvid.config.aggregation import check_names
-from rlvid.config.algorithm import AlgorithmConfig, check_rollouts
+from rlvid.config.algorithm import AlgorithmConfig, check_rollouts, check_selective
 from rlvid.config.base import Section
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.data_engine import DataEngineConfig
 from rlvid.config.distillation import DistillationConfig
+from rlvid.config.dpo import OfflineDpoConfig
 from rlvid.config.enhancement import PromptEnhancementConfig
 from rlvid.config.learner import LearnerConfig
 from rlvid.config.model import ModelConfig
@@ -19,6 +20,7 @@ from rlvid.config.reward_model import RewardModelConfig
 from rlvid.config.rewards import RewardsConfig
 from rlvid.config.rollout import RolloutConfig
 from rlvid.config.sft import SftConfig
+from rlvid.config.stages import check_stages
 from rlvid.config.storage import StorageConfig
 from rlvid.config.weights import WeightsConfig
 
@@ -40,6 +42,7 @@ class Recipe(Section):
     tiny_base: TinyBaseConfig = TinyBaseConfig()
     data_engine: DataEngineConfig = DataEngineConfig()
     sft: SftConfig = SftConfig()
+    dpo: OfflineDpoConfig = OfflineDpoConfig()
     reward_model: RewardModelConfig = RewardModelConfig()
     grpo: GrpoConfig = GrpoConfig()
     distillation: DistillationConfig = DistillationConfig()
@@ -64,6 +67,7 @@ class Recipe(Section):
             )
         self._check_judge_names()
         self._check_dimensions()
+        self._check_stages(trained)
         self._check_transport()
         self._check_early_stop(judges - trained)
         if "grpo" in self.phases:
@@ -72,6 +76,11 @@ class Recipe(Section):
             self.rewards.aggregation,
             {scorer.label: scorer.weight for scorer in self.rewards.scorers},
             self.algorithm.advantage.std,
+        )
+        check_selective(
+            self.algorithm,
+            {scorer.label: scorer.weight for scorer in self.rewards.scorers},
+            self.rewards.aggregation,
         )
         best_of_n = self.algorithm.advantage.best_of_n
         if best_of_n is not None and best_of_n > self.rollout.group_size:
@@ -102,6 +111,18 @@ class Recipe(Section):
                 f"evaluate.dimensions: {odd[0]!r} is no judge or scorer; there: "
                 f"{', '.join(sorted(known))}"
             )
+
+    def _check_stages(self, trained: set[str]) -> None:
+        """`trained` names what trains by what it is, so another label makes no judge of it."""
+        if self.evaluate.stages is None:
+            return
+        scorers = (*self.rewards.scorers, *self.evaluate.judges)
+        check_stages(
+            self.evaluate.stages,
+            known={scorer.label for scorer in scorers},
+            trained={scorer.label for scorer in scorers if scorer.use in trained},
+            use_ema=self.evaluate.use_ema,
+        )
 
     def _check_judge_names(self) -> None:
         """One name is one scorer in the pool; another judge of that name would not be asked."""

@@ -100,6 +100,7 @@ METRICS: dict[str, Metric] = {
     "learner/clip/frac": Metric("frac", (0, 0.5), "rows whose gradient the trust region cut off"),
     "learner/kl/mean": Metric("nats", (0, None), "closed-form KL to the reference or anchor"),
     "learner/anchor_kl/mean": Metric("nats", (0, None), "of a dual pull, to the moving anchor"),
+    "learner/pulled/frac": Metric("frac", (0, 1), "rows on which a selective KL acts"),
     "learner/advantage/std": Metric("1", (1e-6, None), "spread of the advantages after clipping"),
     "learner/advantage/clipped_frac": Metric("frac", (0, 0.1), "advantages cut to the clip value"),
     "learner/step_weight/mean": Metric("1", None, "mean weight of the trained steps"),
@@ -124,6 +125,12 @@ METRICS: dict[str, Metric] = {
     "learner/differentiable_reward/mean": Metric("1", None, "what refl's own reward says"),
     "learner/devices/peak_tflops": Metric("TFLOP/s", None, "dense bf16 of all ranks, where known"),
     "learner/memory/peak_mb": Metric("MB", None, "most device memory a rank held"),
+    "dpo/loss/mean": Metric("1", (0, None), "of stored pairs; log 2 before the first step"),
+    "dpo/implicit_margin/mean": Metric("nats", None, "by how much stored pairs are in order"),
+    "dpo/pairs_right/frac": Metric("frac", (0, 1), "stored pairs that are in order"),
+    "dpo/grad_norm/total": Metric("1", (0, None), "gradient norm before clipping"),
+    "dpo/learning_rate/value": Metric("1", (0, None), "learning rate of the step"),
+    "dpo/pairs/per_s": Metric("1/s", (0, None), "pairs trained on in a second"),
     "tiny_base/vae_loss/mean": Metric("1", (0, None), "weighted L1 and KL of the tiny VAE"),
     "data_engine/clips/planned": Metric("count", (1, None), "clips to be rendered"),
     "data_engine/clips/kept": Metric("count", (0, None), "those an earlier attempt had rendered"),
@@ -149,6 +156,10 @@ METRICS: dict[str, Metric] = {
     "distillation/loss/mean": Metric("1", (0, None), "regression of a causal teacher or student"),
     "distillation/dmd_gradient/mean": Metric(
         "1", (0, None), "mean |gradient| of an element of the student's clips"
+    ),
+    "distillation/gan_gradient/mean": Metric("1", (0, None), "the same of the weighted GAN term"),
+    "distillation/discriminator_loss/mean": Metric(
+        "nats", (0, None), "GAN loss of the discriminator, weighted; 2 log 2 times it if undecided"
     ),
     "distillation/grad_norm/total": Metric("1", (0, None), "student's norm before clipping"),
     "distillation/learning_rate/value": Metric("1", (0, None), "learning rate of the student"),

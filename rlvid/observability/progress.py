@@ -19,6 +19,8 @@ LINE = (
     ("+-", "rollout/reward/std", ".3f"),
     ("held-out", "heldout/reward/mean", ".3f"),
     ("loss", "sft/loss/mean", ".4f"),
+    ("loss", "dpo/loss/mean", ".4f"),
+    ("pairs right", "dpo/pairs_right/frac", ".0%"),
     ("loss", "reward_model/loss/mean", ".4f"),
     ("pairs right", "reward_model/accuracy/mean", ".0%"),
     ("reward", "enhance/reward/mean", ".3f"),

@@ -28,6 +28,7 @@ from rlvid.observability.reward_section import (
     weight_chart,
 )
 from rlvid.observability.share_charts import histogram, share_charts
+from rlvid.observability.stages_section import StagesData, stages_view
 from rlvid.observability.time_charts import rows_chart
 from rlvid.observability.time_section import LAST_STEPS, PhaseTime, facts, staleness
 from rlvid.observability.trace import RoleTotal
@@ -35,14 +36,28 @@ from rlvid.observability.trace import RoleTotal
 TEMPLATE = "report.html.jinja2"
 
 LEARNER_CHARTS = (
+    ("Loss, pulls included", "learner/loss/mean"),
+    ("Loss of the policy alone", "learner/policy_loss/mean"),
     ("Largest |ratio - 1|", "learner/ratio/max_deviation"),
     ("Rows cut off by the trust region", "learner/clip/frac"),
     ("Gradient norm before clipping", "learner/grad_norm/total"),
     ("KL", "learner/kl/mean"),
+    ("KL to the moving anchor", "learner/anchor_kl/mean"),
+    ("Rows on which the KL acts", "learner/pulled/frac"),
+    ("Distance to the old policy", "learner/old_distance/mean"),
+    ("Distance to the reference", "learner/reference_distance/mean"),
+    ("Implicit margin of the pairs", "learner/implicit_margin/mean"),
+    ("Pairs in the right order", "learner/pairs_right/frac"),
+    ("Reward whose gradient is followed", "learner/differentiable_reward/mean"),
+    ("Flow-matching loss of the clips beside", "learner/data_loss/mean"),
     ("Spread of the rewards inside a group", "rollout/reward/group_std"),
     ("Replay drift before the update", "learner/replay_drift/max"),
     ("Flow-matching loss", "sft/loss/mean"),
     ("Gradient norm of the SFT phase", "sft/grad_norm/total"),
+    ("Loss of the stored pairs", "dpo/loss/mean"),
+    ("Implicit margin of the stored pairs", "dpo/implicit_margin/mean"),
+    ("Stored pairs in the right order", "dpo/pairs_right/frac"),
+    ("Gradient norm of the DPO phase", "dpo/grad_norm/total"),
     ("Loss of the enhancer's cold start", "enhance/lesson_loss/mean"),
     ("Reward of rewrites", "enhance/reward/mean"),
     ("Malformed rewrites", "enhance/malformed/frac"),
@@ -99,6 +114,8 @@ class ReportData:
     evaluation: Sequence[EvaluationRow] = ()
     confidence: float = 0.95
     clips: Sequence[ClipPair] = ()
+    stages: Sequence[StagesData] = ()
+    """One a set of prompts; none where the evaluation was of the newest policy alone."""
     dataset: DataSetData | None = None
     """None where the run made none."""
     fps: int = 8
@@ -135,6 +152,7 @@ def build_report(data: ReportData) -> str:
         correlations=correlation_matrix(data.rows),
         learner_charts=learner_charts(data.rows),
         clips=[clip_view(pair, data.fps) for pair in data.clips],
+        stages=[stages_view(one, data.fps) for one in data.stages],
         set=data_view(data.dataset) if data.dataset else None,
         times=[time_view(phase) for phase in data.times],
         bars=[100.0 * total.seconds / longest_s for total in data.timings],

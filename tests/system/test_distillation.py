@@ -15,6 +15,8 @@ from rlvid.config import Recipe
 from rlvid.config.loader import load_recipe
 from rlvid.data.video_files import read_mp4
 from rlvid.launch.cli import app
+from rlvid.launch.ledger import open_ledger
+from rlvid.launch.local_disk import LEDGER
 from rlvid.launch.run import artifacts_of, run_recipe
 from rlvid.launch.sample import open_stream, sample_student
 from rlvid.models.policy import Policy
@@ -40,7 +42,7 @@ DISTILLATION: dict[str, Any] = {
         "stages": ["few_step", "causal_teacher", "causal_init", "self_forcing"],
         "student_steps": [1.0, 0.5],
         "causal": {"frames_per_block": 1},
-        "few_step": DMD,
+        "few_step": {**DMD, "gan": {"weight": 0.01, "num_clips": 8, "width": 16}},
         "causal_teacher": {**REGRESSION, "num_clips": 12},
         "causal_init": {**REGRESSION, "num_denoising_steps": 4},
         "self_forcing": DMD,
@@ -49,6 +51,7 @@ DISTILLATION: dict[str, Any] = {
         "learner": {"mode": "full", "num_ranks": 2, "num_cpus": 0.5},
         "checkpoint": {"every": 2},
     },
+    "evaluate": {"stages": {"axes": {"TA": ["attribute_judge"]}, "undistilled_steps": 2}},
 }
 
 
@@ -111,6 +114,32 @@ def test_a_student_is_sampled_as_it_was_trained(run: Path, recipe: Recipe) -> No
     assert tree["students"] == {"after": policy.sampling.to_json()}
     scores = [pair["scores"] for pair in tree["pairs"]]
     assert any(before != after for score in scores for before, after in score.values())
+
+
+def test_the_evaluation_has_a_column_for_each_student(run: Path, recipe: Recipe) -> None:
+    """And one for the teacher in as few steps; the newest policy is not sampled twice."""
+    artifacts = artifacts_of(run)
+    assert [(stage.name, stage.teacher) for stage in artifacts.stages] == [
+        ("few_step", "base"),
+        ("self_forcing", "base"),
+    ]
+    assert artifacts.evaluation is not None
+    tree = json.loads(Path(artifacts.evaluation).read_text())
+    columns = {column["name"]: column for column in tree["stages"]["columns"]}
+    passes = {name: column["num_function_evaluations"] for name, column in columns.items()}
+    # 4 and 2 steps under guidance; a causal student passes once more to write its cache.
+    assert passes == {"base": 8, "undistilled": 4, "few_step": 2, "self_forcing": 3}
+    cells = {name: column["sets"]["full"] for name, column in columns.items()}
+    after = next(row for row in tree["rows"] if row["name"] == "reward")
+    assert cells["base"]["lines"]["reward"]["mean"] == pytest.approx(after["before"])
+    assert cells["self_forcing"]["lines"]["reward"]["mean"] == pytest.approx(after["after"])
+    assert cells["undistilled"]["lines"]["reward"] != cells["base"]["lines"]["reward"]
+    for name in ("undistilled", "few_step", "self_forcing"):
+        assert cells[name]["motion_share"]["value"] > 0.0
+        assert cells[name]["seconds_per_clip"] > 0.0
+    counts = open_ledger(next((run / "phases").glob("*evaluate")) / LEDGER).counts()
+    assert counts.issued == 4 * recipe.evaluate.num_prompts
+    assert "<th>undistilled" in (run / "report.html").read_text()
 
 
 def test_resume_of_a_stage_equals_the_uninterrupted_run(

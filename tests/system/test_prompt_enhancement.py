@@ -58,6 +58,7 @@ SECTION: dict[str, Any] = {
     "evaluate": {
         "prompts": {"source": "tiny_world_vague", "split": "heldout", "limit": 6},
         "enhance": "artifact",
+        "stages": {},
     },
 }
 TIMES = ("time/", "per_s", "/seconds")
@@ -162,6 +163,15 @@ def test_the_evaluation_shows_rewrites_and_keeps_the_users_words(whole: Path) ->
     assert set(shown) <= {prompt.text for prompt in vague}
     assert sum(text is not None for text in shown.values()) == told["rewritten"]
     assert "rewritten prompts" in (whole / "report.html").read_text()
+    # What the run has a column for is what was measured already: no clip is sampled for it.
+    base, enhanced = tree["stages"]["columns"]
+    assert (base["name"], enhanced["name"]) == ("base", "prompt_enhancement")
+    assert enhanced["sets"]["full"]["enhanced"] == told
+    [reward, *_] = tree["rows"]
+    assert enhanced["sets"]["full"]["lines"]["reward"]["mean"] == pytest.approx(reward["after"])
+    ledger = open_ledger(whole / "phases" / "01_evaluate" / LEDGER)
+    assert ledger.counts().issued == 2 * 4
+    ledger.close()
 
 
 def test_the_command_rewrites_or_fails_but_passes_nothing_off_as_a_rewrite(whole: Path) -> None:

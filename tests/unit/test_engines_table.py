@@ -5,22 +5,33 @@ from __future__ import annotations
 import pytest
 
 from rlvid.config.loader import load_recipe
+from rlvid.flow.step_plans import make_step_plan
 from rlvid.launch.preflight import preflight
 from rlvid.models.policy import Policy
 from tests.bench import engines_table
-from tests.bench.engines_table import ENGINES, RECIPE, drift, summary
+from tests.bench.engines_table import ENGINES, RECIPE, TREES, drift, summary
 
 
 def test_every_engine_runs_and_has_as_many_samples() -> None:
     recipes = {name: load_recipe(RECIPE, tuple(changes)) for name, changes in ENGINES.items()}
     for name, recipe in recipes.items():
-        assert recipe.algorithm.use == name
+        assert recipe.algorithm.use == ("grpo" if name in TREES else name)
         preflight(recipe)
     sizes = {
         (r.grpo.num_steps, r.rollout.groups_per_step, r.rollout.group_size)
         for r in recipes.values()
     }
     assert len(sizes) == 1
+
+
+def test_forwards_that_the_table_speaks_of() -> None:
+    """Of a group, guidance apart: one row for each state that is trained from."""
+    trained = {}
+    for name, changes in (("branch", ()), ("published", ("rollout.step_plan.between=sde",))):
+        recipe = load_recipe(RECIPE, (*ENGINES["branch"], *changes))
+        plan = make_step_plan(recipe.rollout, recipe_seed=0, prompt_id="a", step=0)
+        trained[name] = sum(plan.nodes_before(j, 8) for j in plan.trained_steps)
+    assert trained == {"branch": 7, "published": 29}
 
 
 def test_base_has_not_drifted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,14 @@ def test_spread_of_the_batch_does_not(std: str) -> None:
     assert not streams(algorithm, AggregationConfig())
 
 
+def test_selective_kl_does_not() -> None:
+    """Rollouts of the whole step are ranked."""
+    algorithm = AlgorithmConfig.model_validate(
+        {"kl": {"kind": "reference"}, "selective_kl": {"main": "a"}}
+    )
+    assert not streams(algorithm, AggregationConfig())
+
+
 def test_running_statistics_do_not() -> None:
     """They take the whole step in before any of it is credited."""
     algorithm = AlgorithmConfig(advantage=AdvantageConfig(std="none"))

@@ -30,6 +30,13 @@ def recipe(**sections: Any) -> Recipe:
         ({"forward": {"num_noise_levels": 2}}, "forward is not read by grpo.* nft, awm, dpo"),
         ({"use": "awm", "forward": {"sigma_range": (0.5, 0.5)}}, "two ascending numbers"),
         ({"use": "dpo", "dpo": {"max_pairs": 0}}, "greater than or equal to 1"),
+        ({"selective_kl": {"main": "a"}}, "there is no pull to select for: set kl.kind"),
+        (
+            {"use": "nft", "nft": {"reference_weight": 0.0}, "selective_kl": {"main": "a"}},
+            "set nft.reference_weight",
+        ),
+        ({"use": "dpo", "selective_kl": {"main": "a"}}, "selective_kl is not read by dpo"),
+        ({"use": "nft", "tree": {"fusion": "path"}}, "tree is not read by nft.* but by grpo"),
         ({"use": "refl", "advantage": {"best_of_n": 2}}, "advantage is not read by refl"),
         ({"use": "grpo", "refl": {"target": 2.0}}, "refl is not read by grpo.* but by refl"),
         ({"use": "refl", "refl": {"exit_frac": (1.0, 0.5)}}, "exit_frac must be two ascending"),
@@ -45,6 +52,38 @@ def test_written_out_defaults_are_no_settings() -> None:
     for engine in ("grpo", "nft", "awm", "dpo", "refl"):
         tree = AlgorithmConfig(use=engine).model_dump()
         assert AlgorithmConfig.model_validate(tree).use == engine
+
+
+TREE = {"step_plan": {"kind": "tree", "split_steps": (0, 2)}, "group_size": 8}
+SELECTIVE = {"kl": {"kind": "reference"}, "selective_kl": {"main": "a"}}
+SCORERS = ({"use": "constant", "name": "a"}, {"use": "constant", "name": "b"})
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"algorithm": {"tree": {"baseline": "siblings"}}}, "algorithm.tree: is of rollout"),
+        (
+            {"rollout": TREE, "algorithm": {"advantage": {"best_of_n": 2}}},
+            "algorithm.advantage.best_of_n: a node",
+        ),
+        ({"algorithm": SELECTIVE, "rewards": {"scorers": SCORERS[:1]}}, "selective_kl.main"),
+        (
+            {
+                "algorithm": SELECTIVE,
+                "rewards": {"scorers": SCORERS, "aggregation": {"kind": "weighted_sum"}},
+            },
+            "expected rewards.aggregation.kind normalise_then_sum",
+        ),
+        ({"rollout": TREE, "algorithm": {"tree": {"fusion": "path"}}}, None),
+        ({"algorithm": SELECTIVE, "rewards": {"scorers": SCORERS}}, None),
+    ],
+)
+def test_trees_and_selective_kl_fit_the_rest(
+    sections: dict[str, Any], expected: str | None
+) -> None:
+    with nullcontext() if expected is None else pytest.raises(ValueError, match=expected):
+        recipe(**sections)
 
 
 def test_plug_in_may_read_any_setting() -> None:

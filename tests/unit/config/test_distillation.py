@@ -31,6 +31,14 @@ def test_orders_of_both_papers_are_taken() -> None:
         ({"student_steps": (0.9, 0.5)}, "levels that fall from 1"),
         ({"student_steps": (1.0, 0.5, 0.5)}, "levels that fall from 1"),
         ({"learner": {"mode": "lora"}}, "LoRA on top of a LoRA"),
+        (
+            {
+                "stages": ("few_step",),
+                "learner": {"mode": "lora"},
+                "few_step": {"gan": {"weight": 5e-3}},
+            },
+            "fake score cannot carry a discriminator",
+        ),
         ({"learner": {"mode": "full", "optimizer": {"learning_rate": 1.0}}}, "each stage's own"),
         ({"few_step": {"num_steps": 2000}}, "at most max_steps 1000, got 2000"),
         ({"few_step": {"sigma_range": (0.5, 0.1)}}, "0 < low < high < 1"),

@@ -73,6 +73,21 @@ def test_what_refl_follows_and_the_clips_beside_are_named_as_well() -> None:
     assert algorithm.data_loss.clips == "/run/clips"
 
 
+def test_clips_of_every_stage_of_distillation_become_their_folder() -> None:
+    clips = {"clips": "artifact:clips"}
+    own = {
+        "causal_teacher": clips,
+        "causal_init": {"consistency": clips},
+        "few_step": {"gan": clips},
+        "self_forcing": {"gan": clips},
+    }
+    recipe = _recipe(["data_engine", "reward_model", "distillation"], distillation=own)
+    found = with_artifacts(recipe, {}, {"clips": "/run/clips"}).distillation
+    few_step, forcing = found.few_step.gan, found.self_forcing.gan
+    for section in (found.causal_teacher, found.causal_init.consistency, few_step, forcing):
+        assert section.clips == "/run/clips"
+
+
 def test_clips_beside_grpo_must_be_made_before_it() -> None:
     with pytest.raises(ValueError, match=r"algorithm.data_loss.clips: .* Put data_engine before"):
         check_dataset(_grpo_on_artifacts(["reward_model", "grpo"]))

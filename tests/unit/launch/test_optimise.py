@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from rlvid.config import Recipe
@@ -14,6 +16,7 @@ from rlvid.config.inference import InferenceConfig, SearchSpace
 from rlvid.config.inference_files import load_inference
 from rlvid.inference.search import Bounds, Found, LeftOut, Point
 from rlvid.launch.cli import app
+from rlvid.launch.cli_optimise import HEADINGS, _show
 from rlvid.launch.heldout import heldout_prompts
 from rlvid.launch.optimise import (
     OptimiseSettings,
@@ -115,6 +118,20 @@ def test_search_measures_the_shipped_model() -> None:
     assert found.points[1].psnr_db < 99.0
     assert found.points[1].feature_distance > 0.0
     assert found.chosen.config == InferenceConfig()
+
+
+def test_figures_stand_whole_at_80_columns() -> None:
+    """However long a setting is: it wraps in its own column, behind the figures."""
+    many = InferenceConfig(vae="tiled", quantise="int8_weight_only", batch_prompts=4)
+    long = _point(many.model_copy(update={"guidance_interval": (0.3, 1.0)}), 12.5)
+    found = Found(points=(_point(InferenceConfig(), 1.0), long), left_out=(), chosen=long)
+    console = Console(width=80, record=True, file=io.StringIO())
+    _show(found, console)
+    lines = console.export_text().splitlines()
+    figures = "*   0.08 12.50 12.50-12.50  40.0 0.0100 -0.0020 guidance in [0.3, 1],"
+    assert lines[2].rstrip() == figures
+    assert lines[1].split() == list(HEADINGS[1:])
+    assert max(len(line.rstrip()) for line in lines) <= 80
 
 
 @pytest.mark.slow

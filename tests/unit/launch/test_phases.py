@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from rlvid.launch.phases.base import (
     Artifacts,
     PhaseContext,
+    RunStage,
     load_artifacts,
     open_phase,
     save_artifacts,
@@ -42,6 +44,10 @@ def _artifacts(run: Path) -> Artifacts:
         ema_policy=Policy(model_path=str(phases / "00_grpo" / "policy_ema")),
         evaluation=str(phases / "01_evaluate" / "evaluation.json"),
         timings_s={"00_grpo": 1.5},
+        stages=(
+            RunStage(name="grpo", policy=Policy(model_path=str(phases / "00_grpo" / "policy"))),
+            RunStage(name="student", policy=TINY, enhancer=str(phases / "e"), teacher="grpo"),
+        ),
     )
 
 
@@ -66,6 +72,44 @@ def test_artifacts_follow_a_run_folder_that_moved(tmp_path: Path) -> None:
     save_artifacts(_phase_folder(tmp_path / "old", "01_evaluate"), _artifacts(tmp_path / "old"))
     shutil.move(tmp_path / "old", tmp_path / "new")
     assert artifacts_of(tmp_path / "new") == _artifacts(tmp_path / "new")
+
+
+def test_run_of_before_there_were_stages_has_none(tmp_path: Path) -> None:
+    folder = _phase_folder(tmp_path, "00_grpo")
+    save_artifacts(folder, _artifacts(tmp_path))
+    path = folder / "artifacts.json"
+    tree = json.loads(path.read_text())
+    del tree["stages"]
+    path.write_text(json.dumps(tree))
+    loaded = load_artifacts(folder)
+    assert loaded is not None
+    assert loaded.stages == ()
+    assert loaded.newest_stage == "base"
+
+
+def test_what_a_phase_left_is_remembered_once() -> None:
+    """Another policy or an enhancer is a stage; what a phase notes itself is not noted again."""
+    start = Artifacts(base_policy=TINY, policy=TINY)
+    grpo = replace(start, policy=Policy(model_path="g")).remembering(start, "grpo")
+    measured = replace(grpo, evaluation="e.json").remembering(grpo, "evaluate")
+    enhanced = replace(measured, enhancer="e").remembering(measured, "prompt_enhancement")
+    student = Policy(model_path="s")
+    distilled = enhanced.with_stage("few_step", student, teacher=enhanced.newest_stage)
+    assert distilled.remembering(enhanced, "distillation") == distilled
+    again = replace(distilled, policy=Policy(model_path="h")).remembering(distilled, "mine:grpo")
+    assert [(stage.name, stage.policy.model_path, stage.enhancer) for stage in again.stages] == [
+        ("grpo", "g", None),
+        ("prompt_enhancement", "g", "e"),
+        ("few_step", "s", "e"),
+        ("grpo_2", "h", "e"),
+    ]
+    assert again.stages[2].teacher == "prompt_enhancement"
+
+
+def test_a_phase_that_makes_the_base_leaves_no_stage() -> None:
+    made = Policy(model_path="made")
+    start = Artifacts(base_policy=TINY, policy=TINY)
+    assert Artifacts(base_policy=made, policy=made).remembering(start, "tiny_base").stages == ()
 
 
 def test_unfinished_write_is_no_artifact(tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ import torch
 
 from rlvid.observability.charts import Series, line_chart, ticks
 from rlvid.observability.clips import encode_mp4, shrunk, to_pixels
-from rlvid.observability.report import ClipPair, EvaluationRow, ReportData, build_report
+from rlvid.observability.report import (
+    ClipPair,
+    EvaluationRow,
+    ReportData,
+    build_report,
+    learner_charts,
+)
 from rlvid.observability.trace import RoleTotal
 
 
@@ -53,6 +59,28 @@ def test_page_loads_nothing_from_elsewhere(page: str) -> None:
     links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s)>]+)""", page)
     assert links != []
     assert [link for link in links if not link.startswith("data:")] == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("learner/loss/mean", "learner/policy_loss/mean"),
+        ("learner/old_distance/mean", "learner/reference_distance/mean"),
+        ("learner/implicit_margin/mean", "learner/pairs_right/frac"),
+        ("learner/differentiable_reward/mean", "learner/data_loss/mean"),
+        ("learner/anchor_kl/mean", "learner/pulled/frac"),
+        ("dpo/loss/mean", "dpo/implicit_margin/mean", "dpo/pairs_right/frac"),
+    ],
+)
+def test_every_engine_has_charts_of_what_it_measures(names: tuple[str, ...]) -> None:
+    """nft, awm, dpo, refl, a selective or dual KL, and dpo on stored pairs."""
+    measured = [
+        {"phase": "x", "step": step, "metrics": dict.fromkeys(names, 0.1 * step)}
+        for step in range(3)
+    ]
+    charts = learner_charts(measured)
+    assert len(charts) == len(names)
+    assert all(any(name in chart for chart in charts) for name in names)
 
 
 def test_text_of_a_prompt_is_escaped(page: str) -> None:
