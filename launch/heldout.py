@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 from rlvid.config import Recipe
 from rlvid.data.prompts import load_prompts
+from rlvid.evaluation.drift import Pair
 from rlvid.launch.groups import ScoredGroup, mean_rewards, pinned_task
 from rlvid.launch.ledger import Ledger
 from rlvid.launch.loop.line import Issue
 from rlvid.records import Prompt
 from rlvid.seeds import derive_seed
 
-Pair = tuple[str, int]
-"""(prompt id, seed index): what is compared between two policies."""
 FULL, VAGUE = "full", "vague"
 """Names of the sets of prompts: `evaluate.prompts`, `evaluate.stages.vague_prompts`."""
 

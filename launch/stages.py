@@ -15,9 +15,10 @@ from pathlib import Path
 
 from rlvid.config import Recipe
 from rlvid.data.video_files import write_mp4
+from rlvid.evaluation.drift import Pair
 from rlvid.evaluation.motion import mean_motion
 from rlvid.launch.enhancement.apply import ShownPrompts, rewritten_prompts
-from rlvid.launch.heldout import Measurement, Pair, measure, prompt_sets
+from rlvid.launch.heldout import Measurement, measure, prompt_sets
 from rlvid.launch.phases.base import BASE, Artifacts, RunStage
 from rlvid.launch.roles import SamplingRoles
 from rlvid.models.policy import Policy

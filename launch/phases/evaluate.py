@@ -16,9 +16,10 @@ from typing import Any
 from rlvid.config import Recipe
 from rlvid.data.video_files import write_mp4
 from rlvid.evaluation.dimension_mean import mean_of_means_bootstrap
+from rlvid.evaluation.drift import Pair
 from rlvid.evaluation.statistics import Interval, paired_bootstrap
 from rlvid.launch.enhancement.apply import ShownPrompts, enhanced_prompts
-from rlvid.launch.heldout import Measurement, Pair, heldout_prompts, measure, with_judges
+from rlvid.launch.heldout import Measurement, heldout_prompts, measure, with_judges
 from rlvid.launch.phases.base import Artifacts, PhaseContext
 from rlvid.launch.roles import SamplingRoles, open_sampling
 from rlvid.launch.stage_table import REWARD, stage_lines, stages_tree

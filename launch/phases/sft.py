@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from rlvid.config import CheckpointConfig, LearnerConfig
+from rlvid.config import CheckpointConfig, LearnerConfig, OfflineDpoConfig, SftConfig
 from rlvid.launch.phases.base import Artifacts, PhaseContext, trained_policy
 from rlvid.launch.phases.students import refuse_student
 from rlvid.learners.checkpoint import find_latest
@@ -55,22 +55,45 @@ class Sft:
         if config.balance == "adapters":
             policy, ema_policy = train_adapters(context, artifacts.policy)
         else:
-            exported = train(
+            policy, ema_policy = train_policy(
                 context,
-                Training(
-                    label="sft",
-                    folder=context.folder,
-                    num_steps=config.num_steps,
-                    recorder=context.recorder,
-                    learner=config.learner,
-                    checkpoint=config.checkpoint,
-                ),
+                artifacts.policy,
+                "sft",
+                config,
                 lambda: LearnerGroup.start_sft(recipe, artifacts.policy, context.folder),
             )
-            policy, ema_policy = trained_policy(artifacts.policy, exported, config.learner.mode)
-        if config.ema_is_policy and ema_policy is not None:
-            policy = ema_policy
-        return replace(artifacts, policy=policy, ema_policy=ema_policy)
+        return handed_on(artifacts, config, policy, ema_policy)
+
+
+def handed_on(
+    artifacts: Artifacts,
+    config: SftConfig | OfflineDpoConfig,
+    policy: Policy,
+    ema_policy: Policy | None,
+) -> Artifacts:
+    """Return the artifacts with what was trained: its average, where the section asks for it."""
+    if config.ema_is_policy and ema_policy is not None:
+        policy = ema_policy
+    return replace(artifacts, policy=policy, ema_policy=ema_policy)
+
+
+def train_policy(
+    context: PhaseContext,
+    base: Policy,
+    label: str,
+    config: SftConfig | OfflineDpoConfig,
+    start: Callable[[], LearnerGroup],
+) -> tuple[Policy, Policy | None]:
+    """Train by one gang in the folder of the phase; return the policy and that of its average."""
+    training = Training(
+        label=label,
+        folder=context.folder,
+        num_steps=config.num_steps,
+        recorder=context.recorder,
+        learner=config.learner,
+        checkpoint=config.checkpoint,
+    )
+    return trained_policy(base, train(context, training, start), config.learner.mode)
 
 
 def train(context: PhaseContext, training: Training, start: Callable[[], LearnerGroup]) -> Path:

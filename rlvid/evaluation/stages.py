@@ -11,14 +11,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rlvid.evaluation.drift import HeldOut, Pair
 from rlvid.evaluation.gsb import VALUES, Verdict
 from rlvid.evaluation.shares import Share, share_of
 from rlvid.evaluation.statistics import mean_interval, paired_bootstrap
-
-Pair = tuple[str, int]
-"""(prompt id, seed index)."""
-Scores = Mapping[str, Mapping[Pair, float]]
-"""Name of a scorer to its scores; a pair that it missed, or does not judge, is not there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +74,8 @@ class Measured:
     """One stage on one set of prompts: what was seen, and what it is compared with."""
 
     name: str
-    scores: Scores
+    scores: HeldOut
+    """A clip that a scorer missed, or does not judge, is not there."""
     motion: Mapping[Pair, float] = field(default_factory=dict)
     """`motion.mean_motion` of every clip."""
     before: str | None = None

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from rlvid.launch.heldout import heldout_prompts
 from rlvid.launch.run import artifacts_of
 from rlvid.models.policy import Policy, open_policy
 from rlvid.seeds import derive_seed
-from tests.bench.marked_cpu import run_marked
+from tests.bench.marked_cpu import recipe_minutes
 from tests.bench.timing import environment, t_interval
 
 RECIPE = "quickstart_cpu"
@@ -107,9 +106,7 @@ def run_engine(run: Path, recipe_name: str, changes: Sequence[str]) -> dict[str,
     """Train and evaluate, unless the folder has it finished; return what came of it."""
     written = run / RESULT
     if not written.exists():
-        command = [sys.executable, "-m", "rlvid.launch.cli", "run", recipe_name]
-        options = ["--run-folder", str(run), "--resume-if-exists"]
-        minutes = run_marked([*command, *changes, *options]) / 60.0
+        minutes = recipe_minutes(run, recipe_name, changes)
         recipe, artifacts = load_recipe(recipe_name, tuple(changes)), artifacts_of(run)
         rollout = recipe.rollout
         assert artifacts.evaluation is not None, f"{recipe_name} does not evaluate"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 from rlvid.launch.run import artifacts_of
-from tests.bench.marked_cpu import run_marked
+from tests.bench.marked_cpu import recipe_minutes
 from tests.bench.timing import environment, t_interval
 
 RECIPE = "gigavideo_tiny_cpu"
@@ -78,9 +77,7 @@ def run_phases(run: Path, recipe: str, phases: str, changes: Sequence[str]) -> d
     """Run phases of the recipe, unless the folder has them finished; return what they cost."""
     written = run / RESULT
     if not written.exists():
-        command = [sys.executable, "-m", "rlvid.launch.cli", "run", recipe, f"phases={phases}"]
-        options = ["--run-folder", str(run), "--resume-if-exists"]
-        minutes = run_marked([*command, *changes, *options]) / 60.0
+        minutes = recipe_minutes(run, recipe, [f"phases={phases}", *changes])
         timings = {f"{k[3:]}_s": round(v, 1) for k, v in artifacts_of(run).timings_s.items()}
         written.write_text(json.dumps({"cpu_minutes": round(minutes, 2), **timings}))
     found: dict[str, float] = json.loads(written.read_text())

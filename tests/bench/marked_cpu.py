@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Sequence
@@ -52,6 +53,13 @@ class MarkedCpu:
 
 def _environment(pid: str) -> list[bytes]:
     return (Path("/proc") / pid / "environ").read_bytes().split(b"\0")
+
+
+def recipe_minutes(run: Path, recipe: str, changes: Sequence[str]) -> float:
+    """Run a recipe in its run folder, or what is left of it there; return its CPU minutes."""
+    command = [sys.executable, "-m", "rlvid.launch.cli", "run", recipe]
+    options = ["--run-folder", str(run), "--resume-if-exists"]
+    return run_marked([*command, *changes, *options]) / 60.0
 
 
 def run_marked(command: Sequence[str]) -> float:

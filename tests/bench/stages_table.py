@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 
 from rlvid.launch.run import artifacts_of
-from tests.bench.marked_cpu import run_marked
+from tests.bench.marked_cpu import recipe_minutes
 from tests.bench.timing import environment, t_interval
 
 RECIPE = "post_train_tiny_cpu"
@@ -68,9 +67,7 @@ def run_pipeline(run: Path, recipe: str, changes: Sequence[str]) -> dict[str, An
     """Run the recipe, unless the folder has it finished; return what came of it."""
     written = run / RESULT
     if not written.exists():
-        command = [sys.executable, "-m", "rlvid.launch.cli", "run", recipe]
-        options = ["--run-folder", str(run), "--resume-if-exists"]
-        minutes = run_marked([*command, *changes, *options]) / 60.0
+        minutes = recipe_minutes(run, recipe, changes)
         artifacts = artifacts_of(run)
         assert artifacts.evaluation is not None, f"{recipe} does not evaluate"
         found = {

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from rlvid.evaluation.drift import Pair
 from rlvid.evaluation.stages import (
     Line,
     Measured,
-    Pair,
     TableSettings,
     motion_share,
     paired_scores,

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlvid.config import Recipe
+from rlvid.evaluation.drift import Pair
 from rlvid.launch.groups import ScoredGroup, pinned_task
-from rlvid.launch.heldout import Measurement, Pair
+from rlvid.launch.heldout import Measurement
 from rlvid.records import GroupSummary, Prompt, Score
 from rlvid.rewards.scoring import GroupScores
 from rlvid.seeds import prompt_id
