@@ -17,6 +17,7 @@ from torch import Tensor
 from rlvid.actors.student_group import sample_student_group
 from rlvid.config import LearnerConfig, ModelConfig, WeightsConfig
 from rlvid.config.inference import InferenceConfig
+from rlvid.flow.prompt_condition import canary_condition, prompt_condition
 from rlvid.flow.sampler import GroupSample, sample_group
 from rlvid.inference.optimise import OptimisedModel, optimise
 from rlvid.models.base import VideoModel
@@ -99,12 +100,13 @@ class RolloutWorker:
             self._num_steps += len(self._student.sigmas)
             return self._group(task, sample, swap_s, time.perf_counter() - started)
         with torch.no_grad(), self._optimised.clip(is_plain=task.is_pinned) as clip:
-            prompt_embeds = clip.encode_prompts([task.prompt.model_text])
-            negative = clip.encode_prompts([""])
+            condition, negative = prompt_condition(
+                self._model, [task.prompt], shape, encode_prompts=clip.encode_prompts
+            )
 
             def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
                 found = clip.guided_velocity(
-                    latents, sigma, prompt_embeds, negative, task.guidance_scale
+                    latents, sigma, condition, negative, task.guidance_scale
                 )
                 self._num_steps += 1
                 return found
@@ -207,7 +209,7 @@ class RolloutWorker:
             return self._model.velocity(
                 latents.to(self._model.device),
                 sigma.to(self._model.device),
-                self._model.encode_prompts([text]),
+                canary_condition(self._model, text, latents.shape[1:]),
             ).cpu()
 
     def _hold(self) -> WeightsHolder:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from rlvid.flow.prompt_condition import prompt_condition
 from rlvid.flow.sampler import GroupSample
 from rlvid.models.base import VideoModel
 from rlvid.models.student import Student, StudentSampling
@@ -31,9 +32,11 @@ def sample_student_group(
         dtype: `model.dtype` of the recipe.
     """
     seeds = task.noise_seeds
-    embeds = model.encode_prompts([task.prompt.model_text]).expand(len(seeds), -1, -1)
+    condition, _ = prompt_condition(model, [task.prompt], latent_shape)
     student = Student(model, sampling, dtype=dtype)
-    latents = student.generate(seeds, latent_shape, embeds, step_seeds=task.step_seeds)
+    latents = student.generate(
+        seeds, latent_shape, condition.expand(len(seeds)), step_seeds=task.step_seeds
+    )
     empty = latents.new_zeros((len(seeds), 0, *latents.shape[1:]))
     return GroupSample(
         latents=latents,

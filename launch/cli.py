@@ -26,6 +26,7 @@ from rlvid.launch.cli_options import (
 from rlvid.launch.cli_policies import add_policy_commands
 from rlvid.launch.cli_rewards import rewards_app
 from rlvid.launch.cli_run import add_commands
+from rlvid.launch.cli_sample import add_sample_command
 from rlvid.launch.cli_vbench2 import vbench2_app
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ app.add_typer(gsb_app, name="gsb")
 app.add_typer(vbench2_app, name="vbench2")
 add_commands(app)
 add_policy_commands(app)
+add_sample_command(app)
 add_enhance_command(app)
 add_optimise_command(app)
 

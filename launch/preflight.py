@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from rlvid.algorithms.opening import open_algorithm
 from rlvid.config import ModelConfig, Recipe
-from rlvid.data.prompts import load_prompts
+from rlvid.data.prompts import load_prompts, load_text_prompts
 from rlvid.flow.step_plans import make_step_plan
 from rlvid.launch.artifact_names import check_artifact, check_dataset, check_enhancer
 from rlvid.launch.data_engine.templates_file import load_templates
@@ -19,6 +20,7 @@ from rlvid.launch.heldout import heldout_prompts, prompt_sets
 from rlvid.launch.model_size import read_model_size
 from rlvid.models import MODELS, model_folder
 from rlvid.plugins import resolve
+from rlvid.records import Prompt
 from rlvid.reward_models.differentiable import open_differentiable
 from rlvid.rewards.registry import open_scorer
 
@@ -51,9 +53,10 @@ def preflight(recipe: Recipe) -> None:
         where = f"rewards.scorers.{position}"
         if not check_artifact(recipe, scorer, where):
             open_scorer(scorer, where)
-    load_prompts(recipe.prompts)
+    _check_media(recipe, load_prompts(recipe.prompts), "prompts")
     if "evaluate" in recipe.phases or recipe.grpo.evaluate_every:
         num_heldout = len(heldout_prompts(recipe, 2))
+        _check_media(recipe, load_prompts(recipe.evaluate.prompts), "evaluate.prompts")
     if "evaluate" in recipe.phases:
         if num_heldout < 2:
             raise ValueError(
@@ -66,6 +69,25 @@ def preflight(recipe: Recipe) -> None:
             where = f"evaluate.judges.{position}"
             if not check_artifact(recipe, judge, where):
                 open_scorer(judge, where)
+
+
+def _check_media(recipe: Recipe, prompts: Sequence[Prompt], where: str) -> None:
+    """Refuse media of which the model's family knows nothing, and prompts without what it needs.
+
+    A family's class says what all its models need; what one of them needs besides is known when it
+    is loaded (`rlvid.flow.prompt_condition`).
+    """
+    family = resolve(recipe.model.use, MODELS, where="model.use")
+    takes_any = hasattr(family, "encode_media")
+    required: frozenset[str] = getattr(family, "required_media", frozenset())
+    for prompt in prompts:
+        if required - set(prompt.media) or (prompt.media and not takes_any):
+            expected = sorted(required) if takes_any else "none"
+            raise ValueError(
+                f"{where}: prompt {prompt.text!r} has media {sorted(prompt.media)}: model.use "
+                f"{recipe.model.use!r} expects {expected}. Name them under 'media' in a .jsonl "
+                "file, or set model.use and model.path to another family."
+            )
 
 
 def _check_refl(recipe: Recipe) -> None:
@@ -95,7 +117,7 @@ def _check_data_engine(recipe: Recipe) -> None:
                 f"data_engine.prompts.llm.server: no server {server!r} in rewards.servers; there: "
                 f"{', '.join(recipe.rewards.servers) or 'none'}"
             )
-    load_prompts(engine.broad)
+    load_text_prompts(engine.broad, who="data_engine.broad")
     for source in engine.real.intake.sources if engine.real.source == "videos" else ():
         if not Path(source).expanduser().exists():
             raise ValueError(

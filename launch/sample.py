@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlvid.config import ModelConfig
 from rlvid.config.inference import InferenceConfig
+from rlvid.flow.prompt_condition import prompt_condition
 from rlvid.flow.sampler import initial_noise, sample_ode
 from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.inference.optimise import optimise
@@ -19,11 +20,12 @@ from rlvid.inference.streaming import stream_frames
 from rlvid.models.causal_layout import BlockLayout
 from rlvid.models.policy import Policy, open_policy
 from rlvid.models.student import Student, StudentSampling
+from rlvid.records import Prompt
 
 
 @torch.no_grad()
 def sample_clip(
-    text: str,
+    prompt: Prompt,
     policy: Policy,
     model_config: ModelConfig,
     *,
@@ -33,7 +35,7 @@ def sample_clip(
     guidance_scale: float,
     inference: InferenceConfig | None = None,
 ) -> Tensor:
-    """Return the clip [T, 3, H, W] in [0, 1] that the policy draws for `text` from `seed`.
+    """Return the clip [T, 3, H, W] in [0, 1] that the policy draws for a prompt from `seed`.
 
     Args:
         inference: optimisations; None samples plainly, as the default setting does.
@@ -43,14 +45,15 @@ def sample_clip(
     """
     model = open_policy(policy, model_config)
     optimised = optimise(model, inference or InferenceConfig())
-    size = (model_config.num_frames, model_config.height, model_config.width)
-    noise = initial_noise(seed, model.latent_shape(*size))[None].to(model.device)
+    shape = model.latent_shape(model_config.num_frames, model_config.height, model_config.width)
+    noise = initial_noise(seed, shape)[None].to(model.device)
     with optimised.clip() as clip:
-        prompt_embeds = clip.encode_prompts([text])
-        negative = clip.encode_prompts([""]) if guidance_scale != 1.0 else None
+        condition, negative = prompt_condition(
+            model, [prompt], shape, encode_prompts=clip.encode_prompts
+        )
 
         def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-            return clip.guided_velocity(latents, sigma, prompt_embeds, negative, guidance_scale)
+            return clip.guided_velocity(latents, sigma, condition, negative, guidance_scale)
 
         latents = sample_ode(velocity, noise, shifted_sigmas(num_denoising_steps, shift))
         return optimised.decode(latents)[0].cpu()

@@ -130,8 +130,8 @@ class DataLoss:
         indices = [drawn.indices[row] for row in rows]
         clean = torch.stack([self._clips.latents(index) for index in indices]).to(device)
         noise, sigma = drawn.noise[rows].to(device), drawn.sigma[rows].to(device)
-        embeds = model.encode_prompts([self._clips.text(index) for index in indices])
-        velocity = model.velocity(add_noise(clean, noise, sigma), sigma, embeds)
+        condition = model.encode_prompts([self._clips.text(index) for index in indices])
+        velocity = model.velocity(add_noise(clean, noise, sigma), sigma, condition)
         return data_loss(velocity, clean, noise, coefficient=self._config.coefficient)
 
 
@@ -153,7 +153,11 @@ def _open_clips(config: DataLossConfig, model_config: ModelConfig, model: VideoM
     shape = clip_shape(model_config)
     if not is_dataset(config.clips):
         clips = open_clips(
-            config.clips, shape, num_clips=config.num_clips, clip_seed=config.clip_seed
+            config.clips,
+            shape,
+            num_clips=config.num_clips,
+            clip_seed=config.clip_seed,
+            where=WHERE,
         )
         return EncodedClips(clips, model)
     folder = Path(config.clips)

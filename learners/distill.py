@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rlvid.config import DistillationConfig, Recipe
 from rlvid.config.distillation import DMD_STAGES, StageConfig, StageName
-from rlvid.data.prompts import load_prompts, prompts_for_step
+from rlvid.data.prompts import load_text_prompts, prompts_for_step
 from rlvid.flow.few_step import student_sigmas
 from rlvid.learners.rows import split_rows
 from rlvid.learners.trainee import Trainee, TraineeSettings
@@ -93,7 +93,7 @@ def distill_settings(
         stage=stage,
         config=config,
         teacher=teacher,
-        prompts=load_prompts(config.prompts or recipe.prompts),
+        prompts=load_text_prompts(config.prompts or recipe.prompts, who="distillation.prompts"),
         shift=recipe.rollout.shift,
         guidance_scale=recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale,
         folder=folder,

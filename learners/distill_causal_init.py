@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.config.distillation import CausalInitConfig
 from rlvid.flow.causal_ode import (
     Trajectories,
@@ -47,17 +48,17 @@ class CausalInitLearner(RegressionLearner):
         self._sigmas = settings.sampling.sigmas
 
     def losses(self, step: int, rows: Sequence[int]) -> Tensor:
-        embeds = self.trainee.model.encode_prompts(pick(self.texts(step), rows))
-        made = self._trajectories([self.seed("noise", step, row) for row in rows], embeds)
+        condition = self.trainee.model.encode_prompts(pick(self.texts(step), rows))
+        made = self._trajectories([self.seed("noise", step, row) for row in rows], condition)
         levels = torch.stack([self._draw(self.seed("level", step, row)) for row in rows])
         states = choose_states(made.states, levels, self.settings.layout.frames_per_block)
         sigma = torch.tensor(self._sigmas)[levels].to(states.device)
-        velocity = self._causal.velocity(states, sigma, embeds, clean=made.clean)
+        velocity = self._causal.velocity(states, sigma, condition, clean=made.clean)
         at = per_frame(sigma, self.settings.layout.frames_per_block)
         return (states - at * velocity - made.clean).square().flatten(1).mean(dim=1)
 
     @torch.no_grad()
-    def _trajectories(self, seeds: Sequence[int], embeds: Tensor) -> Trajectories:
+    def _trajectories(self, seeds: Sequence[int], condition: Condition) -> Trajectories:
         channels, frames, height, width = self.latent_shape
         device = self.trainee.engine.device
         if self._config.teacher == "bidirectional_student":
@@ -66,7 +67,7 @@ class CausalInitLearner(RegressionLearner):
                 return fresh_noise(seeds, self.latent_shape, level).to(device)
 
             return few_step_trajectories(
-                lambda latents, sigma: self._source.velocity(latents, sigma, embeds),
+                lambda latents, sigma: self._source.velocity(latents, sigma, condition),
                 whole(0),
                 self._sigmas,
                 step_noise=whole,
@@ -74,7 +75,7 @@ class CausalInitLearner(RegressionLearner):
         size = (channels, self.settings.layout.frames_per_block, height, width)
         return causal_trajectories(
             self._causal_source,
-            embeds,
+            condition,
             self.trainee.model.encode_prompts([""]),
             guidance_scale=self._config.guidance_scale,
             sigmas=self._sigmas,

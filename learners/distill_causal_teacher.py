@@ -36,7 +36,7 @@ class CausalTeacherLearner(RegressionLearner):
             self.trainee.model, settings.layout, settings.trainee.model.dtype
         )
         self._num_blocks = settings.layout.num_blocks(self.latent_shape[1])
-        self._clips = CleanClips(self, config)
+        self._clips = CleanClips(self, config, place="causal_teacher")
 
     def losses(self, step: int, rows: Sequence[int]) -> Tensor:
         clean, captions = self._clips.of(step, rows)

@@ -17,8 +17,12 @@ from rlvid.learners.training_set import open_training_set
 class CleanClips:
     """Latents and captions by step and row, whatever ranks and micro-batches there are."""
 
-    def __init__(self, stage: StageLearner, config: ClipsConfig) -> None:
-        """Encode what is not encoded yet into the stage's folder; a collective of all ranks."""
+    def __init__(self, stage: StageLearner, config: ClipsConfig, *, place: str) -> None:
+        """Encode what is not encoded yet into the stage's folder; a collective of all ranks.
+
+        Args:
+            place: of `config` in the section, "few_step.gan" or the like, for errors.
+        """
         self._stage = stage
         source = SftConfig(
             clips=config.clips, num_clips=config.num_clips, clip_seed=config.clip_seed
@@ -30,6 +34,7 @@ class CleanClips:
             settings.trainee.model,
             stage.trainee.model,
             stage.trainee.engine.ranks,
+            where=f"distillation.{place}.clips",
         ).clips
 
     def of(self, step: int, rows: Sequence[int]) -> tuple[Tensor, list[str]]:

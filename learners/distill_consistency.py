@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rlvid.algorithms.consistency import consistency_answer, consistency_loss, teacher_step
+from rlvid.condition import Condition
 from rlvid.config.distillation import CausalInitConfig
 from rlvid.flow.causal_ode import ode_schedule
 from rlvid.flow.sampler import initial_noise
@@ -57,7 +58,7 @@ class ConsistencyLearner(RegressionLearner):
         sigmas = settings.sampling.sigmas
         if config.teacher == "causal":
             self._causal_source = open_causal(self._source, layout, dtype)
-            self._clips = CleanClips(self, config.consistency)
+            self._clips = CleanClips(self, config.consistency, place="causal_init.consistency")
             schedule = ode_schedule(sigmas, config.num_denoising_steps, settings.shift)
         else:
             self._sampler = Student(self._source, StudentSampling(sigmas=sigmas), dtype=dtype)
@@ -70,7 +71,7 @@ class ConsistencyLearner(RegressionLearner):
         return metrics
 
     def losses(self, step: int, rows: Sequence[int]) -> Tensor:
-        clean, embeds = self._clean(step, rows)
+        clean, condition = self._clean(step, rows)
         places = torch.stack([self._draw(self.seed("level", step, row)) for row in rows])
         sigma, following = (
             self._schedule[index].to(clean.device) for index in (places, places + 1)
@@ -82,11 +83,11 @@ class ConsistencyLearner(RegressionLearner):
         ).to(clean.device)
         latents = (1.0 - level) * clean + level * noise
         with torch.no_grad():
-            velocity = self._teacher_velocity(latents, sigma, embeds, clean)
+            velocity = self._teacher_velocity(latents, sigma, condition, clean)
             state = teacher_step(velocity, latents, level, level_next)
-            velocity = self._causal_target.velocity(state, following, embeds, clean=clean)
+            velocity = self._causal_target.velocity(state, following, condition, clean=clean)
             target = consistency_answer(velocity, state, level_next)
-        velocity = self._causal.velocity(latents, sigma, embeds, clean=clean)
+        velocity = self._causal.velocity(latents, sigma, condition, clean=clean)
         return consistency_loss(consistency_answer(velocity, latents, level), target)
 
     def save(self, folder: Path) -> None:
@@ -98,17 +99,17 @@ class ConsistencyLearner(RegressionLearner):
         self.target.load(folder)
 
     @torch.no_grad()
-    def _clean(self, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return clips [len(rows), C, F, H, W] and the embeddings of their prompts."""
+    def _clean(self, step: int, rows: Sequence[int]) -> tuple[Tensor, Condition]:
+        """Return clips [len(rows), C, F, H, W] and the condition of their prompts."""
         if self._config.teacher == "causal":
             clean, texts = self._clips.of(step, rows)
             return clean, self.trainee.model.encode_prompts(texts)
-        embeds = self.trainee.model.encode_prompts(pick(self.texts(step), rows))
+        condition = self.trainee.model.encode_prompts(pick(self.texts(step), rows))
         seeds = [self.seed("clean", step, row) for row in rows]
-        return self._sampler.generate(seeds, self.latent_shape, embeds), embeds
+        return self._sampler.generate(seeds, self.latent_shape, condition), condition
 
     def _teacher_velocity(
-        self, latents: Tensor, sigma: Tensor, embeds: Tensor, clean: Tensor
+        self, latents: Tensor, sigma: Tensor, condition: Condition, clean: Tensor
     ) -> Tensor:
         """Return the velocity of the teacher, guided if it is the causal one.
 
@@ -116,12 +117,12 @@ class ConsistencyLearner(RegressionLearner):
             sigma: [B, N].
         """
         if self._config.teacher == "bidirectional_student":
-            return self._source.velocity(latents, sigma[:, 0], embeds)
+            return self._source.velocity(latents, sigma[:, 0], condition)
         scale = self._config.guidance_scale
-        conditional = self._causal_source.velocity(latents, sigma, embeds, clean=clean)
+        conditional = self._causal_source.velocity(latents, sigma, condition, clean=clean)
         if scale == 1.0:
             return conditional
-        empty = self.trainee.model.encode_prompts([""]).expand_as(embeds)
+        empty = self.trainee.model.encode_prompts([""]).expand(condition.num_rows)
         negative = self._causal_source.velocity(latents, sigma, empty, clean=clean)
         return negative + scale * (conditional - negative)
 

@@ -27,6 +27,7 @@ from rlvid.algorithms.dmd import (
     updates_student,
 )
 from rlvid.algorithms.flow_matching import add_noise
+from rlvid.condition import Condition
 from rlvid.config.distillation import DmdConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import initial_noise
@@ -94,14 +95,14 @@ class DmdLearner(StageLearner):
         engine, texts = self.trainee.engine, self.texts(step)
         parts, gradient_sum, gan_sum = self.parts(len(texts)), 0.0, 0.0
         for number, (rows, counted) in enumerate(parts):
-            embeds = self.trainee.model.encode_prompts(pick(texts, rows))
-            clean = self._generate(step, "student", rows, embeds)
-            gradient = self._gradient(clean, embeds, [self.seed("score", step, r) for r in rows])
+            condition = self.trainee.model.encode_prompts(pick(texts, rows))
+            clean = self._generate(step, "student", rows, condition)
+            gradient = self._gradient(clean, condition, [self.seed("score", step, r) for r in rows])
             weight = counted.to(engine.device)
             gradient_sum += float((gradient.abs().flatten(1).mean(dim=1) * weight).sum())
             if self._gan is not None:
                 sigma, noise = self._noise_of([self.seed("realism", step, row) for row in rows])
-                added = self._gan.student_gradient(clean, noise, sigma, embeds)
+                added = self._gan.student_gradient(clean, noise, sigma, condition)
                 gan_sum += float((added.abs().flatten(1).mean(dim=1) * weight).sum())
                 gradient = gradient + added
             losses = dmd_loss(clean, gradient) / gradient[0].numel()
@@ -152,15 +153,15 @@ class DmdLearner(StageLearner):
         self, step: int, rows: Sequence[int], texts: Sequence[str]
     ) -> tuple[Tensor, Tensor | None]:
         """Return the fake score's loss [len(rows)] on fresh clips, and the discriminator's."""
-        embeds = self.trainee.model.encode_prompts(texts)
+        condition = self.trainee.model.encode_prompts(texts)
         with torch.no_grad():
-            clean = self._generate(step, FAKE, rows, embeds)
+            clean = self._generate(step, FAKE, rows, condition)
         sigma, noise = self._noise_of([self.seed("fake score", step, row) for row in rows])
         latents = add_noise(clean, noise, sigma)
         if self._gan is None:
-            velocity, of_head = self._fake.model.velocity(latents, sigma, embeds), None
+            velocity, of_head = self._fake.model.velocity(latents, sigma, condition), None
         else:
-            velocity, of_head = self._gan.fake_losses(latents, sigma, embeds)
+            velocity, of_head = self._gan.fake_losses(latents, sigma, condition)
         return fake_score_loss(velocity, clean, noise, sigma), of_head
 
     def _real_losses(self, step: int, rows: Sequence[int]) -> Tensor:
@@ -169,25 +170,27 @@ class DmdLearner(StageLearner):
         sigma, noise = self._noise_of([self.seed("real", step, row) for row in rows])
         return self._gan.real_losses(step, rows, noise, sigma)
 
-    def _generate(self, step: int, purpose: str, rows: Sequence[int], embeds: Tensor) -> Tensor:
+    def _generate(
+        self, step: int, purpose: str, rows: Sequence[int], condition: Condition
+    ) -> Tensor:
         """Return clips [len(rows), C, F, H, W] of the student, as predicted at the step's level."""
         num_levels = len(self.settings.sampling.sigmas)
         return self._student.generate(
             [self.seed("noise", purpose, step, row) for row in rows],
             self.latent_shape,
-            embeds,
+            condition,
             exit_step=self.seed("exit", purpose, step) % num_levels,
         )
 
     @torch.no_grad()
-    def _gradient(self, clean: Tensor, embeds: Tensor, seeds: Sequence[int]) -> Tensor:
+    def _gradient(self, clean: Tensor, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """Return the gradient with respect to clips of the student, [B, C, F, H, W]."""
         sigma, noise = self._noise_of(seeds)
         latents = add_noise(clean, noise, sigma)
         scale = self._config.real_guidance_scale
         negative = None if scale == 1.0 else self.trainee.model.encode_prompts([""])
-        real = guided_velocity(self._teacher, latents, sigma, embeds, negative, scale)
-        fake = self._fake.model.velocity(latents, sigma, embeds)
+        real = guided_velocity(self._teacher, latents, sigma, condition, negative, scale)
+        fake = self._fake.model.velocity(latents, sigma, condition)
         return dmd_gradient(clean, latents, sigma, real_velocity=real, fake_velocity=fake)
 
     def _noise_of(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from rlvid.algorithms.gan import (
     scaled_gan_gradient,
     student_gan_gradient,
 )
+from rlvid.condition import Condition
 from rlvid.config.distillation import GanConfig
 from rlvid.learners.distill import StageLearner, with_transformer
 from rlvid.learners.distill_clips import CleanClips
@@ -58,7 +59,7 @@ class GanTerm:
             fake: the fake score, wrapped with the head of `add_head` in it.
         """
         self._config = config
-        self._clips = CleanClips(stage, config)
+        self._clips = CleanClips(stage, config, place=f"{stage.settings.stage}.gan")
         self._encode_prompts = stage.trainee.model.encode_prompts
         self._fake = fake.model
         # The engine must not take the student's turn for a step of its own.
@@ -68,7 +69,7 @@ class GanTerm:
         self._head: Any = getattr(fake.engine.transformer, NAME)
 
     def student_gradient(
-        self, clean: Tensor, noise: Tensor, sigma: Tensor, embeds: Tensor
+        self, clean: Tensor, noise: Tensor, sigma: Tensor, condition: Condition
     ) -> Tensor:
         """Return the weighted gradient of the student's term with respect to its clips.
 
@@ -79,7 +80,7 @@ class GanTerm:
             noise, sigma: what `clean` is shown with.
         """
         leaf = clean.detach().requires_grad_()
-        _, logit = self._judged(self._bare, add_noise(leaf, noise, sigma), sigma, embeds)
+        _, logit = self._judged(self._bare, add_noise(leaf, noise, sigma), sigma, condition)
         return scaled_gan_gradient(student_gan_gradient(logit, leaf), self._config.weight)
 
     def real_losses(self, step: int, rows: Sequence[int], noise: Tensor, sigma: Tensor) -> Tensor:
@@ -94,16 +95,18 @@ class GanTerm:
         reaches_all = 0.0 * velocity.flatten(1).sum(dim=1)
         return self._config.discriminator_weight * real_logit_loss(logit) + reaches_all
 
-    def fake_losses(self, latents: Tensor, sigma: Tensor, embeds: Tensor) -> tuple[Tensor, Tensor]:
+    def fake_losses(
+        self, latents: Tensor, sigma: Tensor, condition: Condition
+    ) -> tuple[Tensor, Tensor]:
         """Return the fake score's velocity at noised clips of the student, and the weighted loss.
 
         One forward for both: [B, C, F, H, W] and [B].
         """
-        velocity, logit = self._judged(self._fake, latents, sigma, embeds)
+        velocity, logit = self._judged(self._fake, latents, sigma, condition)
         return velocity, self._config.discriminator_weight * fake_logit_loss(logit)
 
     def _judged(
-        self, model: VideoModel, latents: Tensor, sigma: Tensor, embeds: Tensor
+        self, model: VideoModel, latents: Tensor, sigma: Tensor, condition: Condition
     ) -> tuple[Tensor, Tensor]:
         """Return the velocity [B, C, F, H, W] and the logit [B] of one forward."""
         found: list[Tensor] = []
@@ -113,7 +116,7 @@ class GanTerm:
 
         handle = self._block.register_forward_hook(keep)
         try:
-            velocity = model.velocity(latents, sigma, embeds)
+            velocity = model.velocity(latents, sigma, condition)
         finally:
             handle.remove()
         return velocity, self._head(found[0])

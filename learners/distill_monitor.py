@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.evaluation.motion import has_faded, mean_motion
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import initial_noise, sample_ode
@@ -54,25 +55,29 @@ class MotionMonitor:
     def _mean(self, *, is_teacher: bool) -> float:
         stage, total = self._stage, 0.0
         for rows, counted in stage.parts(len(self._texts)):
-            embeds = stage.trainee.model.encode_prompts([self._texts[row] for row in rows])
+            condition = stage.trainee.model.encode_prompts([self._texts[row] for row in rows])
             seeds = [stage.seed("motion", row) for row in rows]
             clips = (
-                self._by_teacher(seeds, embeds) if is_teacher else self._by_student(seeds, embeds)
+                self._by_teacher(seeds, condition)
+                if is_teacher
+                else self._by_student(seeds, condition)
             )
             total += float((mean_motion(stage.trainee.model.decode(clips)).cpu() * counted).sum())
             stage.num_micro_batches += 1
         return stage.trainee.engine.ranks.sum([total])[0] / len(self._texts)
 
-    def _by_student(self, seeds: list[int], embeds: Tensor) -> Tensor:
-        return self._student.generate(seeds, self._stage.latent_shape, embeds)
+    def _by_student(self, seeds: list[int], condition: Condition) -> Tensor:
+        return self._student.generate(seeds, self._stage.latent_shape, condition)
 
-    def _by_teacher(self, seeds: list[int], embeds: Tensor) -> Tensor:
+    def _by_teacher(self, seeds: list[int], condition: Condition) -> Tensor:
         settings, model = self._stage.settings, self._teacher
         noise = torch.stack([initial_noise(seed, self._stage.latent_shape) for seed in seeds])
         scale = settings.guidance_scale
         negative = None if scale == 1.0 else model.encode_prompts([""])
         return sample_ode(
-            lambda latents, sigma: guided_velocity(model, latents, sigma, embeds, negative, scale),
+            lambda latents, sigma: guided_velocity(
+                model, latents, sigma, condition, negative, scale
+            ),
             noise.to(model.device),
             shifted_sigmas(settings.config.teacher_denoising_steps, settings.shift),
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 from rlvid.algorithms.base import ForwardAlgorithm, GroupCredit, LossTerms
 from rlvid.algorithms.forward_batch import ForwardBatch, assemble_forward, split_units
 from rlvid.config import AlgorithmConfig, KlConfig, LearnerConfig, RolloutConfig
+from rlvid.flow.prompt_condition import prompt_condition
 from rlvid.learners.objective_base import ObjectiveBase
 from rlvid.learners.old_policy import OldPolicy
 from rlvid.learners.open_batch import MicroBatch, OpenBatch, planned_rollouts
@@ -175,6 +176,7 @@ class ForwardObjective(ObjectiveBase):
 
     def _velocity(self, batch: ForwardBatch) -> Tensor:
         """[N, C, F, H, W] of whoever speaks, for the prompt, without guidance."""
-        embeds = self._model.encode_prompts([batch.prompt.model_text])
+        shape = batch.latents.shape[1:]
+        condition, _ = prompt_condition(self._model, [batch.prompt], shape)
         rows = batch.sigma.numel()
-        return self._model.velocity(batch.latents, batch.sigma, embeds.expand(rows, -1, -1))
+        return self._model.velocity(batch.latents, batch.sigma, condition.expand(rows))

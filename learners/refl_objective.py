@@ -18,6 +18,7 @@ from rlvid.algorithms.refl import GradientPath, Refl, judged, sample_with_gradie
 from rlvid.algorithms.refl_batch import ReflBatch, assemble_refl, split_rows
 from rlvid.config import AlgorithmConfig, KlConfig, LearnerConfig, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
+from rlvid.flow.prompt_condition import prompt_condition
 from rlvid.flow.sampler import VelocityFunction, sample_ode
 from rlvid.learners.objective_base import ObjectiveBase
 from rlvid.learners.open_batch import MicroBatch, OpenBatch
@@ -128,7 +129,7 @@ class ReflObjective(ObjectiveBase):
         backward stage 3 wants no other.
         """
         batch = micro_batch.batch
-        velocity = self._velocity_for(batch.prompt)
+        velocity = self._velocity_for(batch.prompt, batch.start.shape[1:])
         first = len(batch.sigmas) - batch.num_gradient_steps
         state = sample_ode(velocity, batch.start, batch.sigmas[: first + 1])
         reference_velocity = self._reference_velocity(velocity, state, batch.sigmas[first])
@@ -168,10 +169,10 @@ class ReflObjective(ObjectiveBase):
         with self._reference.speaking():
             return velocity(state, state.new_full((len(state),), sigma))
 
-    def _velocity_for(self, prompt: Prompt) -> VelocityFunction:
+    def _velocity_for(self, prompt: Prompt, latent_shape: Sequence[int]) -> VelocityFunction:
         """Return the velocity of whoever speaks, guided as in rollouts."""
-        embeds, negative = (self._model.encode_prompts([text]) for text in (prompt.model_text, ""))
+        condition, negative = prompt_condition(self._model, [prompt], latent_shape)
         scale = self._rollout.guidance_scale
         return lambda latents, sigma: guided_velocity(
-            self._model, latents, sigma, embeds, negative, scale
+            self._model, latents, sigma, condition, negative, scale
         )

@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 
 from rlvid.algorithms.base import Algorithm, GroupCredit, LossTerms
-from rlvid.algorithms.batch import all_forwards, assemble, forward_batches, select_forward
-from rlvid.algorithms.tree_credit import has_tree_credit, tree_credit
+from rlvid.algorithms.batch import (
+    all_forwards,
+    assemble,
+    forward_batches,
+    needed_forwards,
+    select_forward,
+)
+from rlvid.algorithms.tree_credit import has_tree_credit, num_trained, tree_credit
 from rlvid.config import AlgorithmConfig, LearnerConfig, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
+from rlvid.flow.prompt_condition import prompt_condition
 from rlvid.flow.step_weights import update_step_weights
 from rlvid.learners.objective_base import ObjectiveBase
 from rlvid.learners.open_batch import MicroBatch, OpenBatch, planned_rollouts
@@ -97,14 +104,13 @@ class StepObjective(ObjectiveBase):
             device=self._attached.device,
             is_on_policy=is_fresh,
         )
-        together = forward_batches if self._learner.replay == "as_sampled" else all_forwards
         return [
             MicroBatch(
                 batch=select_forward(assembled, part),
                 is_fresh=is_fresh,
                 num_forwards=part.numel(),
             )
-            for rows in together(assembled)
+            for rows in self._together(assembled)
             for part in torch.split(rows, self._learner.micro_batch_rows)
         ]
 
@@ -168,11 +174,18 @@ class StepObjective(ObjectiveBase):
 
     def _planned_rows(self, plan: StepPlan, trained: int) -> int:
         """Return the trained rows of a group of which `trained` rollouts are."""
-        size = self._rollout.group_size
-        return sum(min(trained, plan.nodes_after(j, size)) for j in plan.trained_steps)
+        size, tree = self._rollout.group_size, self._config.tree
+        return sum(min(trained, num_trained(plan, j, size, tree)) for j in plan.trained_steps)
+
+    def _together(self, assembled: LearnerBatch) -> list[Tensor]:
+        """Return the rows to forward together; of a pruned tree as few as the replay allows."""
+        if self._learner.replay == "as_sampled":
+            return forward_batches(assembled)
+        is_pruned = self._config.tree.width != "all"
+        return needed_forwards(assembled) if is_pruned else all_forwards(assembled)
 
     def _by_step(self, group: RolloutGroup, credit: GroupCredit) -> tuple[Tensor, Tensor]:
-        """Return advantage and mask, [G] each, or [S, G] where the plan is a tree."""
+        """Return advantage and mask, [G] each, or [S, G] where the plan branches."""
         if not has_tree_credit(group.plan, self._config.tree):
             return credit.advantage, credit.trained
         rollouts = sorted(group.rollouts, key=lambda rollout: rollout.index)
@@ -195,11 +208,13 @@ class StepObjective(ObjectiveBase):
 
     def _velocity(self, batch: LearnerBatch) -> Tensor:
         rows = batch.unique_rows
+        latents = batch.latents[rows]
+        condition, negative = prompt_condition(self._model, [batch.prompt], latents.shape[1:])
         return guided_velocity(
             self._model,
-            batch.latents[rows],
+            latents,
             batch.sigma[rows],
-            self._model.encode_prompts([batch.prompt.model_text]),
-            self._model.encode_prompts([""]),
+            condition,
+            negative,
             self._rollout.guidance_scale,
         )

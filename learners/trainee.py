@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rlvid.config import LearnerConfig, ModelConfig, WeightsConfig
+from rlvid.flow.prompt_condition import canary_condition
 from rlvid.learners import publish as publishing
 from rlvid.learners.ema import Ema
 from rlvid.learners.schedule import learning_rate
@@ -179,8 +180,8 @@ class Trainee:
         sigma = torch.tensor([CANARY_SIGMA])
         device = self.engine.device
         with torch.no_grad():
-            embeds = self.model.encode_prompts([text])
-            velocity = self.model.velocity(latents.to(device), sigma.to(device), embeds)
+            condition = canary_condition(self.model, text, shape)
+            velocity = self.model.velocity(latents.to(device), sigma.to(device), condition)
         return latents, sigma, velocity.cpu()
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:

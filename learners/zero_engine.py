@@ -49,6 +49,8 @@ class ZeroEngine:
         self._parameters = trainable_parameters(transformer, config.mode)
         if config.activation_checkpointing:
             _enable_checkpointing(transformer)
+        if config.zero_stage >= 2:
+            _keep_order(transformer)
         optimizer = torch.optim.AdamW(
             _groups_by_dtype(self._parameters.values()),
             lr=config.optimizer.learning_rate,
@@ -315,6 +317,17 @@ def _enable_checkpointing(transformer: nn.Module) -> None:
             "set it to false"
         )
     enable()
+
+
+def _keep_order(transformer: nn.Module) -> None:
+    """Have a transformer that chooses among its parts run them all, in one order.
+
+    Stages 2 and 3 reduce gradients as they come, bucket by bucket: ranks that ran other parts would
+    add up gradients of different parameters, without an error.
+    """
+    keep_order = getattr(transformer, "keep_order", None)
+    if callable(keep_order):
+        keep_order()
 
 
 def _check_dtypes(transformer: nn.Module, config: LearnerConfig) -> None:

@@ -12,6 +12,7 @@ from rlvid.records import RolloutGroup, StepPlan
 from rlvid.weights import digest_bytes, digest_tensors
 
 TREE_FIELDS = ("num_nodes", "branch_scale")
+BRANCH_FIELDS = ("own_steps",)
 
 
 def digest_of_group(group: RolloutGroup) -> str:
@@ -32,12 +33,15 @@ def digest_of_group(group: RolloutGroup) -> str:
             f"{place}.behaviour_log_prob": rollout.behaviour_log_prob,
         }
     prompt = {**asdict(group.prompt), "facts": sorted(group.prompt.facts.items())}
+    del prompt["media"]  # Where the files lie; what they hold is in the prompt's id.
     told = [group.group_id, prompt, _told_of(group.plan), seeds, digest_tensors(tensors)]
     return digest_bytes(json.dumps(told, sort_keys=True).encode())
 
 
 def _told_of(plan: StepPlan) -> dict[str, Any]:
-    """Return the plan's fields, those of trees only of a tree: digests of before there were any
-    stay what they were."""
-    told = asdict(plan)
-    return told if plan.num_nodes else {n: told[n] for n in told if n not in TREE_FIELDS}
+    """Return the plan's fields, those of trees and branches only of such: digests of before there
+    were any stay what they were."""
+    of_trees = () if plan.num_nodes else TREE_FIELDS
+    of_branches = () if plan.own_steps else BRANCH_FIELDS
+    left_out = {*of_trees, *of_branches}
+    return {name: value for name, value in asdict(plan).items() if name not in left_out}

@@ -17,7 +17,7 @@ class Prompt:
     """What the user asked for."""
 
     prompt_id: str
-    """Stable name of the text, the first 16 hex digits of its blake2b digest."""
+    """Stable name of the text and media (`rlvid.seeds.prompt_id`)."""
     text: str
     enhanced_text: str | None = None
     """What a prompt enhancer made of `text`; the model sees this one when it is there."""
@@ -25,6 +25,9 @@ class Prompt:
     """What a checker may know of the wanted video, e.g. {"colour": "red", "motion": "falls"}."""
     questions: tuple[str, ...] = ()
     """Yes/no questions written for this prompt, "yes" being good; a judge may ask them."""
+    media: Mapping[str, str] = field(default_factory=dict)
+    """Name of `rlvid.media.SUFFIXES` to a file, e.g. {"first_frame": "/shared/beach.png"}; a path
+    that holds on every machine of the run."""
 
     @property
     def model_text(self) -> str:
@@ -68,10 +71,19 @@ class StepPlan:
     branch_scale: float | None = None
     """s of the noise (x_0 + s x_i) / sqrt(1 + s^2) that children of one state get, x_0 being theirs
     together (BranchGRPO, arXiv:2509.06040); None draws each by itself."""
+    own_steps: tuple[int, ...] = ()
+    """[G] the one step that each rollout takes with noise and trains, one of `trained_steps`; it
+    follows the ODE of its initial noise up to there and an ODE of its own behind it (TempFlow-GRPO,
+    arXiv:2508.04324). () where all rollouts take the same steps."""
 
     @property
     def num_steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def num_recorded(self) -> int:
+        """S of a rollout: the steps that it trains."""
+        return 1 if self.own_steps else len(self.trained_steps)
 
     def noise_index(self, rollout_index: int, group_size: int) -> int:
         """Which of the group's initial noises the rollout starts from."""
@@ -79,7 +91,10 @@ class StepPlan:
 
     def nodes_before(self, step: int, group_size: int) -> int:
         """Distinct states of the group at the start of a step; node n has the rollouts i with
-        i * nodes // group_size == n."""
+        i * nodes // group_size == n, unless they have steps of their own."""
+        if self.own_steps:
+            is_shared = step <= max(self.own_steps)
+            return is_shared * self.num_noises + sum(own < step for own in self.own_steps)
         taken = sum(j < step for j in self.stochastic_steps)
         if not taken:
             return self.num_noises
@@ -88,6 +103,10 @@ class StepPlan:
     def nodes_after(self, step: int, group_size: int) -> int:
         """Likewise at its end."""
         return self.nodes_before(step + 1, group_size)
+
+    def num_starts(self, step: int, group_size: int) -> int:
+        """Distinct states from which a step is trained."""
+        return self.num_noises if self.own_steps else self.nodes_before(step, group_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +140,7 @@ class Rollout:
     latents: Tensor
     """[C, F, H, W] float32, the clean end of the trajectory, normalised as the model sees it."""
     trained_latents: Tensor
-    """[S, C, F, H, W] state before each trained step."""
+    """[S, C, F, H, W] state before each trained step, of which S is `plan.num_recorded`."""
     trained_next_latents: Tensor
     """[S, C, F, H, W] state after each trained step."""
     behaviour_mean: Tensor

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 
 
 def derive_seed(recipe_seed: int, *parts: str | int) -> int:
@@ -15,6 +17,12 @@ def derive_seed(recipe_seed: int, *parts: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def prompt_id(text: str) -> str:
-    """Return the stable id of a prompt's text: 16 hex digits."""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+def prompt_id(text: str, media: Mapping[str, str] | None = None) -> str:
+    """Return the stable id of a prompt: 16 hex digits.
+
+    Args:
+        media: name to the digest of what its file holds (`rlvid.media.digest_media`): a prompt
+            stays the same wherever its files lie, and is another with another picture.
+    """
+    told = json.dumps([text, sorted(media.items())]) if media else text
+    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()

@@ -17,6 +17,8 @@ from rlvid.algorithms.testing import check_algorithm as check_algorithm
 from rlvid.records import Prompt
 
 if TYPE_CHECKING:
+    from rlvid.condition import Condition
+    from rlvid.flow.prompt_condition import TakesMedia
     from rlvid.models.base import VideoModel
     from rlvid.rewards.base import ClipSpec, Endpoint
 
@@ -55,28 +57,27 @@ def check_model(
     Args:
         num_frames, height, width: a clip size that the model takes.
     """
+    from rlvid.flow.prompt_condition import TakesMedia
     from rlvid.models.base import VideoModel as Protocol
 
     assert isinstance(model, Protocol), f"{type(model).__name__} lacks a method of VideoModel"
     shape = model.latent_shape(num_frames, height, width)
-    prompt_embeds = model.encode_prompts(["a red ball", ""])
-    assert prompt_embeds.shape[0] == 2, "encode_prompts: expected a row for each text"
-    assert not prompt_embeds.requires_grad, "encode_prompts: the text encoder must be frozen"
-    assert torch.equal(model.encode_prompts([""])[0], prompt_embeds[1]), (
-        "encode_prompts: an embedding must not depend on what it is batched with"
-    )
+    condition = model.encode_prompts(["a red ball", ""])
+    _check_condition(condition, model.encode_prompts([""]), "encode_prompts")
+    if isinstance(model, TakesMedia):
+        condition |= _checked_media(model, shape, (num_frames, height, width))
 
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, *shape, generator=generator).to(model.device)
     sigma = torch.tensor([0.9, 0.3], device=model.device)
-    velocity = model.velocity(latents, sigma, prompt_embeds)
+    velocity = model.velocity(latents, sigma, condition)
     assert velocity.shape == latents.shape, (
         f"velocity: expected {latents.shape}, got {velocity.shape}"
     )
     assert velocity.dtype == torch.float32, f"velocity: expected float32, got {velocity.dtype}"
     assert velocity.requires_grad, "velocity: must be differentiable in the transformer"
     with torch.no_grad():
-        again = model.velocity(latents, sigma, prompt_embeds)
+        again = model.velocity(latents, sigma, condition)
     # The on-policy ratio is exactly 1 only if sampling and learning compute the same bits.
     assert torch.equal(again, velocity), "velocity: differs with and without gradient"
 
@@ -88,6 +89,44 @@ def check_model(
     encoded = model.encode(videos)
     assert encoded.shape == latents.shape, f"encode: expected {latents.shape}, got {encoded.shape}"
     assert encoded.dtype == torch.float32, f"encode: expected float32, got {encoded.dtype}"
+
+
+def _check_condition(condition: Condition, alone: Condition, method: str) -> None:
+    """Assert what is promised of the condition of two inputs, the second of which is `alone`."""
+    assert condition.num_rows == 2, f"{method}: expected a row for each input"
+    for name in condition:
+        assert not condition[name].requires_grad, f"{method}: {name}: the encoder must be frozen"
+        assert torch.equal(alone[name][0], condition[name][1]), (
+            f"{method}: {name} must not depend on what it is batched with"
+        )
+
+
+def _checked_media(
+    model: TakesMedia, shape: Sequence[int], size: tuple[int, int, int]
+) -> Condition:
+    """Return the condition of two clips' media of all kinds that the model takes, checked."""
+    from rlvid.media import CLIPS, SUFFIXES
+
+    name = type(model).__name__
+    assert model.required_media <= model.media <= set(SUFFIXES), (
+        f"{name}: expected media of {sorted(SUFFIXES)} and required_media among them, got "
+        f"{sorted(model.media)} and {sorted(model.required_media)}"
+    )
+    assert model.clip_size(shape) == size, (
+        f"clip_size: expected {size} of {tuple(shape)}, got {model.clip_size(shape)}"
+    )
+    num_frames, height, width = size
+    generator = torch.Generator().manual_seed(1)
+    media = {
+        one: torch.rand(
+            2, *((num_frames,) if one in CLIPS else ()), 3, height, width, generator=generator
+        )
+        for one in sorted(model.media)
+    }
+    condition = model.encode_media(media, num_frames)
+    alone = model.encode_media({one: rows[1:] for one, rows in media.items()}, num_frames)
+    _check_condition(condition, alone, "encode_media")
+    return condition
 
 
 def check_reward(

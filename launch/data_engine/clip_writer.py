@@ -12,6 +12,7 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlvid.launch.data_engine.plan import PlannedClips, Rendering
+from rlvid.process_env import runtime_env_of
 from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 from rlvid.records import RolloutGroup
 from rlvid.rewards.scoring import GroupScores
@@ -67,7 +68,7 @@ class ClipWriter:
     def __init__(self, folder: Path, rendering: Rendering, *, deadline_s: float) -> None:
         node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._actor = ClipWriterActor.options(  # type: ignore[attr-defined]
-            scheduling_strategy=node, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+            scheduling_strategy=node, runtime_env=runtime_env_of({"OMP_NUM_THREADS": "1"})
         ).remote(folder.resolve(), rendering)
         self._deadline_s = deadline_s
         self._writing: dict[Any, _Writing] = {}

@@ -13,7 +13,7 @@ from rlvid.data.engine.embedding import Embedder, embed_words
 from rlvid.data.engine.filters import PromptFilter
 from rlvid.data.engine.plausibility import Plausible, in_tiny_world, take_all
 from rlvid.data.engine.writers import GrammarWriter, PromptWriter
-from rlvid.data.prompts import load_prompts
+from rlvid.data.prompts import load_text_prompts
 from rlvid.launch.data_engine.llm_client import LlmClient
 from rlvid.launch.data_engine.llm_plausibility import llm_plausibility
 from rlvid.launch.data_engine.llm_writer import LlmWriter
@@ -47,7 +47,7 @@ class PromptParts:
 def broad_prompts(recipe: Recipe) -> tuple[Prompt, ...]:
     """Return the prompts on which weakness is looked for, in an order of the recipe's seed."""
     config = recipe.data_engine
-    prompts = load_prompts(config.broad)
+    prompts = load_text_prompts(config.broad, who="data_engine.broad")
     order = sorted(
         prompts, key=lambda prompt: derive_seed(recipe.seed, prompt.prompt_id, "weakness")
     )

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from rlvid.config.prompts import PromptsConfig
 from rlvid.data.tiny_world.grammar import all_facts, caption, split_of
 from rlvid.data.tiny_world.vague import vague_text
+from rlvid.media import check_media, digest_media
 from rlvid.records import Prompt
 from rlvid.seeds import derive_seed, prompt_id
 
@@ -23,7 +26,7 @@ TINY_WORLDS: Mapping[str, Callable[[Facts], str]] = {
     "tiny_world_vague": vague_text,
 }
 """Sources of the tiny world: what makes a text of facts."""
-_JSONL_KEYS = frozenset({"text", "enhanced_text", "facts"})
+_JSONL_KEYS = frozenset({"text", "enhanced_text", "facts", "media"})
 
 
 def load_prompts(config: PromptsConfig) -> tuple[Prompt, ...]:
@@ -42,6 +45,26 @@ def load_prompts(config: PromptsConfig) -> tuple[Prompt, ...]:
     else:
         prompts = _file_prompts(config)
     return prompts[: config.limit]
+
+
+def load_text_prompts(config: PromptsConfig, *, who: str) -> tuple[Prompt, ...]:
+    """Return the prompts of the section for a phase that knows texts alone.
+
+    Args:
+        who: names the phase in the message.
+
+    Raises:
+        ValueError: as `load_prompts`, or a prompt has media, which would be left out unseen.
+    """
+    prompts = load_prompts(config)
+    for prompt in prompts:
+        if prompt.media:
+            raise ValueError(
+                f"{who}: {config.source}: prompt {prompt.text!r} has media "
+                f"{sorted(prompt.media)}: expected texts alone, which is all that this phase "
+                "trains on. Give it a prompt set without media."
+            )
+    return prompts
 
 
 def _tiny_world_prompts(split: str, words: Callable[[Facts], str]) -> tuple[Prompt, ...]:
@@ -79,11 +102,13 @@ def _file_prompts(config: PromptsConfig) -> tuple[Prompt, ...]:
     first_line: dict[str, int] = {}
     for number, line in _lines(path):
         where = f"{path}:{number}"
-        prompt = _text_prompt(line) if path.suffix == ".txt" else _json_prompt(line, where)
+        prompt = (
+            _text_prompt(line) if path.suffix == ".txt" else _json_prompt(line, where, path.parent)
+        )
         if prompt.prompt_id in first_line:
             raise ValueError(
                 f"{where}: text given twice: already on line {first_line[prompt.prompt_id]}. "
-                "Remove one; prompts are told apart by their text."
+                "Remove one; prompts are told apart by their text and what their media hold."
             )
         first_line[prompt.prompt_id] = number
         prompts.append(prompt)
@@ -107,7 +132,7 @@ def _text_prompt(line: str) -> Prompt:
     return Prompt(prompt_id=prompt_id(line), text=line)
 
 
-def _json_prompt(line: str, where: str) -> Prompt:
+def _json_prompt(line: str, where: str, folder: Path) -> Prompt:
     try:
         item = json.loads(line)
     except json.JSONDecodeError as error:
@@ -117,8 +142,8 @@ def _json_prompt(line: str, where: str) -> Prompt:
     if not isinstance(item, dict) or not set(item) <= _JSONL_KEYS:
         got = sorted(item) if isinstance(item, dict) else type(item).__name__
         raise ValueError(
-            f"{where}: wrong keys: expected an object with text and at most enhanced_text and "
-            f"facts, got {got}."
+            f"{where}: wrong keys: expected an object with text and at most enhanced_text, facts "
+            f"and media, got {got}."
         )
     text, enhanced, facts = item.get("text"), item.get("enhanced_text"), item.get("facts", {})
     if not isinstance(text, str) or not text.strip():
@@ -127,7 +152,42 @@ def _json_prompt(line: str, where: str) -> Prompt:
         raise ValueError(f"{where}: enhanced_text: expected a string or null, got {enhanced!r}.")
     if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
         raise ValueError(f"{where}: facts: expected an object of strings, got {facts!r}.")
-    return Prompt(prompt_id=prompt_id(text), text=text, enhanced_text=enhanced, facts=facts)
+    return with_media(
+        Prompt(prompt_id=prompt_id(text), text=text, enhanced_text=enhanced, facts=facts),
+        item.get("media", {}),
+        where=where,
+        folder=folder,
+    )
+
+
+def with_media(prompt: Prompt, media: Any, *, where: str, folder: Path) -> Prompt:
+    """Return the prompt with files beside its text, which are part of its id.
+
+    Args:
+        media: what the user wrote: name of `rlvid.media.SUFFIXES` to a path.
+        where: begins the messages.
+        folder: where relative paths start.
+
+    Raises:
+        ValueError: no mapping of that kind, or a file that is missing or does not decode.
+    """
+    if not isinstance(media, dict) or not all(isinstance(path, str) for path in media.values()):
+        raise ValueError(
+            f"{where}: media: expected an object of paths like "
+            f'{{"first_frame": "beach.png"}}, got {media!r}.'
+        )
+    paths = {name: (folder / Path(path).expanduser()).resolve() for name, path in media.items()}
+    try:
+        for name, path in paths.items():
+            check_media(name, path)
+        digests = {name: digest_media(name, path) for name, path in paths.items()}
+    except ValueError as error:
+        raise ValueError(f"{where}: media.{error}") from error
+    return replace(
+        prompt,
+        prompt_id=prompt_id(prompt.text, digests),
+        media={name: str(path) for name, path in paths.items()},
+    )
 
 
 @lru_cache(maxsize=64)

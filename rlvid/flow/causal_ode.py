@@ -1,6 +1,6 @@
 """Trajectories that a causal student is regressed on: where the teacher was, and where it ended.
 
-Letters: B clips, S levels of the student, N blocks, C F H W latents, L text tokens, D text size.
+Letters: B clips, S levels of the student, N blocks, C F H W latents.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.flow.few_step import StepNoise
 from rlvid.flow.predictions import predicted_clean
 from rlvid.flow.sampler import VelocityFunction
@@ -38,8 +39,8 @@ def ode_schedule(sigmas: Sequence[float], num_steps: int, shift: float) -> tuple
 @torch.no_grad()
 def causal_trajectories(
     model: BlockModel,
-    prompt_embeds: Tensor,
-    negative_prompt_embeds: Tensor,
+    condition: Condition,
+    negative: Condition,
     *,
     guidance_scale: float,
     sigmas: Sequence[float],
@@ -53,18 +54,15 @@ def causal_trajectories(
     one depends on noise of the future that the student never sees.
 
     Args:
-        prompt_embeds: [B, L, D].
-        negative_prompt_embeds: [1, L, D] or [B, L, D], of the empty prompt.
+        condition: of B rows.
+        negative: of 1 or B rows, of the empty prompt.
         sigmas: the student's S levels, all in `schedule`.
         schedule: of `ode_schedule`.
         noise: block to its start [B, C, F, H, W].
     """
-    batch = prompt_embeds.shape[0]
+    batch = condition.num_rows
     is_guided = guidance_scale != 1.0
-    embeds = prompt_embeds
-    if is_guided:
-        embeds = torch.cat([prompt_embeds, negative_prompt_embeds.expand(batch, -1, -1)])
-    cache = model.open_cache(embeds)
+    cache = model.open_cache(condition.joined(negative.expand(batch)) if is_guided else condition)
 
     def twice(rows: Tensor) -> Tensor:
         return torch.cat([rows, rows]) if is_guided else rows
@@ -73,8 +71,8 @@ def causal_trajectories(
         found = model.block_velocity(twice(latents), twice(sigma), cache)
         if not is_guided:
             return found
-        conditional, negative = found.chunk(2)
-        return negative + guidance_scale * (conditional - negative)
+        conditional, unconditional = found.chunk(2)
+        return unconditional + guidance_scale * (conditional - unconditional)
 
     states, blocks = [], []
     for block in range(num_blocks):

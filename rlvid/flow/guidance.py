@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from rlvid.condition import Condition
     from rlvid.models.base import VideoModel
 
 
@@ -15,8 +16,8 @@ def guided_velocity(
     model: VideoModel,
     latents: Tensor,
     sigma: Tensor,
-    prompt_embeds: Tensor,
-    negative_prompt_embeds: Tensor | None,
+    condition: Condition,
+    negative: Condition | None,
     guidance_scale: float,
 ) -> Tensor:
     """Return negative + guidance_scale (conditional - negative), [B, C, F, H, W] float32.
@@ -26,19 +27,22 @@ def guided_velocity(
     Args:
         latents: [B, C, F, H, W].
         sigma: [B].
-        prompt_embeds: [B, L, D], or [1, L, D] for a whole group.
-        negative_prompt_embeds: likewise; may be None at scale 1.
+        condition: of B rows, or of one for a whole group.
+        negative: likewise, of the empty prompt; may be None at scale 1.
     """
     batch = latents.shape[0]
-    positive = prompt_embeds.expand(batch, -1, -1)
+    positive = condition.expand(batch)
     if guidance_scale == 1.0:
         return model.velocity(latents, sigma, positive)
-    if negative_prompt_embeds is None:
+    if negative is None:
         raise ValueError(
-            "guided_velocity: negative_prompt_embeds is missing: expected a tensor at "
+            "guided_velocity: negative is missing: expected a condition at "
             f"guidance_scale {guidance_scale}, got None. Encode the empty prompt."
         )
-    embeds = torch.cat([positive, negative_prompt_embeds.expand(batch, -1, -1)])
-    both = model.velocity(torch.cat([latents, latents]), torch.cat([sigma, sigma]), embeds)
-    conditional, negative = both.chunk(2)
-    return negative + guidance_scale * (conditional - negative)
+    both = model.velocity(
+        torch.cat([latents, latents]),
+        torch.cat([sigma, sigma]),
+        positive.joined(negative.expand(batch)),
+    )
+    conditional, unconditional = both.chunk(2)
+    return unconditional + guidance_scale * (conditional - unconditional)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.flow.few_step import denoise_to_exit
 
 BlockNoise = Callable[[int, int], Tensor]
@@ -25,8 +26,8 @@ BlockNoise = Callable[[int, int], Tensor]
 class BlockModel(Protocol):
     """What is asked of a causal model; `rlvid.models.causal_wan.CausalWan` is one."""
 
-    def open_cache(self, prompt_embeds: Tensor) -> Any:
-        """Return an empty cache for clips of these prompts, [B, L, D]."""
+    def open_cache(self, condition: Condition) -> Any:
+        """Return an empty cache for the B clips of a condition."""
         ...
 
     def block_velocity(self, latents: Tensor, sigma: Tensor, cache: Any) -> Tensor:
@@ -40,7 +41,7 @@ class BlockModel(Protocol):
 
 def roll_out(
     model: BlockModel,
-    prompt_embeds: Tensor,
+    condition: Condition,
     sigmas: Sequence[float],
     *,
     noise: BlockNoise,
@@ -50,12 +51,12 @@ def roll_out(
     """Yield the clean blocks [B, C, F, H, W] of clips, one after the other.
 
     Args:
-        prompt_embeds: [B, L, D].
+        condition: of B rows.
         sigmas: the student's levels (`rlvid.flow.few_step.student_sigmas`).
         num_blocks: None goes on for as long as the caller asks.
         exit_step: level with the gradient; None is the last, which samples.
     """
-    cache = model.open_cache(prompt_embeds)
+    cache = model.open_cache(condition)
     for block in count() if num_blocks is None else range(num_blocks):
         clean = denoise_to_exit(
             partial(_velocity, model, cache),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlvid.config.inference import InferenceConfig
+from rlvid.flow.prompt_condition import prompt_condition
 from rlvid.flow.sampler import initial_noise, sample_ode
 from rlvid.inference.optimise import OptimisedModel, optimise
 from rlvid.inference.search import LeftOut, Point
@@ -82,12 +83,15 @@ def _sample_together(optimised: OptimisedModel, job: Job, prompts: Sequence[Prom
     ]
     noise = torch.stack([initial_noise(seed, job.latent_shape) for seed in seeds])
     with optimised.clip() as clip:
-        embeds = clip.encode_prompts([prompt.model_text for prompt in prompts])
-        embeds = embeds.repeat_interleave(job.num_seeds, dim=0)
-        negative = clip.encode_prompts([""])
+        condition, negative = prompt_condition(
+            optimised.model, prompts, job.latent_shape, encode_prompts=clip.encode_prompts
+        )
+        condition = condition.repeat_interleave(job.num_seeds)
+        if negative.num_rows > 1:
+            negative = negative.repeat_interleave(job.num_seeds)
 
         def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-            return clip.guided_velocity(latents, sigma, embeds, negative, job.guidance_scale)
+            return clip.guided_velocity(latents, sigma, condition, negative, job.guidance_scale)
 
         latents = sample_ode(velocity, noise.to(optimised.model.device), job.sigmas)
         return optimised.decode(latents).cpu()

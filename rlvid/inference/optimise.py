@@ -2,8 +2,8 @@
 
     optimised = optimise(model, config)
     with optimised.clip() as clip:                       # once per clip, or per batch of clips
-        embeds = clip.encode_prompts(["a red ball falls"])
-        velocity = clip.guided_velocity(latents, sigma, embeds, negative, guidance_scale)
+        condition = clip.encode_prompts(["a red ball falls"])
+        velocity = clip.guided_velocity(latents, sigma, condition, negative, guidance_scale)
     videos = optimised.decode(latents)
     optimised.undo()
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.config.inference import InferenceConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.inference.attention import AttentionSwitch
@@ -35,7 +36,7 @@ from rlvid.inference.vae import VaeSwitch
 if TYPE_CHECKING:
     from rlvid.models.base import VideoModel
 
-EncodePrompts = Callable[[Sequence[str]], Tensor]
+EncodePrompts = Callable[[Sequence[str]], Condition]
 
 
 class Clip:
@@ -59,8 +60,8 @@ class Clip:
         self,
         latents: Tensor,
         sigma: Tensor,
-        prompt_embeds: Tensor,
-        negative_prompt_embeds: Tensor | None,
+        condition: Condition,
+        negative: Condition | None,
         guidance_scale: float,
     ) -> Tensor:
         """Return [B, C, F, H, W] as `flow.guidance.guided_velocity`; once per denoising step.
@@ -69,16 +70,12 @@ class Clip:
             ValueError: the rows are at several sigmas, where a setting goes by sigma.
         """
         if self._step_cache is None and self._guidance_interval is None:
-            return guided_velocity(
-                self._model, latents, sigma, prompt_embeds, negative_prompt_embeds, guidance_scale
-            )
+            return guided_velocity(self._model, latents, sigma, condition, negative, guidance_scale)
         at = _single_sigma(sigma)
         scale = guidance_scale_at(at, guidance_scale, self._guidance_interval)
         batch = (latents.shape[0], scale != 1.0)
         with self._step_cache.step(batch, at) if self._step_cache else nullcontext():
-            return guided_velocity(
-                self._model, latents, sigma, prompt_embeds, negative_prompt_embeds, scale
-            )
+            return guided_velocity(self._model, latents, sigma, condition, negative, scale)
 
 
 class OptimisedModel:

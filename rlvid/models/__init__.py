@@ -19,7 +19,22 @@ if TYPE_CHECKING:
     from rlvid.config.model import ModelConfig
     from rlvid.models.base import VideoModel
 
-MODELS = {"wan": "rlvid.models.wan:WanModel"}
+MODELS = {
+    "cogvideox": "rlvid.models.cogvideox:CogVideoXModel",
+    "cogvideox_i2v": "rlvid.models.cogvideox_i2v:CogVideoXImageToVideoModel",
+    "cosmos": "rlvid.models.cosmos:CosmosModel",
+    "hunyuan_video": "rlvid.models.hunyuan_video:HunyuanVideoModel",
+    "hunyuan_video15": "rlvid.models.hunyuan_video15:HunyuanVideo15Model",
+    "hunyuan_video15_i2v": "rlvid.models.hunyuan_video15_i2v:HunyuanVideo15ImageModel",
+    "ltx": "rlvid.models.ltx:LtxModel",
+    "ltx2": "rlvid.models.ltx2:Ltx2Model",
+    "mochi": "rlvid.models.mochi:MochiModel",
+    "sd3": "rlvid.models.sd3:StableDiffusion3Model",
+    "wan": "rlvid.models.wan:WanModel",
+    "wan_experts": "rlvid.models.wan_experts:WanExpertsModel",
+    "wan_i2v": "rlvid.models.wan_i2v:WanImageToVideoModel",
+    "wan_ti2v": "rlvid.models.wan_ti2v:WanTextImageModel",
+}
 """Short name to adapter class; strings, so that listing the models imports none of them."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -1,8 +1,7 @@
 """What rlvid asks of a video model: four methods and its trainable transformer.
 
 Conventions (rlvid.flow): sigma in [0, 1], 1 is pure noise; velocity = noise - clean; latents are
-normalised, float32 outside the model. Letters: B batch, C F H W latent, L text tokens, D text size,
-T pixel frames.
+normalised, float32 outside the model. Letters: B batch, C F H W latent, T pixel frames.
 """
 
 from __future__ import annotations
@@ -13,6 +12,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from rlvid.condition import Condition
+from rlvid.flow.prompt_condition import TakesMedia
+
 
 @runtime_checkable
 class VideoModel(Protocol):
@@ -22,11 +24,11 @@ class VideoModel(Protocol):
     """The policy. The learner replaces it by its wrapped self; `velocity` always calls it."""
     device: torch.device
 
-    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
-        """Return prompt_embeds [B, L, D] of the frozen text encoder; "" is the empty prompt."""
+    def encode_prompts(self, texts: Sequence[str]) -> Condition:
+        """Return what the frozen text encoders make of B texts; "" is the empty prompt."""
         ...
 
-    def velocity(self, latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
+    def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Return the velocity [B, C, F, H, W] float32 at `sigma` [B]; differentiable."""
         ...
 
@@ -45,3 +47,12 @@ class VideoModel(Protocol):
     def save(self, folder: str) -> None:
         """Write the whole pipeline in diffusers' folder layout."""
         ...
+
+
+@runtime_checkable
+class MediaModel(VideoModel, TakesMedia, Protocol):
+    """A video model that is told pictures or clips beside a text, or may be.
+
+    `velocity` is given the condition of the text and that of the media as one:
+    `encode_prompts(texts) | encode_media(media, num_frames)`.
+    """

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
+from rlvid.condition import Condition
 from rlvid.models.causal_attention import KeysValues
 from rlvid.models.causal_layout import BlockLayout
 
@@ -22,10 +21,10 @@ class BlockCache:
     `window_blocks - 1` blocks, whatever the length of the clip.
     """
 
-    def __init__(self, layout: BlockLayout, prompt_embeds: Tensor) -> None:
+    def __init__(self, layout: BlockLayout, condition: Condition) -> None:
         self.layout = layout
-        self.prompt_embeds = prompt_embeds
-        """[B, L, text size]."""
+        self.condition = condition
+        """Of B rows."""
         self.prompt_layers: dict[int, KeysValues] = {}
         """Cross-attention by layer, filled by the first forward without gradient."""
         self.num_blocks = 0

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlvid.condition import Condition
 from rlvid.models.causal_attention import (
     AttentionPlan,
     KeysValues,
@@ -26,7 +27,7 @@ from rlvid.models.causal_attention import (
 from rlvid.models.causal_cache import BlockCache
 from rlvid.models.causal_layout import BlockLayout
 from rlvid.models.causal_rotary import rotary_at
-from rlvid.models.wan import NUM_TRAIN_TIMESTEPS
+from rlvid.models.wan import NUM_TRAIN_TIMESTEPS, PROMPT_EMBEDS
 
 
 class CausalWan:
@@ -55,7 +56,7 @@ class CausalWan:
         self,
         latents: Tensor,
         sigma: Tensor,
-        prompt_embeds: Tensor,
+        condition: Condition,
         *,
         clean: Tensor | None = None,
         context_sigma: float = 0.0,
@@ -65,7 +66,7 @@ class CausalWan:
         Args:
             latents: [B, C, F, H, W].
             sigma: [B, N], one for each block, or [B] for all blocks of a clip.
-            prompt_embeds: [B, L, text size].
+            condition: of B rows, as `WanModel.encode_prompts` has it.
             clean: [B, C, F, H, W]. When given, block i attends to the blocks of `clean` before it
                 and to itself (teacher forcing, Causal Forcing, arXiv:2602.02214), which is what
                 `block_velocity` sees of a clip with that past; else to the noisy blocks before it
@@ -75,7 +76,7 @@ class CausalWan:
         Returns:
             [B, C, F, H, W] float32.
         """
-        num_blocks = self._check_clip(latents, prompt_embeds)
+        num_blocks = self._check_clip(latents, condition)
         batch = latents.shape[0]
         if sigma.shape not in ((batch,), (batch, num_blocks)):
             raise ValueError(
@@ -97,12 +98,12 @@ class CausalWan:
             noisy = [(*seen[:-1], past + block) for block, seen in enumerate(blocks)]
             blocks, places = [*blocks[:past], *noisy], [*places[:past], *places]
         plan = self._plan(latents, visible=blocks, places=places)
-        velocity = self._run(latents, sigma, prompt_embeds, plan)
+        velocity = self._run(latents, sigma, condition, plan)
         return velocity if clean is None else velocity[:, :, past * self.layout.frames_per_block :]
 
-    def open_cache(self, prompt_embeds: Tensor) -> BlockCache:
-        """Return an empty cache for clips of these prompts, [B, L, text size]."""
-        return BlockCache(self.layout, prompt_embeds)
+    def open_cache(self, condition: Condition) -> BlockCache:
+        """Return an empty cache for the B clips of a condition."""
+        return BlockCache(self.layout, condition)
 
     def block_velocity(self, latents: Tensor, sigma: Tensor, cache: BlockCache) -> Tensor:
         """Return the velocity of the next block; differentiable, and the cache keeps its blocks.
@@ -155,7 +156,7 @@ class CausalWan:
         plan = self._plan(
             latents, visible=[seen], places=[cache.num_blocks], cache=cache, record=record
         )
-        return self._run(latents, sigma, cache.prompt_embeds, plan, cache)
+        return self._run(latents, sigma, cache.condition, plan, cache)
 
     def _plan(
         self,
@@ -185,7 +186,7 @@ class CausalWan:
         self,
         latents: Tensor,
         sigma: Tensor,
-        prompt_embeds: Tensor,
+        condition: Condition,
         plan: AttentionPlan,
         cache: BlockCache | None = None,
     ) -> Tensor:
@@ -195,7 +196,7 @@ class CausalWan:
             velocity: Tensor = self.transformer(
                 hidden_states=latents.to(self._dtype),
                 timestep=sigma.float() * NUM_TRAIN_TIMESTEPS,
-                encoder_hidden_states=prompt_embeds.to(self._dtype),
+                encoder_hidden_states=condition[PROMPT_EMBEDS].to(self._dtype),
                 return_dict=False,
             )[0]
         return velocity.float()
@@ -228,7 +229,7 @@ class CausalWan:
             for handle in handles:
                 handle.remove()
 
-    def _check_clip(self, latents: Tensor, prompt_embeds: Tensor) -> int:
+    def _check_clip(self, latents: Tensor, condition: Condition) -> int:
         """Return the number of blocks; ValueError when latents and prompts do not fit."""
         channels, (_, patch_height, patch_width) = (
             self._wan.config.in_channels,
@@ -244,6 +245,7 @@ class CausalWan:
                 f"causal: latents are {latents.shape[3]} x {latents.shape[4]}: expected multiples "
                 f"of the transformer's patch, {patch_height} x {patch_width}."
             )
+        prompt_embeds = condition[PROMPT_EMBEDS]
         if prompt_embeds.ndim != 3 or prompt_embeds.shape[0] != latents.shape[0]:
             raise ValueError(
                 f"causal: prompt_embeds have shape {tuple(prompt_embeds.shape)} for "
@@ -258,7 +260,7 @@ class CausalWan:
                 f"causal: the cache has {cache.layout}: expected {self.layout}. Open it with the "
                 "model that reads it."
             )
-        if self._check_clip(latents, cache.prompt_embeds) != 1:
+        if self._check_clip(latents, cache.condition) != 1:
             raise ValueError(
                 f"causal: a block has {latents.shape[2]} latent frames: expected "
                 f"{self.layout.frames_per_block}. Pass one block at a time."

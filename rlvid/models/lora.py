@@ -1,12 +1,14 @@
 """LoRA adapters on a diffusers transformer: bind, switch off, count, save, load, fuse.
 
-One adapter is trained at a time. Its file is what `WanPipeline.load_lora_weights` reads.
+One adapter is trained at a time. Its file is what `load_lora_weights` of a family's pipeline reads.
+Of two experts (Wan 2.2 A14B) the second has a file of its own, which the pipeline reads with
+`load_lora_weights(folder, weight_name=LORA_FILE_2, load_into_transformer_2=True)`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,11 @@ from rlvid.weights.names import ADAPTER, trainable_parameters
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """diffusers' name."""
+LORA_FILE_2 = "pytorch_lora_weights_2.safetensors"
+"""Of the second of two experts."""
 _PREFIX = "transformer."
+_EXPERT_FILES = {"high.": LORA_FILE, "low.": LORA_FILE_2}
+"""What canonical names of `rlvid.models.experts.TwoExperts` start with, to the file of the part."""
 
 __all__ = [
     "adapter_disabled",
@@ -89,11 +95,12 @@ def save_lora(folder: str | Path, parameters: Mapping[str, Tensor], config: Lora
     """Write adapter tensors (canonical names) so that diffusers' pipelines load them.
 
     Rank and alpha go into the file's metadata; without them a loader would assume alpha = rank.
+    Returns the file, of two experts the first's.
     """
     from safetensors.torch import save_file
 
-    path = Path(folder) / LORA_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     metadata = {
         f"{_PREFIX}{key}": value
         for key, value in {
@@ -103,13 +110,15 @@ def save_lora(folder: str | Path, parameters: Mapping[str, Tensor], config: Lora
             "peft_type": "LORA",
         }.items()
     }
-    tensors = {
-        _PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in parameters.items()
-    }
-    save_file(
-        tensors, path, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(metadata)}
-    )
-    return path
+    about = {"format": "pt", "lora_adapter_metadata": json.dumps(metadata)}
+    for start, file in _files_of(parameters).items():
+        tensors = {
+            _PREFIX + name.removeprefix(start): tensor.detach().cpu().contiguous()
+            for name, tensor in parameters.items()
+            if name.startswith(start)
+        }
+        save_file(tensors, folder / file, metadata=about)
+    return folder / LORA_FILE
 
 
 def load_lora(transformer: nn.Module, folder: str | Path) -> LoraConfig:
@@ -144,11 +153,37 @@ def read_lora(folder: str | Path) -> tuple[dict[str, Tensor], LoraConfig]:
     Raises:
         ValueError: the file is missing or does not say its rank and alpha.
     """
+    folder = Path(folder)
+    if not (folder / LORA_FILE_2).is_file():
+        return _read_file(folder / LORA_FILE)
+    tensors: dict[str, Tensor] = {}
+    for start, file in _EXPERT_FILES.items():
+        part, config = _read_file(folder / file)
+        tensors |= {start + name: tensor for name, tensor in part.items()}
+    return tensors, config
+
+
+def fuse_lora(transformer: nn.Module, folder: str | Path) -> None:
+    """Add the LoRA to the base weights and remove the adapter: plain parameter names again."""
+    load_lora(transformer, folder)
+    adapters = _adapters(transformer)
+    adapters.fuse_lora()
+    adapters.unload_lora()
+    transformer.requires_grad_(True)
+
+
+def _files_of(names: Iterable[str]) -> dict[str, str]:
+    """Return what names start with, to the file that holds them."""
+    starts = {name.partition(".")[0] + "." for name in names}
+    return _EXPERT_FILES if starts == set(_EXPERT_FILES) else {"": LORA_FILE}
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], LoraConfig]:
+    """Return the tensors of one file without their prefix, and its settings."""
     from safetensors import safe_open
 
-    path = Path(folder) / LORA_FILE
     if not path.is_file():
-        raise ValueError(f"lora: no file {path}; give the folder that holds {LORA_FILE}")
+        raise ValueError(f"lora: no file {path}; give the folder that holds {path.name}")
     with safe_open(str(path), framework="pt") as file:
         metadata = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
         tensors = {
@@ -167,15 +202,6 @@ def read_lora(folder: str | Path) -> tuple[dict[str, Tensor], LoraConfig]:
             "diffusers' save_lora_weights with metadata"
         ) from error
     return tensors, config
-
-
-def fuse_lora(transformer: nn.Module, folder: str | Path) -> None:
-    """Add the LoRA to the base weights and remove the adapter: plain parameter names again."""
-    load_lora(transformer, folder)
-    adapters = _adapters(transformer)
-    adapters.fuse_lora()
-    adapters.unload_lora()
-    transformer.requires_grad_(True)
 
 
 def _adapters(transformer: nn.Module) -> Any:

@@ -3,7 +3,7 @@
 A student asked for the teacher's many steps with guidance makes worse clips than either, so what it
 was trained for travels with its weights, as `sampling.json` in the policy's folder.
 
-Letters: B clips, C F H W latents, L text tokens, D text size.
+Letters: B clips, C F H W latents.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.flow.few_step import denoise_to_exit, fresh_noise
 from rlvid.flow.sampler import initial_noise
 from rlvid.flow.self_forcing import roll_out
@@ -86,7 +87,7 @@ class Student:
         self,
         seeds: Sequence[int],
         latent_shape: Sequence[int],
-        prompt_embeds: Tensor,
+        condition: Condition,
         *,
         step_seeds: Sequence[int] | None = None,
         exit_step: int | None = None,
@@ -99,7 +100,7 @@ class Student:
 
         Args:
             latent_shape: (C, F, H, W) of a clip.
-            prompt_embeds: [B, L, D].
+            condition: of B rows.
             step_seeds: one per clip, of the noise between levels; None takes `seeds`. Rollouts that
                 share their start differ by it.
         """
@@ -109,7 +110,7 @@ class Student:
             blocks = self.blocks(
                 seeds,
                 latent_shape,
-                prompt_embeds,
+                condition,
                 num_blocks=num_blocks,
                 step_seeds=step_seeds,
                 exit_step=exit_step,
@@ -117,7 +118,7 @@ class Student:
             return torch.cat(list(blocks), dim=2)
 
         def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-            return self._model.velocity(latents, sigma, prompt_embeds)
+            return self._model.velocity(latents, sigma, condition)
 
         noise = partial(self._noise, seeds, step_seeds or seeds, latent_shape, 0)
         return denoise_to_exit(velocity, noise(0), sigmas, step_noise=noise, exit_step=exit_step)
@@ -126,7 +127,7 @@ class Student:
         self,
         seeds: Sequence[int],
         latent_shape: Sequence[int],
-        prompt_embeds: Tensor,
+        condition: Condition,
         *,
         num_blocks: int | None,
         step_seeds: Sequence[int] | None = None,
@@ -147,7 +148,7 @@ class Student:
             )
         return roll_out(
             self.causal,
-            prompt_embeds,
+            condition,
             self.sampling.sigmas,
             noise=partial(self._noise, seeds, step_seeds or seeds, latent_shape),
             num_blocks=num_blocks,

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.config import ModelConfig
 from rlvid.config.reward_model import RungConfig
 from rlvid.flow.guidance import guided_velocity
@@ -75,16 +76,16 @@ class Ladder:
         for start in range(0, len(texts), BATCH):
             rows = texts[start : start + BATCH]
             noise = torch.stack([initial_noise(s, shape) for s in seeds[start : start + BATCH]])
-            embeds = model.encode_prompts(rows)
+            condition = model.encode_prompts(rows)
             negative = model.encode_prompts([""] * len(rows)) if scale != 1.0 else None
 
             def velocity(
                 latents: Tensor,
                 sigma: Tensor,
-                embeds: Tensor = embeds,
-                negative: Tensor | None = negative,
+                condition: Condition = condition,
+                negative: Condition | None = negative,
             ) -> Tensor:
-                return guided_velocity(model, latents, sigma, embeds, negative, scale)
+                return guided_velocity(model, latents, sigma, condition, negative, scale)
 
             made.append(_bytes(model.decode(sample_ode(velocity, noise.to(model.device), sigmas))))
         return torch.cat(made)

@@ -40,12 +40,12 @@ def main() -> None:
     for rows in (1, 8, 16):
         latents = torch.randn(rows, *shape)
         sigma = torch.full((rows,), 0.5)
-        prompt_embeds = model.encode_prompts([""] * rows)
+        condition = model.encode_prompts([""] * rows)
         videos = model.decode(latents)
         result[f"decode_ms_batch_{rows}"] = best_ms(partial(model.decode, latents))
         result[f"encode_ms_batch_{rows}"] = best_ms(partial(model.encode, videos))
         result[f"velocity_ms_batch_{rows}"] = best_ms(
-            partial(model.velocity, latents, sigma, prompt_embeds)
+            partial(model.velocity, latents, sigma, condition)
         )
     result["environment"] = environment(torch.device("cpu"))
     print(json.dumps(result, indent=1))

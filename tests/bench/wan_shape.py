@@ -26,12 +26,13 @@ from rlvid.actors.rollout_worker import RolloutWorker
 from rlvid.algorithms.base import LossTerms, metric_values
 from rlvid.algorithms.batch import assemble, forward_batches, select_forward
 from rlvid.algorithms.grpo import Grpo
+from rlvid.condition import Condition
 from rlvid.config import AlgorithmConfig, LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.step_plans import make_step_plan
 from rlvid.flow.step_weights import update_step_weights
 from rlvid.models.lora import add_lora, trainable_parameters
-from rlvid.models.wan import WanModel
+from rlvid.models.wan import PROMPT_EMBEDS, WanModel
 from rlvid.records import GroupTask, LearnerBatch, Prompt, RolloutGroup
 from rlvid.seeds import derive_seed
 from tests.bench.timing import environment, measure
@@ -80,14 +81,14 @@ class ShapeModel(WanModel):
         self._embeds: dict[str, Tensor] = {}
         self.transformer = build_transformer(settings.size, self.device, self._dtype)
 
-    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
+    def encode_prompts(self, texts: Sequence[str]) -> Condition:
         """Return noise [B, L, D] of the text encoder's shape; other texts, other noise."""
         shape = (self._size.text_tokens, self._size.text_dim)
         for text in set(texts) - set(self._embeds):
             seed = derive_seed(0, text)
             drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
             self._embeds[text] = drawn.to(self.device)
-        return torch.stack([self._embeds[text] for text in texts])
+        return Condition({PROMPT_EMBEDS: torch.stack([self._embeds[text] for text in texts])})
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         return latent_shape(self._size, num_frames=num_frames, height=height, width=width)
@@ -162,7 +163,7 @@ def measure_forward(model: ShapeModel, settings: BenchSettings) -> dict[str, Any
     shape = model.latent_shape(settings.num_frames, settings.height, settings.width)
     latents = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     sigma = torch.full((1,), 0.7, device=model.device)
-    positive, negative = model.encode_prompts([_PROMPT.text, ""]).split(1)
+    positive, negative = model.encode_prompts([_PROMPT.text]), model.encode_prompts([""])
     scale = settings.rollout.guidance_scale
     timing = measure(
         lambda: guided_velocity(model, latents, sigma, positive, negative, scale),
@@ -254,14 +255,15 @@ def accumulate(
     model: ShapeModel, batch: LearnerBatch, config: AlgorithmConfig, guidance_scale: float
 ) -> list[LossTerms]:
     """Run forward and backward over the rollout's own batches, as the learner does."""
-    embeds, negative = model.encode_prompts([batch.prompt.model_text, ""]).split(1)
+    condition = model.encode_prompts([batch.prompt.model_text])
+    negative = model.encode_prompts([""])
     total_rows = int(batch.trained.sum())
     collected = []
     for rows in forward_batches(batch):
         part = select_forward(batch, rows)
         unique = part.unique_rows
         velocity = guided_velocity(
-            model, part.latents[unique], part.sigma[unique], embeds, negative, guidance_scale
+            model, part.latents[unique], part.sigma[unique], condition, negative, guidance_scale
         )
         terms = Grpo().loss(part, velocity, config=config)
         (terms.loss_sum / total_rows).backward()

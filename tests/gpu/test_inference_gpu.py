@@ -63,9 +63,9 @@ def _sample(optimised: OptimisedModel) -> Tensor:
     shape = optimised.model.latent_shape(33, 480, 832)
     noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(CUDA)
     with torch.no_grad(), optimised.clip() as clip:
-        embeds, negative = clip.encode_prompts(["bench"]), clip.encode_prompts([""])
+        condition, negative = clip.encode_prompts(["bench"]), clip.encode_prompts([""])
         return sample_ode(
-            lambda latents, sigma: clip.guided_velocity(latents, sigma, embeds, negative, 3.0),
+            lambda latents, sigma: clip.guided_velocity(latents, sigma, condition, negative, 3.0),
             noise,
             shifted_sigmas(STEPS, 3.0),
         )
@@ -91,11 +91,11 @@ def test_attention_kernel_agrees_with_the_native_one(
     if name == "flex":
         pytest.skip("uncompiled it holds 14040 x 14040 scores of every head: 2 x 12 x 0.8 GB")
     latents = torch.randn(1, *model.latent_shape(33, 480, 832), device=CUDA)
-    embeds, sigma = model.encode_prompts(["bench"]), torch.full((1,), 0.7, device=CUDA)
+    condition, sigma = model.encode_prompts(["bench"]), torch.full((1,), 0.7, device=CUDA)
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return model.velocity(latents, sigma, embeds)
+            return model.velocity(latents, sigma, condition)
 
     plain, plain_s = forward(), _seconds(forward)
     optimised = optimise(model, InferenceConfig.model_validate({"attention": name}))

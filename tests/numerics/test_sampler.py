@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.config import RolloutConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import initial_noise, sample_group, sample_ode
@@ -138,25 +139,26 @@ def test_seeds_that_contradict_the_plan_are_refused() -> None:
 
 
 class PromptedVelocity:
-    """A model whose velocity is the mean of its prompt embedding; counts its forwards."""
+    """A model whose velocity is the mean of what it is told; counts its forwards."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def velocity(self, latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
+    def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         self.batches.append(latents.shape[0])
-        return torch.zeros_like(latents) + prompt_embeds.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1)
+        told = condition["told"].mean(dim=(1, 2))
+        return torch.zeros_like(latents) + told.reshape(-1, 1, 1, 1, 1)
 
 
 def test_guidance_extrapolates_in_one_forward() -> None:
     """negative + scale (conditional - negative): 1 + 3 (2 - 1) = 4, both halves in one batch."""
     model = PromptedVelocity()
     latents, sigma = torch.zeros(2, *SHAPE), torch.ones(2)
-    conditional, negative = torch.full((1, 5, 8), 2.0), torch.full((1, 5, 8), 1.0)
+    conditional, negative = (Condition({"told": torch.full((1, 5, 8), x)}) for x in (2.0, 1.0))
     guided = guided_velocity(model, latents, sigma, conditional, negative, 3.0)  # type: ignore[arg-type]
     assert torch.equal(guided, torch.full_like(latents, 4.0))
     plain = guided_velocity(model, latents, sigma, conditional, None, 1.0)  # type: ignore[arg-type]
     assert torch.equal(plain, torch.full_like(latents, 2.0))
     assert model.batches == [4, 2]
-    with pytest.raises(ValueError, match="negative_prompt_embeds"):
+    with pytest.raises(ValueError, match="negative is missing"):
         guided_velocity(model, latents, sigma, conditional, None, 3.0)  # type: ignore[arg-type]

@@ -158,5 +158,7 @@ def test_a_bad_caption_line_is_refused_with_its_number(
 
 
 def test_a_folder_without_captions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no captions\.jsonl"):
+    with pytest.raises(ValueError, match=r"^sft\.clips: no captions\.jsonl"):
         open_clips(str(tmp_path), ClipShape(), num_clips=1, clip_seed=0)
+    with pytest.raises(ValueError, match=r"^elsewhere\.clips: no captions\.jsonl"):
+        open_clips(str(tmp_path), ClipShape(), num_clips=1, clip_seed=0, where="elsewhere.clips")

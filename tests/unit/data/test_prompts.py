@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rlvid.config.prompts import PromptsConfig
-from rlvid.data.prompts import load_prompts, prompts_for_step
+from rlvid.data.prompts import load_prompts, load_text_prompts, prompts_for_step
 from rlvid.data.tiny_world import parse
 from rlvid.seeds import prompt_id
 
@@ -68,6 +69,35 @@ def test_jsonl_file_keeps_facts_and_enhanced_text(tmp_path: Path) -> None:
     assert prompt.facts == {"animal": "dog"}
 
 
+def test_media_are_found_beside_the_file_and_tell_prompts_apart(tmp_path: Path) -> None:
+    """One text with two pictures are two prompts; the same picture elsewhere is the same one."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(2):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    lines = [
+        '{"text": "a dog"}',
+        '{"text": "a dog", "media": {"first_frame": "0.png"}}',
+        '{"text": "a dog", "media": {"first_frame": "1.png"}}',
+        '{"text": "a dog", "media": {"last_frame": "1.png"}}',
+    ]
+    (folder / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    config = PromptsConfig(source=str(folder / "prompts.jsonl"), split="all")
+    prompts = load_prompts(config)
+    assert prompts[0].prompt_id == prompt_id("a dog")
+    assert len({prompt.prompt_id for prompt in prompts}) == 4
+    assert prompts[1].media == {"first_frame": str(folder / "0.png")}
+
+    with pytest.raises(
+        ValueError, match=r"distillation: .* has media \['first_frame'\]: expected t"
+    ):
+        load_text_prompts(config, who="distillation")
+
+    folder.rename(tmp_path / "moved")
+    moved = load_prompts(PromptsConfig(source=str(tmp_path / "moved/prompts.jsonl"), split="all"))
+    assert [prompt.prompt_id for prompt in moved] == [prompt.prompt_id for prompt in prompts]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -75,6 +105,12 @@ def test_jsonl_file_keeps_facts_and_enhanced_text(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "a"}\nnot json\n', r"a\.jsonl:2: not JSON"),
         ("a.jsonl", '{"text": "a", "fact": {}}\n', r"a\.jsonl:1: wrong keys.*fact"),
         ("a.jsonl", '{"text": "a", "facts": {"n": 1}}\n', r"a\.jsonl:1: facts"),
+        ("a.jsonl", '{"text": "a", "media": "b.png"}\n', r"a\.jsonl:1: media: expected an obj"),
+        (
+            "a.jsonl",
+            '{"text": "a", "media": {"first_frame": "b.png"}}\n',
+            r"a\.jsonl:1: media\.first_frame: no such file: .*/b\.png",
+        ),
         ("a.txt", "a\nb\na\n", r"a\.txt:3: text given twice: already on line 1"),
         ("a.txt", "\n", "no prompts"),
         ("a.csv", "a\n", "unknown source"),

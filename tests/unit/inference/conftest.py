@@ -46,10 +46,10 @@ def sample(model: VideoModel) -> Sample:
     ) -> Tensor:
         noise = torch.stack([initial_noise(s, model.latent_shape(9, 16, 16)) for s in seeds])
         with torch.no_grad(), optimised.clip(**clip) as turn:
-            embeds, negative = turn.encode_prompts([prompt]), turn.encode_prompts([""])
+            condition, negative = turn.encode_prompts([prompt]), turn.encode_prompts([""])
             return sample_ode(
                 lambda latents, sigma: turn.guided_velocity(
-                    latents, sigma, embeds, negative, guidance_scale
+                    latents, sigma, condition, negative, guidance_scale
                 ),
                 noise,
                 shifted_sigmas(num_steps, 3.0),

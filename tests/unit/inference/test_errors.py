@@ -136,23 +136,23 @@ def test_failing_setting_leaves_nothing_on(model: VideoModel, applied: Applied) 
 
 def test_cached_step_with_gradient_is_refused(model: VideoModel, applied: Applied) -> None:
     latents = torch.randn(1, *model.latent_shape(9, 16, 16))
-    embeds = model.encode_prompts(["a red ball"])
+    condition = model.encode_prompts(["a red ball"])
     with (
         applied(step_cache={"kind": "first_block"}).clip() as clip,
         pytest.raises(RuntimeError, match=r"expected sampling under torch.no_grad"),
     ):
-        clip.guided_velocity(latents, torch.ones(1), embeds, None, 1.0)
+        clip.guided_velocity(latents, torch.ones(1), condition, None, 1.0)
 
 
 def test_rows_at_several_sigmas_are_refused(model: VideoModel, applied: Applied) -> None:
     latents = torch.randn(2, *model.latent_shape(9, 16, 16))
-    embeds = model.encode_prompts(["a red ball"])
+    condition = model.encode_prompts(["a red ball"])
     with (
         torch.no_grad(),
         applied(guidance_interval=(0.2, 0.8)).clip() as clip,
         pytest.raises(ValueError, match=r"every row at one sigma.* got 0.5 to 0.9"),
     ):
-        clip.guided_velocity(latents, torch.tensor([0.5, 0.9]), embeds, None, 1.0)
+        clip.guided_velocity(latents, torch.tensor([0.5, 0.9]), condition, None, 1.0)
 
 
 def test_two_clips_at_once_are_refused(applied: Applied) -> None:

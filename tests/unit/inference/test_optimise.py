@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.config.inference import InferenceConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.inference.optimise import OptimisedModel, optimise
 from rlvid.models.base import VideoModel
+from rlvid.models.wan import PROMPT_EMBEDS
 from rlvid.testing import tiny_model
 
 OTHER = "a blue box rolls to the right while the camera pans left"
@@ -60,10 +62,10 @@ def test_default_setting_is_plain_guidance(model: VideoModel, applied: Applied) 
     latents = torch.randn(3, *model.latent_shape(9, 16, 16))
     sigma = torch.full((3,), 0.7)
     with torch.no_grad(), applied().clip() as clip:
-        embeds, negative = model.encode_prompts(["a red ball"]), model.encode_prompts([""])
+        condition, negative = model.encode_prompts(["a red ball"]), model.encode_prompts([""])
         assert torch.equal(
-            clip.guided_velocity(latents, sigma, embeds, negative, 3.0),
-            guided_velocity(model, latents, sigma, embeds, negative, 3.0),
+            clip.guided_velocity(latents, sigma, condition, negative, 3.0),
+            guided_velocity(model, latents, sigma, condition, negative, 3.0),
         )
 
 
@@ -100,21 +102,21 @@ def test_cache_is_dropped_when_the_batch_changes_within_a_clip(
     """`sample_group` grows from one row per noise to one per rollout, and a guidance interval drops
     half the batch; what was cached for other rows must not be added to these."""
     latents = torch.randn(4, *model.latent_shape(9, 16, 16))
-    embeds, negative = model.encode_prompts(["a red ball"]), model.encode_prompts([""])
+    condition, negative = model.encode_prompts(["a red ball"]), model.encode_prompts([""])
     sigma, scale = torch.full((4,), 0.5), 3.0
     with torch.no_grad(), applied(step_cache={"kind": kind, "threshold": 1e6}).clip() as clip:
         for rows, factor in ((1, scale), (1, scale), (4, scale), (4, 1.0), (2, scale)):
             part, at = latents[:rows], sigma[:rows]
-            found = clip.guided_velocity(part, at, embeds, negative, factor)
+            found = clip.guided_velocity(part, at, condition, negative, factor)
             if (rows, factor) != (1, scale):
-                plain = _plain_velocity(part, at, embeds, negative, factor)
+                plain = _plain_velocity(part, at, condition, negative, factor)
                 assert torch.equal(found, plain), (rows, factor)
 
 
 def _plain_velocity(
-    latents: Tensor, sigma: Tensor, embeds: Tensor, negative: Tensor, scale: float
+    latents: Tensor, sigma: Tensor, condition: Condition, negative: Condition, scale: float
 ) -> Tensor:
-    return guided_velocity(tiny_model(), latents, sigma, embeds, negative, scale)
+    return guided_velocity(tiny_model(), latents, sigma, condition, negative, scale)
 
 
 def test_first_block_cache_leaves_out_blocks(model: VideoModel, applied: Applied) -> None:
@@ -124,10 +126,10 @@ def test_first_block_cache_leaves_out_blocks(model: VideoModel, applied: Applied
     transformer.blocks[1].ffn.register_forward_hook(lambda *_: calls.append(1))
     optimised = applied(step_cache={"kind": "first_block", "threshold": 1e6})
     latents = torch.randn(1, *model.latent_shape(9, 16, 16))
-    embeds, negative = model.encode_prompts(["a red ball"]), model.encode_prompts([""])
+    condition, negative = model.encode_prompts(["a red ball"]), model.encode_prompts([""])
     with torch.no_grad(), optimised.clip() as clip:
         for sigma in (1.0, 0.8, 0.5):
-            clip.guided_velocity(latents, torch.tensor([sigma]), embeds, negative, 3.0)
+            clip.guided_velocity(latents, torch.tensor([sigma]), condition, negative, 3.0)
     assert len(calls) == 1
 
 
@@ -136,13 +138,13 @@ def test_guidance_interval_leaves_out_the_unconditional_half(
 ) -> None:
     """Within it guidance is as ever, its ends included; outside it is the conditional velocity."""
     latents = torch.randn(2, *model.latent_shape(9, 16, 16))
-    embeds, negative = model.encode_prompts(["a red ball"]), model.encode_prompts([""])
+    condition, negative = model.encode_prompts(["a red ball"]), model.encode_prompts([""])
     with torch.no_grad(), applied(guidance_interval=(0.25, 0.75)).clip() as clip:
         for sigma, scale in ((0.9, 1.0), (0.75, 3.0), (0.5, 3.0), (0.25, 3.0), (0.1, 1.0)):
             rows = torch.full((2,), sigma)
             assert torch.equal(
-                clip.guided_velocity(latents, rows, embeds, negative, 3.0),
-                guided_velocity(model, latents, rows, embeds, negative, scale),
+                clip.guided_velocity(latents, rows, condition, negative, 3.0),
+                guided_velocity(model, latents, rows, condition, negative, scale),
             )
 
 
@@ -193,16 +195,16 @@ def test_prompt_cache_gives_back_the_bits_in_another_process(
     model: VideoModel, applied: Applied, tmp_path: Path
 ) -> None:
     folder = str(tmp_path / "prompts")
-    expected = model.encode_prompts(["a red ball", ""])
+    expected = model.encode_prompts(["a red ball", ""])[PROMPT_EMBEDS]
     with applied(prompt_cache=folder).clip() as clip:
-        assert torch.equal(clip.encode_prompts(["a red ball", ""]), expected)
+        assert torch.equal(clip.encode_prompts(["a red ball", ""])[PROMPT_EMBEDS], expected)
     files = sorted(path.name for path in Path(folder).iterdir())
     assert len(files) == 2
     other: Any = tiny_model()
     optimised = optimise(other, InferenceConfig(prompt_cache=folder))
-    other._text_encoder = None  # whatever is read must not be encoded
+    other.encode_prompt = None  # whatever is read must not be encoded
     with optimised.clip() as clip:
-        assert torch.equal(clip.encode_prompts(["a red ball", ""]), expected)
+        assert torch.equal(clip.encode_prompts(["a red ball", ""])[PROMPT_EMBEDS], expected)
 
 
 def test_prompt_cache_keeps_encoders_apart(tmp_path: Path) -> None:
@@ -211,8 +213,8 @@ def test_prompt_cache_keeps_encoders_apart(tmp_path: Path) -> None:
     for seed in (0, 1):
         model = tiny_model(seed)
         with optimise(model, InferenceConfig(prompt_cache=folder)).clip() as clip:
-            found = clip.encode_prompts(["a red ball"])
-        assert torch.equal(found, model.encode_prompts(["a red ball"]))
+            found = clip.encode_prompts(["a red ball"])[PROMPT_EMBEDS]
+        assert torch.equal(found, model.encode_prompts(["a red ball"])[PROMPT_EMBEDS])
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -77,6 +77,18 @@ def test_group_without_a_trained_step_comes_back(store: GroupStore) -> None:
     assert digest_of_group(read) == digest_of_group(group)
 
 
+def test_prompt_keeps_its_media_and_one_of_before_there_were_any_is_read(
+    store: GroupStore,
+) -> None:
+    group, scores = small_group("a", 1.0)
+    with_media = replace(group.prompt, media={"first_frame": "/shared/beach.png"})
+    store.write(replace(group, prompt=with_media), scores, step=0)
+    assert store.read("a")[0].prompt == with_media
+    tree, tensors = encode(group)
+    del tree["prompt"]["media"]
+    assert _bits(decode(RolloutGroup, tree, tensors)) == _bits(group)
+
+
 def test_file_holds_no_pickle(store: GroupStore) -> None:
     """A run folder may come from somebody else; reading it must run nothing."""
     content = store.write(*small_group("a", 1.0), step=0).path.read_bytes()
@@ -194,6 +206,8 @@ def test_digest_is_of_what_was_sampled_and_of_nothing_else() -> None:
     digest = digest_of_group(group)
     told: dict[str, Any] = {"lease_id": "b", "actor_id": "c", "sample_s": 9.0, "policy_version": 8}
     assert digest_of_group(replace(group, **told, weights_digest="e", num_forwards=1)) == digest
+    moved = replace(group.prompt, media={"first_frame": "/elsewhere/beach.png"})
+    assert digest_of_group(replace(group, prompt=moved)) == digest
 
     def with_rollout(**changes: Any) -> RolloutGroup:
         first: Rollout = replace(group.rollouts[0], **changes)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from rlvid.launch.cluster import demanded
 from rlvid.launch.preflight import preflight
@@ -36,6 +37,19 @@ def test_mistake_is_refused_by_its_path(sections: dict[str, Any], expected: str)
     with pytest.raises(ValueError, match=expected) as caught:
         preflight(recipe(**sections))
     assert "\n" not in str(caught.value)
+
+
+def test_media_are_held_against_the_model_family(tmp_path: Path) -> None:
+    """An actor would find out when it is asked for the first group."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "p.jsonl").write_text('{"text": "a dog", "media": {"first_frame": "a.png"}}\n')
+    given = {"source": str(tmp_path / "p.jsonl"), "split": "all"}
+    with pytest.raises(ValueError, match=r"prompts: .* \['first_frame'\]: .* 'wan' expects none"):
+        preflight(recipe(prompts=given))
+    with pytest.raises(ValueError, match=r"^prompts: prompt .* 'wan_i2v' expects \['first_frame'"):
+        preflight(recipe(model={"use": "wan_i2v"}))
+    with pytest.raises(ValueError, match=r"evaluate\.prompts: prompt .* has media \[\]"):
+        preflight(recipe(model={"use": "wan_i2v"}, prompts=given))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from rlvid.config.errors import ConfigError
 from rlvid.config.inference import InferenceConfig
 from rlvid.data.video_files import read_mp4
 from rlvid.launch.cli import app
-from rlvid.launch.cli_policies import inference_for_sample
+from rlvid.launch.cli_sample import inference_for_sample
 from rlvid.launch.sample import sample_clip
 from rlvid.models.policy import Policy
 from rlvid.models.student import StudentSampling
+from rlvid.records import Prompt
 
 TEXT = "a red ball falls"
 SETTING = '{"inference": {"guidance_interval": [0.95, 1.0], "vae": "sliced"}}'
@@ -39,7 +40,7 @@ def test_default_setting_changes_no_bit() -> None:
     def sampled(inference: InferenceConfig | None) -> torch.Tensor:
         policy = Policy(model_path="tiny")
         return sample_clip(
-            TEXT,
+            Prompt(prompt_id="0", text=TEXT),
             policy,
             model,
             seed=0,

@@ -88,13 +88,13 @@ def test_gradient_is_that_of_the_chain_written_out_by_hand() -> None:
     found = gradients(model, terms.loss_sum)
 
     sigma = group.plan.sigmas[3]
-    embeds = model.encode_prompts([group.prompt.text])
+    condition = model.encode_prompts([group.prompt.text])
     loss = torch.zeros(())
     for rollout in group.rollouts:
         seed = derive_seed(recipe.seed, group.group_id, rollout.index, "refl")
         noise = torch.randn(rollout.latents.shape, generator=torch.Generator().manual_seed(seed))
         state = ((1.0 - sigma) * rollout.latents + sigma * noise)[None]
-        clean = state - sigma * model.velocity(state, torch.tensor([sigma]), embeds)
+        clean = state - sigma * model.velocity(state, torch.tensor([sigma]), condition)
         config = model.vae.config
         std, mean = (
             torch.tensor(values).view(1, -1, 1, 1, 1)

@@ -198,8 +198,8 @@ def test_average_is_exported_beside_the_policy(tmp_path: Path) -> None:
         model = tiny_model(0)
         load_lora(model.transformer, tmp_path / name)
         with torch.no_grad():
-            embeds = model.encode_prompts(["a red ball"])
-            answers.append(model.velocity(latents, sigma, embeds))
+            condition = model.encode_prompts(["a red ball"])
+            answers.append(model.velocity(latents, sigma, condition))
     assert torch.equal(answers[0], velocity)
     assert not torch.equal(answers[1], velocity)
 

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from rlvid.config import LoraConfig
 from rlvid.models.lora import (
+    LORA_FILE,
     adapter_disabled,
     add_lora,
     count_adapter_modules,
     fuse_lora,
     load_lora,
+    read_lora,
     save_lora,
     trainable_parameters,
 )
+from rlvid.models.tiny_families.wan import tiny_experts
 from rlvid.testing import tiny_model
 
 CONFIG = LoraConfig(rank=2, alpha=8.0)
@@ -134,6 +137,28 @@ def test_diffusers_pipeline_reads_the_file(tmp_path: Path) -> None:
     torch.testing.assert_close(
         _velocity(pipeline.transformer), _velocity(transformer), rtol=0.0, atol=0.0
     )
+
+
+def test_two_experts_have_a_file_each(tmp_path: Path) -> None:
+    """A pipeline reads one file for each of its transformers; here they are one adapter."""
+    experts = tiny_experts().transformer
+    add_lora(experts, CONFIG)
+    parameters = trainable_parameters(experts, "lora")
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.normal_(std=0.1)
+    save_lora(tmp_path, parameters, CONFIG)
+    tensors, _ = read_lora(tmp_path)
+    assert all(torch.equal(tensors[name], value) for name, value in parameters.items())
+    assert sorted(tensors) == sorted(parameters)
+    fused = tiny_experts().transformer
+    before = {name: value.clone() for name, value in fused.state_dict().items()}
+    fuse_lora(fused, tmp_path)
+    moved = {name for name, value in fused.state_dict().items() if not value.equal(before[name])}
+    assert {name.split(".")[0] for name in moved} == {"high", "low"}
+    (tmp_path / LORA_FILE).unlink()
+    with pytest.raises(ValueError, match=f"no file .*{LORA_FILE}"):
+        read_lora(tmp_path)
 
 
 def test_target_that_matches_nothing_is_refused() -> None:

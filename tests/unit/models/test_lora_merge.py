@@ -209,7 +209,7 @@ def test_merged_policy_opens_with_the_velocity_of_base_and_deltas(tmp_path: Path
     for model in (opened, by_hand, open_policy(base, config, "cpu")):
         latents = torch.randn(1, 4, 3, 2, 2, generator=torch.Generator().manual_seed(3))
         with torch.no_grad():
-            embeds = model.encode_prompts(["a red ball falls"])
-            velocities.append(model.velocity(latents, torch.tensor([0.7]), embeds))
+            condition = model.encode_prompts(["a red ball falls"])
+            velocities.append(model.velocity(latents, torch.tensor([0.7]), condition))
     torch.testing.assert_close(velocities[0], velocities[1], rtol=1e-4, atol=1e-5)
     assert float((velocities[0] - velocities[2]).abs().max()) > 1e-3

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.flow.causal_ode import causal_trajectories, ode_schedule
 from rlvid.flow.few_step import fresh_noise
 from rlvid.flow.self_forcing import roll_out
@@ -48,9 +49,9 @@ def gradients(model: WanModel) -> dict[str, Tensor]:
 
 def test_cached_roll_out_is_the_uncached_masked_forward(model: WanModel) -> None:
     """Each block's last prediction from one forward over the whole clip, without any cache."""
-    student, embeds = student_of(model), model.encode_prompts(TEXTS)
+    student, condition = student_of(model), model.encode_prompts(TEXTS)
     with torch.no_grad():
-        clean = student.generate(SEEDS, SHAPE, embeds)
+        clean = student.generate(SEEDS, SHAPE, condition)
         assert student.causal is not None
         for block in range(3):
             predicted = latents = student._noise(SEEDS, SEEDS, SHAPE, block, 0)
@@ -61,7 +62,7 @@ def test_cached_roll_out_is_the_uncached_masked_forward(model: WanModel) -> None
                 noisy = clean.clone()
                 noisy[:, :, 2 * block : 2 * block + 2] = latents
                 velocity = student.causal.velocity(
-                    noisy, torch.full((2,), level), embeds, clean=clean
+                    noisy, torch.full((2,), level), condition, clean=clean
                 )
                 predicted = latents - level * velocity[:, :, 2 * block : 2 * block + 2]
             torch.testing.assert_close(
@@ -74,12 +75,12 @@ def test_gradient_is_of_the_exit_level_of_each_block_and_not_through_the_cache(
     model: WanModel, exit_step: int
 ) -> None:
     """Equal to that of three forwards of a block each on detached states and a detached past."""
-    student, embeds = student_of(model), model.encode_prompts(TEXTS)
+    student, condition = student_of(model), model.encode_prompts(TEXTS)
     assert student.causal is not None
-    clean = student.generate(SEEDS, SHAPE, embeds, exit_step=exit_step)
+    clean = student.generate(SEEDS, SHAPE, condition, exit_step=exit_step)
     clean.square().sum().backward()
     found = gradients(model)
-    cache = student.causal.open_cache(embeds)
+    cache = student.causal.open_cache(condition)
     for block in range(3):
         latents = student._noise(SEEDS, SEEDS, SHAPE, block, 0)
         for j in range(exit_step):
@@ -104,7 +105,7 @@ def test_gradient_is_of_the_exit_level_of_each_block_and_not_through_the_cache(
 def test_finished_blocks_enter_the_cache_at_sigma_0_with_the_students_own_output(
     model: WanModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    student, embeds = student_of(model), model.encode_prompts(TEXTS)
+    student, condition = student_of(model), model.encode_prompts(TEXTS)
     causal = student.causal
     assert causal is not None
     appended: list[Tensor] = []
@@ -116,7 +117,7 @@ def test_finished_blocks_enter_the_cache_at_sigma_0_with_the_students_own_output
         append(clean, cache)
 
     monkeypatch.setattr(causal, "append_block", noted)
-    clean = student.generate(SEEDS, SHAPE, embeds, exit_step=1)
+    clean = student.generate(SEEDS, SHAPE, condition, exit_step=1)
     assert len(appended) == 2  # nobody reads the last one
     assert torch.equal(torch.cat(appended, dim=2), clean[:, :, :4])
 
@@ -124,20 +125,20 @@ def test_finished_blocks_enter_the_cache_at_sigma_0_with_the_students_own_output
 @torch.no_grad()
 def test_a_clip_does_not_depend_on_its_batch(model: WanModel) -> None:
     for layout in (None, LAYOUT):
-        student, embeds = student_of(model, layout), model.encode_prompts(TEXTS)
-        both = student.generate(SEEDS, SHAPE, embeds)
-        alone = student.generate(SEEDS[:1], SHAPE, embeds[:1])
+        student, condition = student_of(model, layout), model.encode_prompts(TEXTS)
+        both = student.generate(SEEDS, SHAPE, condition)
+        alone = student.generate(SEEDS[:1], SHAPE, condition.rows(slice(0, 1)))
         torch.testing.assert_close(both[:1], alone, rtol=0.0, atol=1e-5)
-        assert torch.equal(both, student.generate(SEEDS, SHAPE, embeds))
+        assert torch.equal(both, student.generate(SEEDS, SHAPE, condition))
 
 
 @torch.no_grad()
 def test_rollouts_that_share_their_start_differ_by_their_steps(model: WanModel) -> None:
     """As the groups of RL do with `rollout.initial_noise: shared`."""
-    embeds = model.encode_prompts(TEXTS[:1] * 2)
+    condition = model.encode_prompts(TEXTS[:1] * 2)
     for layout in (None, LAYOUT):
         student = student_of(model, layout)
-        one, other = student.generate((3, 3), SHAPE, embeds, step_seeds=(1, 2))
+        one, other = student.generate((3, 3), SHAPE, condition, step_seeds=(1, 2))
         assert not torch.allclose(one, other, atol=1e-2)
 
 
@@ -148,19 +149,19 @@ def test_stream_begins_as_the_clip_and_goes_on_in_bounded_memory(
     """The window rolls behind the trained length; the first frames are those of `generate`."""
     layout = rolling_layout(LAYOUT, 3, window_blocks=None, sink_blocks=1)
     assert layout == replace(LAYOUT, window_blocks=3, sink_blocks=1, positions="window")
-    student, embeds = student_of(model, layout), model.encode_prompts(TEXTS[:1])
-    whole = student_of(model).generate(SEEDS[:1], SHAPE, embeds)
+    student, condition = student_of(model, layout), model.encode_prompts(TEXTS[:1])
+    whole = student_of(model).generate(SEEDS[:1], SHAPE, condition)
     blocks: list[Tensor] = []
     caches: list[BlockCache] = []
     assert student.causal is not None
     open_cache = student.causal.open_cache
 
-    def noted(prompt_embeds: Tensor) -> BlockCache:
-        caches.append(open_cache(prompt_embeds))
+    def noted(condition: Condition) -> BlockCache:
+        caches.append(open_cache(condition))
         return caches[-1]
 
     monkeypatch.setattr(student.causal, "open_cache", noted)
-    for block in student.blocks(SEEDS[:1], SHAPE, embeds, num_blocks=9):
+    for block in student.blocks(SEEDS[:1], SHAPE, condition, num_blocks=9):
         blocks.append(block)
         assert len(caches[0].kept_blocks) <= 2
     torch.testing.assert_close(torch.cat(blocks[:3], dim=2), whole, rtol=0.0, atol=1e-5)
@@ -186,7 +187,7 @@ def test_frames_of_a_stream_are_those_of_the_whole_decode(model: WanModel) -> No
 @torch.no_grad()
 def test_causal_trajectories_are_the_students_own_ode(model: WanModel) -> None:
     """States where the student will be asked, ends from a past that is the trajectory's own."""
-    student, embeds = student_of(model), model.encode_prompts(TEXTS)
+    student, condition = student_of(model), model.encode_prompts(TEXTS)
     assert student.causal is not None
     schedule = ode_schedule(SIGMAS, 4, 1.0)
 
@@ -195,7 +196,7 @@ def test_causal_trajectories_are_the_students_own_ode(model: WanModel) -> None:
 
     made = causal_trajectories(
         student.causal,
-        embeds,
+        condition,
         model.encode_prompts([""]),
         guidance_scale=2.0,
         sigmas=SIGMAS,
@@ -206,7 +207,7 @@ def test_causal_trajectories_are_the_students_own_ode(model: WanModel) -> None:
     assert made.states.shape == (2, 3, *SHAPE)
     torch.testing.assert_close(made.states[:, 0, :, 2:4], noise(1))
     latents = torch.cat([noise(block) for block in range(3)], dim=2)
-    negative = model.encode_prompts([""]).expand(2, -1, -1)
+    negative = model.encode_prompts([""]).expand(2)
     for level, following in zip(schedule[:-1], schedule[1:], strict=True):
         if level in SIGMAS:
             expected = made.states[:, SIGMAS.index(level)]
@@ -214,7 +215,7 @@ def test_causal_trajectories_are_the_students_own_ode(model: WanModel) -> None:
         sigma = torch.full((2,), level)
         conditional, plain = (
             student.causal.velocity(latents, sigma, text, clean=made.clean)
-            for text in (embeds, negative)
+            for text in (condition, negative)
         )
         latents = latents + (following - level) * (plain + 2.0 * (conditional - plain))
     torch.testing.assert_close(latents, made.clean, rtol=0.0, atol=1e-4)
@@ -241,13 +242,13 @@ def test_a_window_wider_than_training_is_refused() -> None:
 
 
 def test_a_whole_clip_student_has_no_blocks(model: WanModel) -> None:
-    embeds = model.encode_prompts(TEXTS[:1])
+    condition = model.encode_prompts(TEXTS[:1])
     with pytest.raises(ValueError, match="expected the policy of a causal stage"):
-        student_of(model, None).blocks(SEEDS[:1], SHAPE, embeds, num_blocks=2)
+        student_of(model, None).blocks(SEEDS[:1], SHAPE, condition, num_blocks=2)
 
 
 def test_roll_out_runs_no_further_than_it_is_asked(model: WanModel) -> None:
-    student, embeds = student_of(model), model.encode_prompts(TEXTS[:1])
+    student, condition = student_of(model), model.encode_prompts(TEXTS[:1])
     assert student.causal is not None
     asked = []
 
@@ -256,7 +257,7 @@ def test_roll_out_runs_no_further_than_it_is_asked(model: WanModel) -> None:
         return fresh_noise([0], (4, 2, 2, 2), block, level)
 
     with torch.no_grad():
-        endless = roll_out(student.causal, embeds, SIGMAS, noise=noise, num_blocks=None)
+        endless = roll_out(student.causal, condition, SIGMAS, noise=noise, num_blocks=None)
         next(endless)
         next(endless)
     assert max(asked) == 1

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models import attention_dispatch
+from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.config import ModelConfig
-from rlvid.models import digest_folder, load_decoder, load_model, wan_vae
-from rlvid.models.wan import WanModel
+from rlvid.models import digest_folder, load_decoder, load_model, video_vae
+from rlvid.models.wan import PROMPT_EMBEDS, WanModel
 from rlvid.testing import check_model, tiny_model
 
 CPU = torch.device("cpu")
@@ -34,7 +36,7 @@ def folder(model: WanModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def batch(model: WanModel, rows: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch(model: WanModel, rows: int = 3) -> tuple[Tensor, Tensor, Condition]:
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(rows, *model.latent_shape(9, 16, 16), generator=generator)
     sigma = torch.linspace(0.9, 0.2, rows)
@@ -48,10 +50,10 @@ def test_adapter_keeps_the_protocol(model: WanModel) -> None:
 
 def test_velocity_is_bit_identical_with_and_without_gradient(model: WanModel) -> None:
     """Sampling has no gradient and learning has one; the on-policy ratio must be exactly 1."""
-    latents, sigma, prompt_embeds = batch(model, rows=5)
+    latents, sigma, condition = batch(model, rows=5)
     with torch.inference_mode():
-        sampled = model.velocity(latents, sigma, prompt_embeds)
-    learned = model.velocity(latents, sigma, prompt_embeds)
+        sampled = model.velocity(latents, sigma, condition)
+    learned = model.velocity(latents, sigma, condition)
     assert learned.requires_grad
     assert torch.equal(sampled, learned.detach())
 
@@ -88,12 +90,12 @@ def test_large_clips_go_through_the_vae_one_at_a_time(
     for name in ("decode", "encode"):
         whole = getattr(vae, name)
 
-        def noting(clips: torch.Tensor, whole: Any = whole, **options: Any) -> Any:
+        def noting(clips: Tensor, whole: Any = whole, **options: Any) -> Any:
             sizes.append(len(clips))
             return whole(clips, **options)
 
         monkeypatch.setattr(vae, name, noting)
-    monkeypatch.setattr(wan_vae, "PIXELS_AT_ONCE", 9 * 16 * 16)
+    monkeypatch.setattr(video_vae, "PIXELS_AT_ONCE", 9 * 16 * 16)
     alone = model.decode(latents)
     torch.testing.assert_close(alone, together, rtol=0.0, atol=1e-5)
     torch.testing.assert_close(model.encode(alone), model.encode(together), rtol=0.0, atol=1e-3)
@@ -128,10 +130,10 @@ def test_wan_pipeline_samples_what_the_adapter_samples(model: WanModel, folder: 
         output_type="pt",
     ).frames
     sigmas = pipeline.scheduler.sigmas.tolist()
-    prompt_embeds, empty = model.encode_prompts([CAPTION]), model.encode_prompts([""])
+    condition, empty = model.encode_prompts([CAPTION]), model.encode_prompts([""])
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
         with torch.no_grad():
-            conditional = model.velocity(latents, torch.tensor([sigma]), prompt_embeds)
+            conditional = model.velocity(latents, torch.tensor([sigma]), condition)
             unconditional = model.velocity(latents, torch.tensor([sigma]), empty)
         velocity = unconditional + 2.0 * (conditional - unconditional)
         latents = latents + velocity * (sigma_next - sigma)
@@ -176,9 +178,9 @@ def test_clip_size_that_does_not_divide_is_refused(
 def test_embedding_does_not_depend_on_its_batch_or_on_the_cache(model: WanModel) -> None:
     """An actor and a learner encode different sets of prompts and must condition alike."""
     fresh = tiny_model()
-    together = model.encode_prompts(["a blue box", CAPTION, ""])
-    assert torch.equal(fresh.encode_prompts([CAPTION])[0], together[1])
-    assert torch.equal(fresh.encode_prompts([CAPTION])[0], together[1])
+    together = model.encode_prompts(["a blue box", CAPTION, ""])[PROMPT_EMBEDS]
+    assert torch.equal(fresh.encode_prompts([CAPTION])[PROMPT_EMBEDS][0], together[1])
+    assert torch.equal(fresh.encode_prompts([CAPTION])[PROMPT_EMBEDS][0], together[1])
 
 
 def test_embedding_cached_in_inference_mode_can_be_trained_on(model: WanModel) -> None:
@@ -192,7 +194,8 @@ def test_embedding_cached_in_inference_mode_can_be_trained_on(model: WanModel) -
 
 def test_word_order_changes_the_embedding_of_a_word(model: WanModel) -> None:
     """Cross-attention has no positions: a bag of words would make left and right subjects equal."""
-    one, other = model.encode_prompts(["red ball blue box", "blue ball red box"])
+    texts = ["red ball blue box", "blue ball red box"]
+    one, other = model.encode_prompts(texts)[PROMPT_EMBEDS]
     assert (one[1] - other[1]).abs().max() > 0.1
 
 
@@ -214,7 +217,7 @@ def test_folder_of_another_pipeline_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_expert_folder_is_refused(tmp_path: Path) -> None:
-    """Wan 2.2 A14B splits the noise levels over two transformers; only one would be trained."""
+    """Wan 2.2 A14B splits the noise levels over two transformers; here one would be trained."""
     index = {"_class_name": "WanPipeline", "transformer_2": ["diffusers", "WanTransformer3DModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="two transformers"):

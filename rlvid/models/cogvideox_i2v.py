@@ -1,0 +1,63 @@
+"""CogVideoX image-to-video models, 1.0 and 1.5: a first frame beside the text.
+
+The transformer sees the frame's latents as further channels, zero behind the first latent frame.
+The pipeline draws them from the VAE's posterior; here they are its mode, so that rollout and
+learner are told the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from rlvid.condition import Condition
+from rlvid.models.cogvideox import CogVideoXModel
+from rlvid.models.native import NativeRange
+
+FIRST_FRAME_LATENTS = "first_frame_latents"
+"""[B, C, 1, H, W] float32, of the scale that the transformer was trained on."""
+
+
+class CogVideoXImageToVideoModel(CogVideoXModel):
+    """A CogVideoXImageToVideoPipeline as a `MediaModel`.
+
+    Guidance is away from the empty text; the negative has the first frame as well.
+    """
+
+    PIPELINE = "CogVideoXImageToVideoPipeline"
+    NATIVE: ClassVar[NativeRange] = CogVideoXModel.NATIVE
+
+    media = frozenset({"first_frame"})
+    required_media = media
+
+    def clip_size(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
+        """Return (num_frames, height, width) that latents of shape (C, F, H, W) stand for."""
+        return self._vae.clip_size(latent_shape)
+
+    def encode_media(self, media: Mapping[str, Tensor], num_frames: int) -> Condition:
+        """Return first_frame_latents of "first_frame" [B, 3, height, width] in [0, 1].
+
+        CogVideoX 1.5 was trained on latents divided by the scaling factor (`invert_scale_latents`).
+        """
+        frames = media["first_frame"][:, None, None]
+        # One by one, so that a row does not depend on what it is batched with.
+        latents = torch.cat([self._vae.encode(frame) for frame in frames])
+        config = self.vae.config
+        if config.invert_scale_latents:
+            latents = latents / config.scaling_factor**2
+        return Condition({FIRST_FRAME_LATENTS: latents})
+
+    def _shown(self, state: Tensor, condition: Condition) -> Tensor:
+        if FIRST_FRAME_LATENTS not in set(condition):
+            raise ValueError(
+                f"{type(self).__name__}: the condition is of a text alone: expected that of a "
+                "first frame joined to it. What trains on clips and captions (sft, dpo, "
+                "distillation) has no first frames; use a text-to-video model there."
+            )
+        first = condition[FIRST_FRAME_LATENTS]
+        behind = (0, 0, 0, 0, 0, state.shape[2] - 1)
+        return torch.cat([state, pad(first, behind)], dim=1)

@@ -1,0 +1,1 @@
+"""Tiny random pipelines of every model family, of its own classes, built offline."""

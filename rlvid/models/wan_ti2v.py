@@ -1,0 +1,95 @@
+"""Wan 2.2 5B: one model for a text alone and for a text with a first frame.
+
+With a first frame the transformer is shown its latents clean, at timestep 0, in place of the first
+latent frame, and the rest at the timestep of the noise level (`expand_timesteps`).
+
+That frame needs no place of its own in the sampler. It is an element of the latents whose
+distribution is one point, z, and of such an element the velocity is known: at noise level sigma
+
+    x = (1 - sigma) z + sigma noise,    velocity = noise - z = (x - z) / sigma.
+
+`velocity` returns that for the first latent frame, whatever the transformer says there. So the ODE
+leads from noise to z, and so does the SDE, whose last step is deterministic: the video begins with
+the given frame up to rounding, as it does in the pipeline, which puts z there after its last step.
+The transformer never sees the noise that is added there on the way. Every policy has this same
+velocity, hence the same transition: log-ratios, KL and gradients are exactly those of the other
+frames, and only the number of elements by which they are divided counts the frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlvid.condition import Condition
+from rlvid.models.native import NativeRange
+from rlvid.models.pipeline_model import read_index
+from rlvid.models.wan import NUM_TRAIN_TIMESTEPS, PROMPT_EMBEDS, WanModel
+
+FIRST_FRAME_LATENTS = "first_frame_latents"
+"""[B, C, 1, H, W] float32, of unit scale."""
+
+
+class WanTextImageModel(WanModel):
+    """A WanPipeline with `expand_timesteps` as a `MediaModel`; a first frame is not required.
+
+    Guidance is away from the empty text; the negative has the first frame as well.
+    """
+
+    NATIVE: ClassVar[NativeRange] = NativeRange(
+        num_frames=(None, 121), height_width=((704, 1280), (1280, 704)), fps=24
+    )
+    """github.com/Wan-Video/Wan2.2: `SUPPORTED_SIZES` of ti2v-5B, `frame_num` and `sample_fps`."""
+
+    media = frozenset({"first_frame"})
+    required_media: frozenset[str] = frozenset()
+
+    @classmethod
+    def check_folder(cls, folder: Path) -> None:
+        """Raise ValueError unless `folder` is of a model that is told a timestep for each token."""
+        super().check_folder(folder)
+        if not read_index(folder).get("expand_timesteps"):
+            raise ValueError(
+                f"model.path: {folder / 'model_index.json'} has no expand_timesteps: expected "
+                "true, as Wan 2.2 TI2V has it. Set model.use to wan for a text-to-video model."
+            )
+
+    def clip_size(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
+        """Return (num_frames, height, width) that latents of shape (C, F, H, W) stand for."""
+        return self._vae.clip_size(latent_shape)
+
+    def encode_media(self, media: Mapping[str, Tensor], num_frames: int) -> Condition:
+        """Return first_frame_latents of "first_frame" [B, 3, height, width] in [0, 1]."""
+        frames = media["first_frame"][:, None, None]
+        # One by one, so that a row does not depend on what it is batched with.
+        return Condition(
+            {FIRST_FRAME_LATENTS: torch.cat([self._vae.encode(frame) for frame in frames])}
+        )
+
+    def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Return the velocity [B, C, F, H, W] float32 at `sigma` [B]; differentiable."""
+        if FIRST_FRAME_LATENTS not in set(condition):
+            return super().velocity(latents, sigma, condition)
+        first = condition[FIRST_FRAME_LATENTS]
+        predicted: Tensor = self.transformer(
+            hidden_states=torch.cat([first, latents[:, :, 1:]], dim=2).to(self._dtype),
+            timestep=self._timesteps(latents, sigma),
+            encoder_hidden_states=condition[PROMPT_EMBEDS].to(self._dtype),
+            return_dict=False,
+        )[0]
+        to_first = (latents[:, :, :1] - first) / sigma.float().view(-1, 1, 1, 1, 1)
+        return torch.cat([to_first, predicted[:, :, 1:].float()], dim=2)
+
+    def _timesteps(self, latents: Tensor, sigma: Tensor) -> Tensor:
+        """Return the timestep [B, tokens] of each token, 0 for those of the first frame."""
+        of_time, high, wide = self._patch_size
+        _, _, frames, height, width = latents.shape
+        num_tokens = (height // high) * (width // wide)
+        timesteps = sigma.float()[:, None] * NUM_TRAIN_TIMESTEPS
+        timesteps = timesteps.repeat(1, frames // of_time * num_tokens)
+        timesteps[:, :num_tokens] = 0.0
+        return timesteps
