@@ -137,7 +137,7 @@ class SleepingWorker:
             raise RuntimeError(f"{self._actor_id}: group {task.group_id} was fated to fail")
 
     def _rollout(self, task: GroupTask, index: int) -> Rollout:
-        num_trained = len(task.plan.trained_steps)
+        num_trained = task.plan.num_recorded
         generator = torch.Generator().manual_seed(task.step_seeds[index])
         latents = torch.randn(self._options.latent_shape, generator=generator)
         trained = latents.expand(num_trained, *latents.shape).clone()

@@ -58,6 +58,7 @@ class GroupFacts:
                 num_noises=plan["num_noises"],
                 num_nodes=tuple(plan["num_nodes"]),
                 branch_scale=plan["branch_scale"],
+                own_steps=tuple(plan["own_steps"]),
             ),
         )
 

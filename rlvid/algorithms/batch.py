@@ -1,10 +1,10 @@
 """From a sampled group and its credit to the rows the loss works on.
 
-Rows are ordered by trained step, then by rollout: row n = s * G + g. The rollout's batches are
-kept: at every step it ran one forward per distinct state, so up to the first stochastic step one
-per initial noise, and later one per rollout, or per node of a tree. A matrix product can round
-differently in a batch of another size, and then the ratio is not exactly 1 on the policy that
-sampled; so masked rollouts stay in their forward as well.
+Rows are ordered by trained step, then by rollout: row n = s * G + g, or fewer where rollouts have
+steps of their own. The rollout's batches are kept: at every step it ran one forward per distinct
+state, so up to the first stochastic step one per initial noise, and later one per rollout, or per
+node of a tree. A matrix product can round differently in a batch of another size, and then the
+ratio is not exactly 1 on the policy that sampled; so masked rollouts stay in their forward as well.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def assemble(
     device: torch.device | str = "cpu",
     is_on_policy: bool = True,
 ) -> LearnerBatch:
-    """Return the N = S * G rows of a group.
+    """Return the N rows of a group.
+
+    Letters: S trained steps of the plan.
 
     Args:
         advantage: [G], or [S, G] where steps have credit of their own (`tree_credit`).
@@ -43,29 +45,33 @@ def assemble(
     _check(group, rollouts, advantage, trained, step_weights)
     sigma = torch.tensor([plan.sigmas[j] for j in plan.trained_steps], dtype=torch.float32)
     sigma_next = torch.tensor([plan.sigmas[j + 1] for j in plan.trained_steps], dtype=torch.float32)
-    forward_row, unique_rows = _shared_forwards(plan, size)
+    places = _places(plan, size)
+    forward_row, unique_rows = _shared_forwards(plan, size, places)
+    position = torch.tensor([s for s, _ in places])
+    member = torch.tensor([g for _, g in places])
     kept = trained.bool().cpu()
     credited = torch.where(kept, advantage.float().cpu(), 0.0)
 
-    def by_step(values: Sequence[Tensor]) -> Tensor:
-        """G tensors [S, ...] -> [S * G, ...] float32."""
-        return torch.stack(list(values), dim=1).flatten(0, 1).to(device).float()
+    def by_row(values: Sequence[Tensor]) -> Tensor:
+        """G tensors [recorded steps, ...] -> [N, ...] float32."""
+        rows = [values[g][0 if plan.own_steps else s] for s, g in places]
+        return torch.stack(rows).to(device).float()
 
     return LearnerBatch(
         prompt=group.prompt,
-        sigma=sigma.repeat_interleave(size).to(device),
-        sigma_next=sigma_next.repeat_interleave(size).to(device),
-        latents=by_step([rollout.trained_latents for rollout in rollouts]),
-        next_latents=by_step([rollout.trained_next_latents for rollout in rollouts]),
-        behaviour_mean=by_step([rollout.behaviour_mean for rollout in rollouts]),
-        behaviour_log_prob=by_step([rollout.behaviour_log_prob for rollout in rollouts]),
-        advantage=credited.expand(num_trained, size).flatten().to(device),
-        trained=kept.expand(num_trained, size).flatten().to(device),
-        step_weight=step_weights.float().cpu().repeat_interleave(size).to(device),
+        sigma=sigma[position].to(device),
+        sigma_next=sigma_next[position].to(device),
+        latents=by_row([rollout.trained_latents for rollout in rollouts]),
+        next_latents=by_row([rollout.trained_next_latents for rollout in rollouts]),
+        behaviour_mean=by_row([rollout.behaviour_mean for rollout in rollouts]),
+        behaviour_log_prob=by_row([rollout.behaviour_log_prob for rollout in rollouts]),
+        advantage=credited.expand(num_trained, size)[position, member].to(device),
+        trained=kept.expand(num_trained, size)[position, member].to(device),
+        step_weight=step_weights.float().cpu()[position].to(device),
         forward_row=forward_row.to(device),
         unique_rows=unique_rows.to(device),
         noise=plan.noise,
-        pulled=None if pulled is None else pulled.cpu().repeat(num_trained).to(device),
+        pulled=None if pulled is None else pulled.cpu()[member].to(device),
         is_on_policy=is_on_policy,
     )
 
@@ -97,19 +103,29 @@ def _check(
         )
 
 
-def _shared_forwards(plan: StepPlan, size: int) -> tuple[Tensor, Tensor]:
+def _places(plan: StepPlan, size: int) -> list[tuple[int, int]]:
+    """Return (position of the trained step, rollout) of each row."""
+    return [
+        (position, g)
+        for position, j in enumerate(plan.trained_steps)
+        for g in range(size)
+        if not plan.own_steps or plan.own_steps[g] == j
+    ]
+
+
+def _shared_forwards(
+    plan: StepPlan, size: int, places: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
     """Return (forward_row [N], unique_rows [U]) of a group of `size` rollouts."""
     forward_row: list[int] = []
     unique_rows: list[int] = []
-    for position, j in enumerate(plan.trained_steps):
-        nodes = plan.nodes_before(j, size)
-        place: dict[int, int] = {}
-        for g in range(size):
-            node = g * nodes // size
-            if node not in place:
-                place[node] = len(unique_rows)
-                unique_rows.append(position * size + g)
-            forward_row.append(place[node])
+    first: dict[tuple[int, int], int] = {}
+    for row, (position, g) in enumerate(places):
+        state = (position, g * plan.num_starts(plan.trained_steps[position], size) // size)
+        if state not in first:
+            first[state] = len(unique_rows)
+            unique_rows.append(row)
+        forward_row.append(first[state])
     return (
         torch.tensor(forward_row, dtype=torch.int64),
         torch.tensor(unique_rows, dtype=torch.int64),
@@ -119,6 +135,14 @@ def _shared_forwards(plan: StepPlan, size: int) -> tuple[Tensor, Tensor]:
 def all_forwards(batch: LearnerBatch) -> list[Tensor]:
     """Return the rows [int64] of all trained steps as one batch: fewer, larger forwards."""
     return [batch.unique_rows] if batch.unique_rows.numel() else []
+
+
+def needed_forwards(batch: LearnerBatch) -> list[Tensor]:
+    """Return `all_forwards` without those that serve no trained row; one is left at least."""
+    is_needed = torch.zeros_like(batch.unique_rows, dtype=torch.bool)
+    is_needed[batch.forward_row[batch.trained]] = True
+    is_needed[0] |= ~is_needed.any()
+    return [batch.unique_rows[is_needed]]
 
 
 def forward_batches(batch: LearnerBatch) -> list[Tensor]:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from rlvid.config.aggregation import AggregationConfig
 from rlvid.config.base import Section
 from rlvid.config.rollout import RolloutConfig
+from rlvid.config.tree import TreeConfig, check_branching
 
 
 class AdvantageConfig(Section):
@@ -68,23 +69,6 @@ class SelectiveKlConfig(Section):
     direction: Literal["others_high", "main_high"] = "others_high"
     """others_high: where the other rewards rank a rollout above the main one, as Astrolabe's code
     does. main_high: where the main one ranks it above the others, a guard against its hacking."""
-
-
-class TreeConfig(Section):
-    """Credit of plans that branch, `rollout.step_plan.kind` tree and branch.
-
-    A node is worth what the videos below it are, and is compared with other nodes of its depth
-    (BranchGRPO, arXiv:2509.06040; `rlvid.algorithms.tree_credit`). The advantages of a depth have a
-    spread of 1 over the group, whatever `advantage.std`.
-    """
-
-    fusion: Literal["mean", "path"] = "mean"
-    """mean: of all videos below a node, the default of the released code. path: of a node's
-    children, weighted by the softmax of the mean log-probability of the steps to them."""
-    baseline: Literal["depth", "siblings"] = "depth"
-    """depth: a node is compared with all nodes of its depth in the group, as published; for branch
-    plans that is the group's own advantage. siblings: with the children of its own parent alone,
-    so that neither the initial noise nor an earlier split counts for a later one."""
 
 
 class ForwardConfig(Section):
@@ -389,12 +373,8 @@ def check_rollouts(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
             f"algorithm.tree: is of rollout.step_plan.kind tree and branch, got kind {kind}; leave "
             "it out, or set the kind"
         )
-    if algorithm.use == "grpo" and kind == "tree" and algorithm.advantage.best_of_n is not None:
-        raise ValueError(
-            "algorithm.advantage.best_of_n: a node of a tree is worth what all videos below it "
-            f"are: expected it left out with rollout.step_plan.kind tree, got "
-            f"{algorithm.advantage.best_of_n}"
-        )
+    if algorithm.use == "grpo":
+        check_branching(algorithm.tree, algorithm.advantage.best_of_n, rollout)
 
 
 def _check_refl(refl: ReflConfig, rollout: RolloutConfig) -> None:

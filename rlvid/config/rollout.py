@@ -21,7 +21,7 @@ class StepPlanConfig(Section):
     )
     """all: every step; fraction: a random part of the steps; window: MixGRPO's sliding window;
     random: `num_steps` drawn anew for each prompt; isotemporal: one step per prompt (Flash-GRPO);
-    branch: one step per prompt with `num_branches` rollouts per initial noise (TempFlow-GRPO);
+    branch: `num_branches` rollouts part at a step, without noise elsewhere (TempFlow-GRPO);
     tree: every state branches at each of `split_steps` (BranchGRPO);
     ode: none, for algorithms that look at final videos alone (nft, awm, dpo)."""
     range_frac: tuple[float, float] = (0.0, 0.5)
@@ -29,18 +29,28 @@ class StepPlanConfig(Section):
     fraction: float = Field(default=0.6, gt=0.0, le=1.0)
     """For `fraction`; 0.6 is DanceGRPO's timestep_fraction."""
     num_steps: int = Field(default=1, ge=1)
-    """For `random`: how many. For `window`: its width (MixGRPO uses 4 of 25)."""
+    """For `random`: how many. For `window`, and the one of a tree: its width (MixGRPO uses 4 of 25,
+    BranchGRPO 4 of 20)."""
     window_stride: int = Field(default=1, ge=1)
     window_every: int = Field(default=25, ge=1)
     """Optimiser steps between moves of the window (MixGRPO: 25)."""
     num_branches: int = Field(default=2, ge=2)
-    """For `branch`: rollouts per initial noise. For `tree`: children of a state at a split."""
+    """For `branch`: rollouts of an initial noise that part at one step; TempFlow-GRPO's code has 6.
+    For `tree`: children of a state at a split."""
+    branch_at: Literal["drawn", "each"] = "drawn"
+    """For `branch`: where. drawn: all of a group at one step, drawn for each prompt. each: at every
+    step of `range_frac` in turn, along the same trajectory of each initial noise, as published
+    (arXiv:2508.04324; there with all steps but the last). A rollout then has noise at one step and
+    is compared with those that have it there too. Rollouts of an initial noise are num_branches
+    times these steps."""
     split_steps: tuple[int, ...] = (0, 3, 6, 9)
     """For `tree`: where it branches, BranchGRPO's of 20 steps (arXiv:2509.06040). A group holds
     num_branches to the power of their number rollouts for each initial noise."""
-    between: Literal["sde", "ode"] = "sde"
+    between: Literal["sde", "window", "ode"] = "sde"
     """For `tree`: the steps that do not branch. sde: with noise and trained, as published. ode:
-    neither, so that only splits are; the released code can do both in a window of its own."""
+    neither, so that only splits are. window: sde in a window of `num_steps`, ode outside of it
+    (BranchGRPO-Mix). The window goes over all steps but the last, moved as that of `window`; in the
+    released code its place goes by the denoising step, so at its interval of 30 it never moves."""
     branch_scale: float | None = Field(default=4.0, gt=0.0)
     """For `tree`: s of the noise (x_0 + s x_i) / sqrt(1 + s^2) of children, x_0 being theirs
     together; BranchGRPO's 4. None draws each by itself."""
@@ -135,6 +145,11 @@ class RolloutConfig(Section):
                 f"group_size must be a multiple of step_plan.num_branches, "
                 f"got {self.group_size} and {branches}"
             )
+        if self.step_plan.kind != "branch" and self.step_plan.branch_at != "drawn":
+            raise ValueError(
+                f"step_plan.branch_at is of kind branch, got kind {self.step_plan.kind} and "
+                f"{self.step_plan.branch_at}; leave it out, or set the kind"
+            )
         if self.step_plan.kind == "tree":
             self._check_tree(self.step_plan)
         if self.step_plan.kind == "ode" and self.initial_noise == "shared":
@@ -173,6 +188,11 @@ class RolloutConfig(Section):
             raise ValueError(
                 f"step_plan.pruned_steps must be at most {prunable}, the trained steps behind the "
                 f"last split, got {plan.pruned_steps}"
+            )
+        if plan.between == "window" and plan.num_steps > last + 1:
+            raise ValueError(
+                f"step_plan.num_steps must be at most {last + 1}, the steps that the window of a "
+                f"tree can hold, got {plan.num_steps}"
             )
 
     @model_validator(mode="after")

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlvid.flow.sde import euler_step, sde_step
+from rlvid.flow.branches import sample_branches
+from rlvid.flow.plan_steps import RecordedStep, noisy_step, sigma_rows
+from rlvid.flow.sde import euler_step
 from rlvid.records import StepPlan
 
 VelocityFunction = Callable[[Tensor, Tensor], Tensor]
@@ -23,7 +25,7 @@ class GroupSample:
     latents: Tensor
     """[G, C, F, H, W] float32, the clean end."""
     trained_latents: Tensor
-    """[G, S, C, F, H, W] state before each trained step."""
+    """[G, S, C, F, H, W] state before each trained step; S is `plan.num_recorded`."""
     trained_next_latents: Tensor
     """[G, S, C, F, H, W]."""
     behaviour_mean: Tensor
@@ -39,15 +41,11 @@ def initial_noise(seed: int, shape: Sequence[int]) -> Tensor:
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
-def _sigma_rows(sigma: float, like: Tensor) -> Tensor:
-    return torch.full((like.shape[0],), sigma, dtype=torch.float32, device=like.device)
-
-
 @torch.no_grad()
 def sample_ode(velocity: VelocityFunction, latents: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Run Euler steps from latents [B, C, F, H, W] at sigmas[0] to sigmas[-1]."""
     for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
-        rows, rows_next = _sigma_rows(sigma, latents), _sigma_rows(sigma_next, latents)
+        rows, rows_next = sigma_rows(sigma, latents), sigma_rows(sigma_next, latents)
         latents = euler_step(velocity(latents, rows), latents, rows, rows_next)
     return latents
 
@@ -67,8 +65,9 @@ def sample_group(
 
     Rollouts of one initial noise are equal up to the first stochastic step, and so is the velocity
     there; in a tree they part only where it branches. So the batch of a step has one row per
-    distinct state (`plan.nodes_before`). `rlvid.algorithms.batch.forward_batches` gives the learner
-    the same batches.
+    distinct state (`plan.nodes_before`). Where rollouts have steps of their own, the trajectories
+    that they leave are run first, by themselves. `rlvid.algorithms.batch.forward_batches` gives the
+    learner the same batches.
 
     Args:
         noise_seeds: [G]; equal seeds share their noise, as `plan.noise_index` says.
@@ -81,37 +80,30 @@ def sample_group(
     distinct = _distinct_noises(plan, noise_seeds, step_seeds)
     generators = [torch.Generator().manual_seed(seed) for seed in step_seeds]
     latents = torch.stack([initial_noise(seed, latent_shape) for seed in distinct]).to(device)
-    recorded: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    if plan.own_steps:
+        videos, step, forwards = sample_branches(velocity, plan, latents, generators, dtype)
+        return _group_sample(videos, [step], dtype, forwards)
+    recorded: list[RecordedStep] = []
     num_forwards = 0
     for j in range(plan.num_steps):
         is_trained = j in plan.trained_steps
         if is_trained:
             latents = latents.to(dtype).float()
-        sigma = _sigma_rows(plan.sigmas[j], latents)
+        sigma = sigma_rows(plan.sigmas[j], latents)
         predicted = velocity(latents, sigma)
         num_forwards += latents.shape[0]
         nodes = plan.nodes_after(j, group_size)
         if nodes != latents.shape[0]:
             parents = _node_of(_leaders(nodes, group_size), latents.shape[0], group_size).to(device)
             latents, predicted = latents[parents], predicted[parents]
-            sigma = _sigma_rows(plan.sigmas[j], latents)
-        sigma_next = _sigma_rows(plan.sigmas[j + 1], latents)
+            sigma = sigma_rows(plan.sigmas[j], latents)
+        sigma_next = sigma_rows(plan.sigmas[j + 1], latents)
         if j not in plan.stochastic_steps:
             latents = euler_step(predicted, latents, sigma, sigma_next)
             continue
-        taken = sde_step(
-            predicted,
-            latents,
-            sigma,
-            sigma_next,
-            noise=plan.noise,
-            step_noise=_step_noise(plan, j, generators, latent_shape).to(device),
-        )
-        if is_trained and dtype != torch.float32:
-            rounded = taken.next_latents.to(dtype).float()
-            taken = sde_step(
-                predicted, latents, sigma, sigma_next, noise=plan.noise, next_latents=rounded
-            )
+        step_noise = _step_noise(plan, j, generators, latent_shape).to(device)
+        stored = dtype if is_trained else torch.float32
+        taken = noisy_step(predicted, latents, plan, j, step_noise, stored)
         if is_trained:
             rows = _node_of(range(group_size), nodes, group_size).to(device)
             recorded.append(
@@ -186,7 +178,7 @@ def _distinct_noises(
 
 def _group_sample(
     latents: Tensor,
-    recorded: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    recorded: Sequence[RecordedStep],
     dtype: torch.dtype,
     num_forwards: int,
 ) -> GroupSample:

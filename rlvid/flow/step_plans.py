@@ -43,6 +43,7 @@ def make_step_plan(
         num_noises=_num_noises(config),
         num_nodes=_num_nodes(config, stochastic) if is_tree else (),
         branch_scale=config.step_plan.branch_scale if is_tree else None,
+        own_steps=_own_steps(config, trained),
     )
 
 
@@ -61,7 +62,8 @@ def _num_noises(config: RolloutConfig) -> int:
     """Return the distinct initial noises of a group."""
     plan = config.step_plan
     if plan.kind == "branch":
-        return config.group_size // plan.num_branches
+        places = len(_branch_steps(config)) if plan.branch_at == "each" else 1
+        return config.group_size // (plan.num_branches * places)
     if plan.kind == "tree":
         return int(config.group_size // plan.num_branches ** len(plan.split_steps))
     return 1 if config.initial_noise == "shared" else config.group_size
@@ -72,6 +74,29 @@ def _num_nodes(config: RolloutConfig, stochastic: tuple[int, ...]) -> tuple[int,
     plan, roots = config.step_plan, _num_noises(config)
     splits = [sum(split <= j for split in plan.split_steps) for j in stochastic]
     return tuple(int(roots * plan.num_branches**number) for number in splits)
+
+
+def _own_steps(config: RolloutConfig, trained: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the step of each rollout: for each noise every step in turn, for each its branches."""
+    plan = config.step_plan
+    if plan.branch_at == "drawn":
+        return ()
+    of_one_noise = tuple(step for step in trained for _ in range(plan.num_branches))
+    return of_one_noise * _num_noises(config)
+
+
+def _branch_steps(config: RolloutConfig) -> tuple[int, ...]:
+    """Return the steps at each of which a trajectory branches; ValueError where G does not fit."""
+    plan = config.step_plan
+    steps = _steps_in_range(plan, config.num_denoising_steps)
+    rollouts = plan.num_branches * len(steps)
+    if config.group_size % rollouts:
+        raise ValueError(
+            f"rollout.group_size: expected a multiple of {rollouts}, step_plan.num_branches "
+            f"{plan.num_branches} at each of {len(steps)} steps of range_frac {plan.range_frac}, "
+            f"got {config.group_size}"
+        )
+    return steps
 
 
 def _check_noise(config: RolloutConfig) -> None:
@@ -105,6 +130,9 @@ def _choose_steps(
         return every, tuple(sorted(rng.sample(every, count)))
     if plan.kind == "tree":
         return _tree_steps(config, every, step)
+    if plan.branch_at == "each":
+        steps = _branch_steps(config)
+        return steps, steps
     eligible = _steps_in_range(plan, config.num_denoising_steps)
     if plan.kind in ("isotemporal", "branch"):
         chosen: tuple[int, ...] = (rng.choice(eligible),)
@@ -117,11 +145,15 @@ def _choose_steps(
     if plan.kind == "random":
         chosen = tuple(sorted(rng.sample(eligible, plan.num_steps)))
         return chosen, chosen
-    # MixGRPO's progressive window (arXiv:2507.21802); past the end it starts over.
-    num_places = len(eligible) - plan.num_steps + 1
-    begin = step // plan.window_every * plan.window_stride % num_places
-    chosen = eligible[begin : begin + plan.num_steps]
+    chosen = _window(plan, eligible, step)
     return chosen, chosen
+
+
+def _window(plan: StepPlanConfig, steps: tuple[int, ...], step: int) -> tuple[int, ...]:
+    """Return MixGRPO's progressive window (arXiv:2507.21802); past the end it starts over."""
+    num_places = len(steps) - plan.num_steps + 1
+    begin = step // plan.window_every * plan.window_stride % num_places
+    return steps[begin : begin + plan.num_steps]
 
 
 def _tree_steps(
@@ -136,7 +168,10 @@ def _tree_steps(
     """
     plan = config.step_plan
     last = plan.split_steps[-1]
-    stochastic = every if plan.between == "sde" else plan.split_steps
+    stochastic = every
+    if plan.between != "sde":
+        window = _window(plan, every, step) if plan.between == "window" else ()
+        stochastic = tuple(sorted({*plan.split_steps, *window}))
     has_rivals = _num_noises(config) > 1
     trained = tuple(j for j in stochastic if has_rivals or j >= plan.split_steps[0])
     prunable = [j for j in trained if j > last]

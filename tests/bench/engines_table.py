@@ -52,6 +52,13 @@ ENGINES: Mapping[str, Sequence[str]] = {
         "rollout.step_plan.kind=branch",
         "rollout.step_plan.num_branches=4",
     ),
+    # Two branches at each of the first four steps of one trajectory: published are six at each of
+    # all but the last, of four.
+    "tempflow_each": (
+        "algorithm.step_weight=tempflow",
+        "rollout.step_plan.kind=branch",
+        "rollout.step_plan.branch_at=each",
+    ),
     # One tree of eight leaves. Published is noise between the splits too, which is trained as well:
     # 29 forwards a group with a gradient, where the three splits have 7 and grpo has one.
     "branch": (
@@ -59,9 +66,24 @@ ENGINES: Mapping[str, Sequence[str]] = {
         "rollout.step_plan.split_steps=[0,2,4]",
         "rollout.step_plan.between=ode",
     ),
+    # With noise at two more steps, which move over all: 13 forwards in the mean of their places.
+    "branch_mix": (
+        "rollout.step_plan.kind=tree",
+        "rollout.step_plan.split_steps=[0,2,4]",
+        "rollout.step_plan.between=window",
+        "rollout.step_plan.num_steps=2",
+        "rollout.step_plan.window_every=1",
+    ),
+    # As published, with half the leaves behind the last split: 21 forwards in place of 29.
+    "branch_pruned": (
+        "rollout.step_plan.kind=tree",
+        "rollout.step_plan.split_steps=[0,2,4]",
+        "algorithm.tree.width=best_child",
+        "learner.replay=batched",
+    ),
 }
 """What each changes in the recipe."""
-TREES = ("tempflow", "branch")
+TREES = ("tempflow", "tempflow_each", "branch", "branch_mix", "branch_pruned")
 """Step plans of grpo."""
 RESULT = "engine.json"
 DRIFT_PROMPTS = 16
@@ -134,10 +156,10 @@ def drift(recipe: Recipe, policy: Policy) -> float:
     scale = evaluate.guidance_scale or recipe.rollout.guidance_scale
     moved, size = 0.0, 0.0
     for prompt in heldout_prompts(recipe, DRIFT_PROMPTS):
-        embeds, negative = base.encode_prompts([prompt.text]), base.encode_prompts([""])
+        condition, negative = base.encode_prompts([prompt.text]), base.encode_prompts([""])
         start = initial_noise(derive_seed(0, prompt.prompt_id, "drift"), shape)[None]
         clean = sample_ode(
-            lambda latents, sigma, p=embeds, n=negative: guided_velocity(  # type: ignore[misc]
+            lambda latents, sigma, p=condition, n=negative: guided_velocity(  # type: ignore[misc]
                 base, latents, sigma, p, n, scale
             ),
             start,
@@ -146,7 +168,7 @@ def drift(recipe: Recipe, policy: Policy) -> float:
         sigma = torch.tensor(DRIFT_SIGMAS)
         noise = initial_noise(derive_seed(0, prompt.prompt_id, "again"), (len(sigma), *shape))
         latents = add_noise(clean.expand(len(sigma), *shape), noise, sigma)
-        rows = embeds.expand(len(sigma), -1, -1)
+        rows = condition.expand(len(sigma))
         first, now = (model.velocity(latents, sigma, rows) for model in (base, trained))
         moved += float((now - first).square().sum())
         size += float(first.square().sum())

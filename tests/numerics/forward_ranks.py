@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rlvid.learners.dpo import DpoLearner, dpo_settings
 from rlvid.learners.rl import RlLearner
 from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
 from rlvid.models.policy import Policy
+from rlvid.records import RolloutGroup
 from rlvid.testing import tiny_model
 from rlvid.weights import digest_tensors
 from tests.numerics.chunk_ranks import train
@@ -52,15 +55,21 @@ def recipe_of(engine: str, stage: int) -> Recipe:
     )
 
 
+@cache
+def sampled_once(engine: str) -> dict[str, RolloutGroup]:
+    """Groups of the untrained policy, which neither the stage nor the cut changes."""
+    return tiny_groups(tiny_model(0), recipe_of(engine, 0), num_groups=3)
+
+
 def outcome(engine: str, stage: int, cut: tuple[int, ...]) -> dict[str, Any]:
     """Train batches of the untrained policy's groups; all but refl drop one group of each."""
     recipe = recipe_of(engine, stage)
     learner = RlLearner(tiny_settings(recipe), tiny_model(0))
     learner.publish(0)
     digest = learner.published_digest(0)
+    groups = {n: replace(g, weights_digest=digest) for n, g in sampled_once(engine).items()}
     norms = []
     for number in range(NUM_BATCHES):
-        groups = tiny_groups(tiny_model(0), recipe, digest=digest, num_groups=3)
         rewards = tiny_rewards(groups, uniform=[f"000000-{number:02d}"])
         report = train(learner, groups, rewards, cut, step=number)
         norms.append(report.metrics["learner/grad_norm/total"])

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from rlvid.algorithms.batch import forward_batches, select_forward
+from rlvid.algorithms.batch import (
+    all_forwards,
+    forward_batches,
+    needed_forwards,
+    select_forward,
+)
 from rlvid.algorithms.grpo import Grpo
 from rlvid.config import AlgorithmConfig, KlConfig
 from rlvid.flow.sde import NOISE_SCHEDULES
@@ -69,6 +75,36 @@ def test_ratio_is_exactly_one_in_a_tree(
     assert [rows.numel() for rows in forward_batches(batch)] == expected
 
 
+def test_ratio_is_exactly_one_where_a_trajectory_branches_at_each_step(
+    network: nn.Module, sample: SampleGroup, to_batch: ToBatch
+) -> None:
+    """One forward serves the branches of a step, in rollout and learner alike."""
+    plan = {"kind": "branch", "branch_at": "each", "range_frac": (0.2, 0.4)}
+    group = sample(network, step_plan=plan)
+    batch = to_batch(group)
+    assert_on_policy(network, batch)
+    assert [rows.tolist() for rows in forward_batches(batch)] == [[0], [2]]
+    assert batch.forward_row.tolist() == [0, 0, 1, 1]
+    assert batch.advantage.tolist() == [1.0, -1.0, 0.5, -0.5]
+    first, second = group.plan.trained_steps
+    expected = torch.tensor([group.plan.sigmas[j] for j in (first, first, second, second)])
+    assert torch.equal(batch.sigma, expected)
+
+
+def test_rows_of_a_step_stand_together(
+    network: nn.Module, sample: SampleGroup, to_batch: ToBatch
+) -> None:
+    """Rollouts are ordered by noise, rows by step: two noises, two steps, and one branch here."""
+    group = sample(network, step_plan={"kind": "branch", "range_frac": (0.2, 0.3)})
+    assert (group.plan.num_noises, group.plan.trained_steps) == (2, (2,))
+    mixed = replace(group.plan, own_steps=(2, 3, 2, 3), trained_steps=(2, 3))
+    batch = to_batch(replace(group, plan=mixed))
+    states = torch.stack([rollout.trained_latents[0] for rollout in group.rollouts])
+    assert torch.equal(batch.latents, states[[0, 2, 1, 3]])
+    assert batch.advantage.tolist() == [1.0, 0.5, -1.0, -0.5]
+    assert [rows.tolist() for rows in forward_batches(batch)] == [[0, 1], [2, 3]]
+
+
 @pytest.mark.parametrize("ratio", ["plain", "guard"])
 @pytest.mark.parametrize("schedule", sorted(NOISE_SCHEDULES))
 def test_ratio_is_exactly_one_for_every_noise(
@@ -103,6 +139,32 @@ def test_masked_rollouts_do_not_change_the_others(
     assert velocity.grad is not None
     assert velocity.grad[1].abs().max() == 0.0
     assert velocity.grad[0].abs().max() > 0.0
+
+
+def test_forwards_that_train_nothing_can_be_left_out(
+    network: nn.Module, sample: SampleGroup, to_batch: ToBatch
+) -> None:
+    """The same loss and the same gradient without them, up to the rounding of other batches."""
+    group = sample(network, step_plan={"kind": "random", "num_steps": 3})
+    batch = to_batch(group, trained=(True, False, True, False))
+    found = []
+    for [rows] in (all_forwards(batch), needed_forwards(batch)):
+        part = select_forward(batch, rows)
+        network.zero_grad()
+        terms = Grpo().loss(
+            part,
+            network(part.latents[part.unique_rows], part.sigma[part.unique_rows]),
+            config=AlgorithmConfig(),
+        )
+        terms.loss_sum.backward()
+        gradient = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+        found.append((rows.tolist(), terms.num_rows, gradient))
+    (every, num_rows, gradient), (needed, num_needed, other) = found
+    assert (every, num_rows) == ([0, 4, 5, 6, 7, 8, 9, 10, 11], 6)
+    assert (needed, num_needed) == ([0, 4, 6, 8, 10], 6)
+    torch.testing.assert_close(other, gradient, rtol=1e-4, atol=1e-6)
+    nothing = to_batch(group, trained=(False,) * 4)
+    assert [rows.tolist() for rows in needed_forwards(nothing)] == [[0]]
 
 
 def test_shared_rows_are_forwarded_once(

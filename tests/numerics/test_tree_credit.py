@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from rlvid.algorithms.base import GroupCredit
-from rlvid.algorithms.tree_credit import has_tree_credit, tree_credit
+from rlvid.algorithms.tree_credit import has_tree_credit, num_trained, tree_credit
 from rlvid.config import AdvantageConfig, RolloutConfig
-from rlvid.config.algorithm import TreeConfig
+from rlvid.config.tree import TreeConfig
 from rlvid.flow.step_plans import make_step_plan
 from rlvid.records import StepPlan
 
@@ -143,6 +143,107 @@ def test_a_node_without_leaves_and_a_depth_without_spread_are_not_trained() -> N
     _, level = credited(plan_of(), leaves=(1.0, -1.0, 2.0, -2.0))
     assert level[0] == [False] * 4
     assert level[2] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("tree", "leaves", "trained", "kept"),
+    [
+        ({"width": "best_child"}, LEAVES, (True,) * 4, [0, 2]),
+        ({"width": "best_child"}, (1.0, 1.0, -4.0, 0.0), (True,) * 4, [0, 3]),
+        ({"width": "best_child"}, LEAVES, (False, True, True, True), [1, 2]),
+        ({"width": "best_child"}, LEAVES, (True, True, False, False), [0]),
+        ({"width": "extremes"}, LEAVES, (True,) * 4, [0, 3]),
+        ({"width": "extremes", "extremes_frac": 0.75}, LEAVES, (True,) * 4, [0, 2, 3]),
+        ({"width": "extremes", "extremes_frac": 0.1}, LEAVES, (True, True, True, False), [0, 2]),
+        ({"width": "extremes", "extremes_frac": 1.0}, LEAVES, (True,) * 4, [0, 1, 2, 3]),
+    ],
+)
+def test_pruned_leaves_count_for_the_credit_and_train_nothing_behind_the_last_split(
+    tree: dict[str, Any], leaves: tuple[float, ...], trained: tuple[bool, ...], kept: list[int]
+) -> None:
+    """Steps 0 to 2, the last split among them, are as without pruning; step 3 is of `kept`."""
+    whole, whole_mask = credited(plan_of(), leaves=leaves, trained=trained)
+    advantage, mask = credited(plan_of(), leaves=leaves, trained=trained, **tree)
+    assert (advantage[:3], mask[:3]) == (whole[:3], whole_mask[:3])
+    assert [i for i in range(4) if mask[3][i]] == kept
+    assert advantage[3] == [whole[3][i] if i in kept else 0.0 for i in range(4)]
+
+
+@pytest.mark.parametrize("width", ["best_child", "extremes"])
+def test_width_pruning_costs_what_the_paper_says(width: str) -> None:
+    """8.625 forwards a leaf in place of some 13.6: 20 stochastic steps, splits (0, 3, 6, 9)."""
+    config = RolloutConfig.model_validate(
+        {"group_size": 16, "num_denoising_steps": 21, "step_plan": {"kind": "tree"}}
+    )
+    plan = make_step_plan(config, recipe_seed=0, prompt_id="ball", step=0)
+    for tree, rows in ((TreeConfig(), 218), (TreeConfig.model_validate({"width": width}), 138)):
+        assert sum(num_trained(plan, j, 16, tree) for j in plan.trained_steps) == rows
+    assert 138 / 16 == 8.625
+
+
+def test_rows_that_pruning_leaves_are_those_it_plans() -> None:
+    plan = plan_of()
+    for width, frac in (("best_child", 0.5), ("extremes", 0.5), ("extremes", 0.75)):
+        _, mask = credited(plan, width=width, extremes_frac=frac)
+        tree = TreeConfig.model_validate({"width": width, "extremes_frac": frac})
+        planned = [num_trained(plan, j, 4, tree) for j in plan.trained_steps]
+        assert [sum(row) for row in mask] == planned
+
+
+def test_steps_of_a_trajectory_are_credited_apart() -> None:
+    """Two noises, two steps, two branches each; rollouts are ordered by noise, step, branch.
+
+    Step 0 has the values 3 and 1, and 0 and -4; step 1 has 5 and 5, and 1 and 1, where siblings
+    differ by nothing.
+    """
+    plan = each_plan()
+    assert has_tree_credit(plan, TreeConfig())
+    leaves = (3.0, 1.0, 5.0, 5.0, 0.0, -4.0, 1.0, 1.0)
+    unit = 6.5**-0.5
+    advantage, mask = credited_each(plan, leaves)
+    assert advantage[0] == near([3 * unit, unit, 0.0, 0.0, 0.0, -4 * unit, 0.0, 0.0])
+    assert mask[0] == [True, True, False, False] * 2
+    assert advantage[1] == near([0.0, 0.0, 1.0, 1.0, 0.0, 0.0, -1.0, -1.0])
+    assert mask[1] == [False, False, True, True] * 2
+    advantage, mask = credited_each(plan, leaves, baseline="siblings")
+    unit = 2.5**-0.5
+    assert advantage[0] == near([unit, -unit, 0.0, 0.0, 2 * unit, -2 * unit, 0.0, 0.0])
+    assert mask[0] == [True, True, False, False] * 2
+    assert mask[1] == [False] * 8
+
+
+def test_a_missing_branch_is_no_rival() -> None:
+    """Of step 0 rollouts 1, 4 and 5 are left, then rollout 0 alone, which has no spread."""
+    leaves = (3.0, 1.0, 5.0, 4.0, 0.0, -4.0, 1.0, 2.0)
+    for missing, left in (((0,), [1, 4, 5]), ((1, 4, 5), [])):
+        known = tuple(g not in missing for g in range(8))
+        _, mask = credited_each(each_plan(), leaves, known=known)
+        assert [g for g in range(8) if mask[0][g]] == left
+        assert mask[1] == [False, False, True, True] * 2
+
+
+def each_plan() -> StepPlan:
+    config = RolloutConfig.model_validate(
+        {
+            "group_size": 8,
+            "num_denoising_steps": 5,
+            "step_plan": {"kind": "branch", "branch_at": "each", "range_frac": (0.0, 0.4)},
+        }
+    )
+    return make_step_plan(config, recipe_seed=0, prompt_id="ball", step=0)
+
+
+def credited_each(
+    plan: StepPlan, leaves: tuple[float, ...], *, known: tuple[bool, ...] = (True,) * 8, **tree: Any
+) -> tuple[list[list[float]], list[list[bool]]]:
+    advantage, mask = tree_credit(
+        GroupCredit(advantage=torch.tensor(leaves), trained=torch.tensor(known)),
+        plan,
+        torch.zeros(1, 8),
+        tree=TreeConfig.model_validate(tree),
+        advantage=AdvantageConfig(),
+    )
+    return advantage.tolist(), mask.tolist()
 
 
 def test_credit_does_not_know_the_scale_of_the_rewards() -> None:

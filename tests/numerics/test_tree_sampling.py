@@ -88,6 +88,29 @@ def test_ode_between_the_splits_adds_no_noise() -> None:
     assert [plan.nodes_before(j, 4) for j in range(6)] == [1, 2, 2, 4, 4, 4]
 
 
+@pytest.mark.parametrize(
+    ("step", "stochastic"),
+    [(0, (0, 1, 2)), (9, (0, 1, 2)), (10, (0, 1, 2)), (20, (0, 2, 3)), (30, (0, 2, 3, 4))],
+)
+def test_a_window_of_its_own_adds_noise_to_steps_that_do_not_branch(
+    step: int, stochastic: tuple[int, ...]
+) -> None:
+    """Splits 0 and 2 always; the window is (0, 1), (1, 2), (2, 3), (3, 4) and starts over."""
+    plan = tree_plan(between="window", num_steps=2, window_every=10, step=step)
+    assert plan.stochastic_steps == plan.trained_steps == stochastic
+    assert plan == tree_plan(between="window", num_steps=2, window_every=10, step=step + 40)
+    found = drawn(plan)
+    assert len(set(same(found.latents))) == 4
+    assert found.num_forwards == 1 + 2 + 2 + 4 + 4 + 4
+    assert plan.num_nodes == tuple(2 if j < 2 else 4 for j in stochastic)
+
+
+def test_a_window_ahead_of_the_first_split_is_not_trained() -> None:
+    """Its steps have noise, but no rivals yet."""
+    plan = tree_plan(2, split_steps=(3,), between="window", num_steps=2)
+    assert (plan.stochastic_steps, plan.trained_steps) == ((0, 1, 3), (3,))
+
+
 @pytest.mark.parametrize(("step", "trained"), [(0, (0, 1, 2)), (30, (0, 1, 2)), (29, (0, 1, 2))])
 def test_no_more_is_pruned_than_lies_behind_the_last_split(
     step: int, trained: tuple[int, ...]
@@ -135,6 +158,9 @@ def test_children_share_a_part_of_their_noise() -> None:
         ({"split_steps": (0, 5)}, "at most 4"),
         ({"pruned_steps": 3}, "at most 2"),
         ({"pruned_steps": 1, "between": "ode"}, "at most 0"),
+        ({"pruned_steps": 1, "between": "window"}, "at most 0"),
+        ({"num_steps": 6, "between": "window"}, "num_steps must be at most 5"),
+        ({"branch_at": "each"}, "branch_at is of kind branch, got kind tree"),
     ],
 )
 def test_trees_that_cannot_be_are_refused(plan: dict[str, Any], named: str) -> None:

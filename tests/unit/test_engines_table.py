@@ -6,6 +6,7 @@ import pytest
 
 from rlvid.config.loader import load_recipe
 from rlvid.flow.step_plans import make_step_plan
+from rlvid.launch.planner import learned_forwards
 from rlvid.launch.preflight import preflight
 from rlvid.models.policy import Policy
 from tests.bench import engines_table
@@ -26,12 +27,23 @@ def test_every_engine_runs_and_has_as_many_samples() -> None:
 
 def test_forwards_that_the_table_speaks_of() -> None:
     """Of a group, guidance apart: one row for each state that is trained from."""
+    published = (*ENGINES["branch"], "rollout.step_plan.between=sde")
     trained = {}
-    for name, changes in (("branch", ()), ("published", ("rollout.step_plan.between=sde",))):
-        recipe = load_recipe(RECIPE, (*ENGINES["branch"], *changes))
-        plan = make_step_plan(recipe.rollout, recipe_seed=0, prompt_id="a", step=0)
-        trained[name] = sum(plan.nodes_before(j, 8) for j in plan.trained_steps)
-    assert trained == {"branch": 7, "published": 29}
+    for name, changes in {**ENGINES, "published": published}.items():
+        recipe = load_recipe(RECIPE, tuple(changes))
+        plans = [
+            make_step_plan(recipe.rollout, recipe_seed=0, prompt_id="a", step=step)
+            for step in range(6)
+        ]
+        trained[name] = sum(learned_forwards(recipe, plan) for plan in plans) / len(plans)
+    assert {name: trained[name] for name in (*TREES, "published")} == {
+        "tempflow": 2,
+        "tempflow_each": 4,
+        "branch": 7,
+        "branch_mix": 13,
+        "branch_pruned": 21,
+        "published": 29,
+    }
 
 
 def test_base_has_not_drifted(monkeypatch: pytest.MonkeyPatch) -> None:

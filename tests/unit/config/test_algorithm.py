@@ -37,6 +37,7 @@ def recipe(**sections: Any) -> Recipe:
         ),
         ({"use": "dpo", "selective_kl": {"main": "a"}}, "selective_kl is not read by dpo"),
         ({"use": "nft", "tree": {"fusion": "path"}}, "tree is not read by nft.* but by grpo"),
+        ({"tree": {"extremes_frac": 0.2}}, "extremes_frac is read by width extremes alone"),
         ({"use": "refl", "advantage": {"best_of_n": 2}}, "advantage is not read by refl"),
         ({"use": "grpo", "refl": {"target": 2.0}}, "refl is not read by grpo.* but by refl"),
         ({"use": "refl", "refl": {"exit_frac": (1.0, 0.5)}}, "exit_frac must be two ascending"),
@@ -55,8 +56,15 @@ def test_written_out_defaults_are_no_settings() -> None:
 
 
 TREE = {"step_plan": {"kind": "tree", "split_steps": (0, 2)}, "group_size": 8}
+LATE = {"step_plan": {"kind": "tree", "split_steps": (0, 8)}, "group_size": 8}
+EACH = {"step_plan": {"kind": "branch", "branch_at": "each", "range_frac": (0.0, 0.4)}}
+PRUNED = {"tree": {"width": "best_child"}}
 SELECTIVE = {"kl": {"kind": "reference"}, "selective_kl": {"main": "a"}}
 SCORERS = ({"use": "constant", "name": "a"}, {"use": "constant", "name": "b"})
+
+
+def between(name: str) -> dict[str, Any]:
+    return {**TREE, "step_plan": {**TREE["step_plan"], "between": name}}  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +83,15 @@ SCORERS = ({"use": "constant", "name": "a"}, {"use": "constant", "name": "b"})
             },
             "expected rewards.aggregation.kind normalise_then_sum",
         ),
+        (
+            {"rollout": EACH, "algorithm": {"advantage": {"best_of_n": 2}}},
+            "algorithm.advantage.best_of_n: rollouts are compared with those that part",
+        ),
+        ({"rollout": EACH, "algorithm": PRUNED}, "there are none.* got kind branch"),
+        ({"rollout": between("ode"), "algorithm": PRUNED}, "there are none.* between ode"),
+        ({"rollout": LATE, "algorithm": PRUNED}, r"there are none.* split_steps \[0, 8\] of 10"),
+        ({"rollout": between("window"), "algorithm": PRUNED}, None),
+        ({"rollout": EACH}, None),
         ({"rollout": TREE, "algorithm": {"tree": {"fusion": "path"}}}, None),
         ({"algorithm": SELECTIVE, "rewards": {"scorers": SCORERS}}, None),
     ],

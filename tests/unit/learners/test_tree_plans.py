@@ -19,6 +19,7 @@ from tests.unit.learners.forward_learner import digest_of
 
 TREE = {"kind": "tree", "split_steps": (0, 1)}
 BRANCH = {"kind": "branch", "num_branches": 2}
+EACH = {**BRANCH, "branch_at": "each", "range_frac": (0.0, 0.4)}
 
 
 def recipe_of(plan: Mapping[str, Any], **algorithm: Any) -> Recipe:
@@ -44,7 +45,12 @@ def opened(recipe: Recipe) -> tuple[RlLearner, dict[str, RolloutGroup]]:
         (TREE, {"fusion": "path"}, 2 + 4 + 4 + 4),
         ({**TREE, "between": "ode"}, {}, 2 + 4),
         ({**TREE, "pruned_steps": 1}, {}, 2 + 4 + 4),
+        ({**TREE, "between": "window", "num_steps": 3}, {}, 2 + 4 + 4),
+        (TREE, {"width": "best_child"}, 2 + 4 + 2 + 2),
+        (TREE, {"width": "extremes", "extremes_frac": 0.75}, 2 + 4 + 3 + 3),
         (BRANCH, {"baseline": "siblings"}, 4),
+        (EACH, {}, 2 + 2),
+        (EACH, {"baseline": "siblings"}, 2 + 2),
     ],
 )
 def test_every_edge_is_trained_once_and_on_policy(
@@ -61,8 +67,9 @@ def test_every_edge_is_trained_once_and_on_policy(
     assert digest_of(learner) != before
 
 
-def test_ratio_of_a_tree_is_exactly_one_in_the_rollouts_own_batches() -> None:
-    recipe = recipe_of(TREE)
+@pytest.mark.parametrize("plan", [TREE, EACH], ids=["tree", "each"])
+def test_ratio_is_exactly_one_in_the_rollouts_own_batches(plan: dict[str, Any]) -> None:
+    recipe = recipe_of(plan)
     recipe = recipe.model_copy(
         update={"learner": recipe.learner.model_copy(update={"micro_batch_rows": 64})}
     )
@@ -71,10 +78,11 @@ def test_ratio_of_a_tree_is_exactly_one_in_the_rollouts_own_batches() -> None:
     assert metrics["learner/replay_drift/max"] == 0.0
 
 
-def test_the_cut_into_chunks_moves_no_bit() -> None:
+@pytest.mark.parametrize(("plan", "tree"), [(TREE, {}), (TREE, {"width": "extremes"}), (EACH, {})])
+def test_the_cut_into_chunks_moves_no_bit(plan: dict[str, Any], tree: dict[str, Any]) -> None:
     digests = []
     for cut in ((2,), (1, 1)):
-        learner, groups = opened(recipe_of(TREE, clip_range=0.1))
+        learner, groups = opened(recipe_of(plan, clip_range=0.1, tree=tree))
         rewards, first = tiny_rewards(groups), 0
         for size in cut:
             ids = rewards.group_ids[first : first + size]
@@ -95,6 +103,24 @@ def test_the_cut_into_chunks_moves_no_bit() -> None:
             first += size
         digests.append(digest_of(learner))
     assert digests[0] == digests[1]
+
+
+def test_pruned_leaves_are_not_forwarded_in_a_batched_replay() -> None:
+    """States with a gradient: 1 + 2 + 4 + 4 of a whole tree, 1 + 2 + 2 + 2 of a pruned one.
+
+    Fewer rows round differently, and no more than that.
+    """
+    gradients, forwards = [], []
+    for replay in ("as_sampled", "batched"):
+        recipe = recipe_of(TREE, clip_range=0.1, tree={"width": "best_child"})
+        changed = recipe.learner.model_copy(update={"replay": replay, "micro_batch_rows": 64})
+        learner, groups = opened(recipe.model_copy(update={"learner": changed}))
+        metrics = learner.train(groups, tiny_rewards(groups), step=0).metrics
+        assert metrics["learner/rows/count"] == 2 * (2 + 4 + 2 + 2)
+        gradients.append(metrics["learner/grad_norm/total"])
+        forwards.append(metrics["learner/forward_rows/count"])
+    assert forwards == [2 * 11, 2 * 7]
+    assert gradients[0] == pytest.approx(gradients[1], rel=1e-4)
 
 
 def test_groups_whose_siblings_all_score_alike_take_no_step() -> None:
