@@ -21,10 +21,9 @@ import logging
 import math
 
 from rlvid.actors.answers import ActorView
-from rlvid.actors.autoscale import Load, wanted_actors
 from rlvid.actors.crew import Crew
 from rlvid.actors.feeder import Feeder
-from rlvid.actors.fleet_metrics import FleetMetrics, Usage
+from rlvid.actors.fleet_metrics import FleetMetrics
 from rlvid.actors.fleet_records import (
     Action,
     Actor,
@@ -34,9 +33,9 @@ from rlvid.actors.fleet_records import (
     Publish,
     Reload,
     RolloutLostError,
-    Slot,
     State,
 )
+from rlvid.actors.fleet_size import FleetSize
 from rlvid.actors.fleet_views import gauges, view
 from rlvid.actors.task_queue import fits
 from rlvid.actors.updater import Updater
@@ -57,21 +56,19 @@ class Fleet:
         self._crew = Crew(settings, seed=seed)
         self._feeder = Feeder(self._crew)
         self._updater = Updater(self._crew, self._feeder)
-        self._wanted = num_actors
+        self._size = FleetSize(
+            settings, self._crew, self._feeder, self._updater, num_actors=num_actors
+        )
         self._has_opened = False
         """Whether an actor ever loaded the present policy."""
         self._promised = math.inf
         """When `poll` was to be called again."""
-        self._scaled = 0.0
-        self._learner_idle_frac = 0.0
 
     # What happened
 
     def start(self, now: float) -> None:
         """Have the first actors started."""
-        self._scaled = now
-        self._crew.note_nobody(now)
-        self._fit(now)
+        self._size.start(now)
 
     def appeared(self, actor_id: str, now: float) -> None:
         """The process is there and loads its model."""
@@ -259,7 +256,7 @@ class Fleet:
                 crew.arm(actor)
             else:
                 crew.end(actor, now, is_stuck=False)
-        self._fit(now)
+        self._size.fit(now)
 
     def scale(self, num_actors: int, now: float) -> None:
         """Have so many actors from now on; who must go finishes its group first.
@@ -267,19 +264,11 @@ class Fleet:
         Raises:
             ValueError: fewer than one.
         """
-        if num_actors < 1:
-            raise ValueError(f"rollout: scale to at least 1 actor, got {num_actors}")
-        if num_actors != self._wanted:
-            logger.info("scaling rollouts from=%d to=%d", self._wanted, num_actors)
-        self._crew.spend(now)
-        self._wanted = num_actors
-        self._scaled = now
-        self.metrics.since_scaling = Usage()
-        self._fit(now)
+        self._size.scale(num_actors, now)
 
     def note_learner_idle(self, frac: float) -> None:
         """The share of its time that the learner waits for groups, for the autoscaler."""
-        self._learner_idle_frac = frac
+        self._size.learner_idle_frac = frac
 
     # What to do
 
@@ -303,9 +292,9 @@ class Fleet:
                 )
             self._lose(actor, Cause.STUCK, wrong, now)
         crew.check_due(now)  # successors that come at once
-        self._autoscale(now)
+        self._size.autoscale(now)
         crew.start_waiting(now)
-        crew.check_anybody(now, num_wanted=self._wanted)
+        crew.check_anybody(now, num_wanted=self._size.num_wanted)
         self._updater.stage(now)
         self._feeder.give_up_stale(self._updater.newest)
         self._feeder.assign(now)
@@ -314,9 +303,7 @@ class Fleet:
 
     def next_wakeup(self) -> float:
         """Return when `poll` should be called again if nothing happens before; may be infinite."""
-        times = [self._crew.next_alarm]
-        if self._settings.autoscale is not None:
-            times.append(self._scaled + self._settings.autoscale.cooldown_s)
+        times = [self._crew.next_alarm, self._size.next_decision()]
         if self._crew.nobody_since is not None:
             times.append(self._crew.nobody_since + self._settings.start_deadline_s)
         self._promised = min(times)
@@ -327,7 +314,7 @@ class Fleet:
     @property
     def num_actors(self) -> int:
         """Actors wanted."""
-        return self._wanted
+        return self._size.num_wanted
 
     @property
     def metrics(self) -> FleetMetrics:
@@ -353,7 +340,8 @@ class Fleet:
     @property
     def is_complete(self) -> bool:
         """Whether as many actors as wanted are ready."""
-        return sum(actor.state is State.READY for actor in self._staying()) >= self._wanted
+        num_ready = sum(actor.state is State.READY for actor in self._staying())
+        return num_ready >= self._size.num_wanted
 
     @property
     def is_up_to_date(self) -> bool:
@@ -382,60 +370,15 @@ class Fleet:
 
     def gauges(self) -> dict[str, float]:
         """Return the present numbers under the names of the metrics table."""
-        return gauges(self._crew, newest=self._updater.newest, num_wanted=self._wanted)
+        return gauges(self._crew, newest=self._updater.newest, num_wanted=self._size.num_wanted)
 
     # Inside
 
     def _staying(self) -> list[Actor]:
         return [a for a in self._crew.actors.values() if a.is_open and not a.is_leaving]
 
-    def _fit(self, now: float) -> None:
-        """End actors, and have others started at `poll`, so that there are as many as wanted."""
-        crew = self._crew
-        staying = [slot for slot in crew.slots.values() if slot.is_wanted]
-        for slot in sorted(staying, key=crew.worth)[: max(0, len(staying) - self._wanted)]:
-            self._leave(slot, now)
-        for slot in crew.spare_slots(self._wanted - len(staying)):
-            slot.is_wanted = True
-            staying.append(slot)
-            if slot.actor_id is not None:
-                actor = crew.actors[slot.actor_id]
-                actor.is_leaving = False
-                self._updater.look_at(actor)
-                crew.takers.update(actor)
-        for slot in staying:
-            if slot.is_wanted and slot.actor_id is None and slot.respawn_at is None:
-                crew.wait_to_start(slot)
-
-    def _leave(self, slot: Slot, now: float) -> None:
-        slot.is_wanted, slot.respawn_at = False, None
-        if slot.actor_id is None:
-            return
-        actor = self._crew.actors[slot.actor_id]
-        actor.is_leaving = True
-        self._crew.takers.update(actor)
-        if not actor.tasks:
-            self._crew.end(actor, now, is_stuck=False)
-        for held in list(actor.tasks)[1:]:
-            self._feeder.withdraw(actor, held)
-
     def _lose(self, actor: Actor, cause: Cause, reason: str, now: float) -> None:
         """Give up an actor: its group comes back, what had not begun is queued, a new one comes."""
         self._crew.end(actor, now, is_stuck=cause is Cause.STUCK)
         self._feeder.lost_with(actor, cause, reason)
-        self._crew.replace(actor, cause, reason, now, num_wanted=self._wanted)
-
-    def _autoscale(self, now: float) -> None:
-        config = self._settings.autoscale
-        if config is None or now - self._scaled < config.cooldown_s:
-            return
-        self._crew.spend(now)
-        usage = self.metrics.since_scaling
-        load = Load(
-            num_actors=self._wanted,
-            num_ready=self._crew.states[State.READY],
-            queued_frac=usage.queued_frac,
-            rollout_idle_frac=1.0 - usage.busy_frac,
-            learner_idle_frac=self._learner_idle_frac,
-        )
-        self.scale(wanted_actors(config, load), now)
+        self._crew.replace(actor, cause, reason, now, num_wanted=self._size.num_wanted)

@@ -127,6 +127,8 @@ def check_dataset(recipe: Recipe) -> None:
     data = recipe.algorithm.data_loss
     if data.coefficient:
         _check_clips(recipe, "grpo", "algorithm.data_loss.clips", data.clips)
+    for place, read in recipe.distillation.clean_clips.items():
+        _check_clips(recipe, "distillation", f"distillation.{place}.clips", read.clips)
 
 
 def _check_clips(recipe: Recipe, phase: str, where: str, clips: str) -> None:

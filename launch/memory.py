@@ -4,7 +4,8 @@ P parameters, T trainable ones, b bytes a number of `model.dtype`:
 
 - A frozen copy takes P b; an actor that is published to holds a spare copy besides, T b.
 - Training state is 4 T (gradients) + 8 T (Adam) + 4 T (float32 master, when b is 2) + 4 T (EMA).
-  ZeRO 1 divides Adam and master by the ranks, 2 also the gradients, 3 also the parameters.
+  ZeRO 1 divides Adam and master by the ranks, 2 also the gradients, 3 also the parameters; the
+  average is divided in every stage, whole parameters going to one rank each (`learners/ema.py`).
 - A transformer layer keeps 34 bytes for each token and channel in 16-bit training with fused
   attention (Korthikanti et al., arXiv:2205.05198, section 4.1), so 17 b; a third more for the
   cross-attention of text-to-video models. Checkpointing keeps b a layer and one layer whole.
@@ -19,7 +20,7 @@ import math
 import re
 from pathlib import Path
 
-from rlvid.config import LearnerConfig, Recipe
+from rlvid.config import LearnerConfig, OfflineDpoConfig, Recipe
 from rlvid.config.distillation import DMD_STAGES
 from rlvid.config.enhancement import RewriterConfig
 from rlvid.config.rewards import ServerConfig
@@ -136,13 +137,24 @@ def learner_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     memory["weights"] += copies * size.transformer_parameters * bytes_of(recipe) / MIB
     if "old" in held:
         memory["EMA"] += 4 * size.trainable_parameters / learner.num_ranks / MIB
-    most, guided = recipe.rollout.group_size, branches(recipe.rollout.guidance_scale)
+    most, guided = _rows_together(recipe), branches(recipe.rollout.guidance_scale)
     if recipe.algorithm.is_forward:
-        most, guided = most * recipe.algorithm.forward.num_noise_levels, 1
+        most, guided = recipe.rollout.group_size * recipe.algorithm.forward.num_noise_levels, 1
     rows = guided * max(1, min(learner.micro_batch_rows, most))
     if recipe.algorithm.use == "refl":  # what decoder and reward keep is not known, and left out
         rows *= recipe.algorithm.refl.num_gradient_steps
     return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}
+
+
+def _rows_together(recipe: Recipe) -> int:
+    """Return the rows of a group that one forward may take: of one trained step, or of all."""
+    from rlvid.flow.step_plans import make_step_plan
+
+    size = recipe.rollout.group_size
+    if recipe.learner.replay == "as_sampled" or recipe.algorithm.use == "refl":
+        return size
+    plan = make_step_plan(recipe.rollout, recipe_seed=recipe.seed, prompt_id="memory", step=0)
+    return size * plan.num_recorded
 
 
 def _is_whole_copy(held: str, learner: LearnerConfig) -> bool:
@@ -174,8 +186,19 @@ def dpo_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     memory["weights"] += size.vae_parameters * 4 / MIB
     if _is_whole_copy("reference", learner):
         memory["weights"] += size.transformer_parameters * bytes_of(recipe) / MIB
-    rows = min(learner.micro_batch_rows, 2 * config.forward.num_noise_levels)
+    rows = dpo_forward_rows(config)
     return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}
+
+
+def dpo_forward_rows(config: OfflineDpoConfig) -> int:
+    """Return the rows of one forward of phase dpo: noise levels of one pair, two rows each."""
+    return 2 * min(config.learner.micro_batch_rows // 2, config.forward.num_noise_levels)
+
+
+def dpo_pairs(config: OfflineDpoConfig) -> int:
+    """Return the pairs of a step over all ranks, those that only fill up the last rank too."""
+    ranks = config.learner.num_ranks
+    return math.ceil(config.batch_size / ranks) * ranks
 
 
 def distillation_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
@@ -263,5 +286,5 @@ def _training_state(recipe: Recipe, learner: LearnerConfig, size: ModelSize) -> 
         "weights": (copies + size.text_encoder_parameters * width) / MIB,
         "gradients": 4 * trainable / over[2] / MIB,
         "optimiser": (8 + master) * trainable / over[1] / MIB,
-        "EMA": (4 * trainable if learner.ema else 0) / MIB,
+        "EMA": (4 * trainable / learner.num_ranks if learner.ema else 0) / MIB,
     }

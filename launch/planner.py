@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from rlvid.config import AlgorithmConfig, Recipe, RolloutConfig
+from rlvid.config import AlgorithmConfig, LearnerConfig, Recipe, RolloutConfig
 from rlvid.launch.memory import (
     actor_memory,
     branches,
@@ -28,6 +28,8 @@ from rlvid.launch.model_size import ModelSize, read_model_size, sizes_are_publis
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from rlvid.records import StepPlan
 
 SAMPLING_PHASES = ("data_engine", "grpo", "prompt_enhancement", "evaluate")
 SAMPLED_PLANS = 64
@@ -78,16 +80,12 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         ValueError: the model folder is missing, or no step plan can be made.
     """
-    trains = [phase for phase in recipe.phases if phase in ("grpo", "sft")]
-    has_rl = "grpo" in trains
+    has_rl = "grpo" in recipe.phases
     sampling, learning = forwards_per_step(recipe) if has_rl else (0.0, 0.0)
-    learner = recipe.sft.learner if trains[-1:] == ["sft"] else recipe.learner
-    if not trains and "distillation" in recipe.phases:
-        learner = recipe.distillation.learner
     rollout = recipe.rollout
     return Plan(
         name=recipe.name,
-        size=read_model_size(recipe.model, learner),
+        size=read_model_size(recipe.model, main_learner(recipe)),
         roles=(*sampling_roles(recipe), *learner_roles(recipe)),
         rollouts_per_step=rollout.groups_per_step * rollout.group_size if has_rl else 0,
         sampling_forwards=sampling,
@@ -95,6 +93,24 @@ def plan(recipe: Recipe) -> Plan:
         num_steps=recipe.grpo.num_steps if has_rl else 0,
         published_as=sizes_are_published(recipe.model),
     )
+
+
+def learner_of(recipe: Recipe, phase: str) -> LearnerConfig:
+    """Return the section of a phase that trains the video model; grpo's for any other phase."""
+    own = {
+        "sft": recipe.sft.learner,
+        "dpo": recipe.dpo.learner,
+        "distillation": recipe.distillation.learner,
+    }
+    return own.get(phase, recipe.learner)
+
+
+def main_learner(recipe: Recipe) -> LearnerConfig:
+    """Return the section of the last phase that trains, distillation only where no other does."""
+    trains = [phase for phase in recipe.phases if phase in ("sft", "dpo", "grpo")]
+    if not trains and "distillation" in recipe.phases:
+        trains = ["distillation"]
+    return learner_of(recipe, trains[-1] if trains else "grpo")
 
 
 def sampling_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
@@ -141,6 +157,18 @@ def learner_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
                 phases=(phase,),
             )
         )
+    sampler = recipe.prompt_enhancement.sampler
+    if "prompt_enhancement" in recipe.phases and sampler.kind == "vllm":
+        found.append(
+            RolePlan(
+                role="vLLM server: rewriter",
+                num_processes=sampler.server.num_replicas,
+                num_cpus=sampler.server.num_cpus,
+                num_gpus=sampler.server.num_gpus,
+                memory_mib={"weights": enhancer_memory(recipe)["weights"]},
+                phases=("prompt_enhancement",),
+            )
+        )
     return tuple(found)
 
 
@@ -159,7 +187,7 @@ def forwards_per_step(recipe: Recipe) -> tuple[float, float]:
         drawn = make_step_plan(config, recipe_seed=recipe.seed, prompt_id=str(number), step=number)
         nodes = [drawn.nodes_before(j, config.group_size) for j in range(drawn.num_steps)]
         sampling.append(sum(nodes))
-        learning.append(sum(nodes[j] for j in drawn.trained_steps))
+        learning.append(learned_forwards(recipe, drawn))
     groups = config.groups_per_step * branches(config.guidance_scale)
     updates = recipe.algorithm.updates_per_batch
     if recipe.algorithm.is_forward:
@@ -168,6 +196,20 @@ def forwards_per_step(recipe: Recipe) -> tuple[float, float]:
     if recipe.algorithm.use == "refl":
         return groups * fmean(sampling), groups * updates * refl_forwards(recipe.algorithm, config)
     return groups * fmean(sampling), groups * updates * fmean(learning)
+
+
+def learned_forwards(recipe: Recipe, plan: StepPlan) -> int:
+    """Return the states of a group that are forwarded with a gradient.
+
+    Leaves that a tree prunes are left out where the replay can do without them.
+    """
+    from rlvid.algorithms.tree_credit import num_trained
+
+    size, tree = recipe.rollout.group_size, recipe.algorithm.tree
+    starts = {j: plan.num_starts(j, size) for j in plan.trained_steps}
+    if recipe.learner.replay == "as_sampled":
+        return sum(starts.values())
+    return sum(min(number, num_trained(plan, j, size, tree)) for j, number in starts.items())
 
 
 def forward_rows(algorithm: AlgorithmConfig, group_size: int) -> float:

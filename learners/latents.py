@@ -50,10 +50,19 @@ class LatentSet:
         return str(self._texts[file][place])
 
 
-def clips_of(config: SftConfig, model_config: ModelConfig) -> ClipSet:
-    """Return the clips that `sft.clips` names, which are no data set."""
-    shape = clip_shape(model_config)
-    return open_clips(config.clips, shape, num_clips=config.num_clips, clip_seed=config.clip_seed)
+def clips_of(config: SftConfig, model_config: ModelConfig, *, where: str) -> ClipSet:
+    """Return the clips that the section names, which are no data set.
+
+    Args:
+        where: the recipe path that names them, for errors.
+    """
+    return open_clips(
+        config.clips,
+        clip_shape(model_config),
+        num_clips=config.num_clips,
+        clip_seed=config.clip_seed,
+        where=where,
+    )
 
 
 def open_latents(
@@ -63,11 +72,14 @@ def open_latents(
     model_config: ModelConfig,
     model: VideoModel,
     ranks: Ranks,
+    *,
+    where: str,
 ) -> LatentSet:
     """Return the latents of the clips; encode what is not there. A collective.
 
     Args:
         source: what the clips are, in JSON; latents of another source are encoded again.
+        where: the recipe path that names them, for errors; its section has the ranks.
 
     Raises:
         ValueError: fewer clips than ranks.
@@ -82,6 +94,12 @@ def open_latents(
         folder / f"latents-{rank:04d}-of-{ranks.world_size:04d}.safetensors"
         for rank in range(ranks.world_size)
     ]
+    if len(clips) < ranks.world_size:
+        section = where.partition(".")[0]
+        raise ValueError(
+            f"{where}: {settings} has {len(clips)} clips for {ranks.world_size} ranks: expected "
+            f"at least one each. Give more clips or lower {section}.learner.num_ranks"
+        )
     if not _is_encoded(paths[ranks.rank], settings):
         _encode(paths[ranks.rank], settings, clips, model, ranks)
     ranks.barrier()
@@ -104,11 +122,6 @@ def _encode(
     from safetensors.torch import save_file
 
     mine = range(ranks.rank, len(clips), ranks.world_size)
-    if len(clips) < max(ranks.world_size, 1):
-        raise ValueError(
-            f"sft.clips: {dict(settings)} has {len(clips)} clips for {ranks.world_size} ranks; "
-            "give more clips or lower learner.num_ranks"
-        )
     latents: list[Tensor] = []
     texts: list[str] = []
     for start in range(0, len(mine), ENCODE_BATCH):

@@ -29,6 +29,7 @@ from rlvid.learners.training_set import (
 )
 from rlvid.models.base import VideoModel
 
+WHERE = "dpo.pairs"
 REWARD = "reward"
 """Of `dpo.by`: the weighted mean of all scorers."""
 
@@ -58,7 +59,7 @@ def open_preferences(
     """
     source = Path(config.pairs)
     if is_dataset(config.pairs):
-        check_shape(source, model_config, where="dpo.pairs")
+        check_shape(source, model_config, where=WHERE)
         return of_dataset(source, config)
     if config.by != REWARD or config.min_margin:
         raise ValueError(
@@ -69,7 +70,7 @@ def open_preferences(
     clips, pairs = open_folder_pairs(source, clip_shape(model_config))
     listed = hashlib.blake2b((source / PAIRS_FILE).read_bytes(), digest_size=16).hexdigest()
     settings = {"pairs": str(source.resolve()), "listed": listed}
-    latents = open_latents(folder, clips, settings, model_config, model, ranks)
+    latents = open_latents(folder, clips, settings, model_config, model, ranks, where=WHERE)
     return Preferences(clips=latents, pairs=pairs)
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvid.algorithms.base import GroupCredit, LossTerms
-from rlvid.algorithms.data_regulariser import pulled_rollouts
+from rlvid.algorithms.base import LossTerms
 from rlvid.algorithms.score_table import RewardTable
 from rlvid.config import AlgorithmConfig, GrpoConfig, Recipe, RolloutConfig
 from rlvid.learners.admission import GroupUnavailableError, StaleGroupError
 from rlvid.learners.chunk import Chunk, ChunkCutter
+from rlvid.learners.credit import credit_chunk
 from rlvid.learners.data_loss import DataLoss, open_data_loss
 from rlvid.learners.objective import open_objective
 from rlvid.learners.open_batch import MicroBatch, OpenBatch, joined
@@ -313,27 +313,9 @@ class RlLearner:
     def _add(self, batch: OpenBatch, chunk: Chunk, rewards: RewardTable, *, is_last: bool) -> None:
         """Credit the groups of a chunk, admit them, and add their gradient."""
         batch.num_chunks += 1
-        rows = list(chunk.ids)
-        kept: dict[int, GroupCredit] = {}
-        if rows:
-            credit = self._objective.algorithm.credit(
-                rewards.values, rewards.weights, self._settings.algorithm.advantage
-            )
-            pulled = pulled_rollouts(
-                rewards.values, rewards.weights, self._settings.algorithm.selective_kl
-            )
-            dropped = {index for index, _ in credit.dropped}
-            for index, row in enumerate(rows):
-                if index in dropped or not credit.trained[index].any():
-                    batch.dropped_ids.append(chunk.ids[row])
-                else:
-                    batch.trained_ids.append(chunk.ids[row])
-                    kept[row] = GroupCredit(
-                        advantage=credit.advantage[index],
-                        trained=credit.trained[index],
-                        pulled=None if pulled is None else pulled[index],
-                    )
-            batch.credits.append(credit)
+        kept = credit_chunk(
+            batch, chunk, rewards, self._objective.algorithm, self._settings.algorithm
+        )
         micro_batches = self._cutter.micro_batches(batch, chunk, kept)
         if is_last and not micro_batches and batch.spare is not None:
             micro_batches = [batch.spare]

@@ -110,19 +110,21 @@ def open_training_set(
     ranks: Ranks,
     *,
     dimension: str | None = None,
+    where: str = "sft.clips",
 ) -> TrainingSet:
     """Return what the section asks for; encode into `folder` what has no latents. A collective.
 
     Args:
         dimension: of a data set, take its clips alone, weighted among themselves, and the real
             ones; None takes all.
+        where: the recipe path that names the clips, for errors.
 
     Raises:
         ValueError: a data set that is unfinished, of another shape, or without what is asked of it;
             weights or an anchor for clips that are no data set.
     """
     if is_dataset(config.clips):
-        return _of_dataset(folder, config, model_config, model, ranks, dimension)
+        return _of_dataset(folder, config, model_config, model, ranks, dimension, where)
     if config.weighting != WeightingConfig() or config.anchor.beta or config.balance != "none":
         raise _needs_dataset(config)
     settings = {
@@ -130,9 +132,8 @@ def open_training_set(
         "num_clips": config.num_clips,
         "clip_seed": config.clip_seed,
     }
-    clips = open_latents(
-        folder, clips_of(config, model_config), settings, model_config, model, ranks
-    )
+    named = clips_of(config, model_config, where=where)
+    clips = open_latents(folder, named, settings, model_config, model, ranks, where=where)
     return TrainingSet(clips=clips, weights=torch.ones(len(clips)), dimensions=("",) * len(clips))
 
 
@@ -150,9 +151,10 @@ def _of_dataset(
     model: VideoModel,
     ranks: Ranks,
     dimension: str | None,
+    where: str,
 ) -> TrainingSet:
     source = Path(config.clips)
-    check_shape(source, model_config, where="sft.clips")
+    check_shape(source, model_config, where=where)
     records = list(read_manifest(source, kinds=SYNTHETIC))
     if dimension is not None:
         records = [record for record in records if record.dimension == dimension]
@@ -168,7 +170,9 @@ def _of_dataset(
         shape = clip_shape(model_config)
         settings = {"dataset": read_summary(source)["digest"]}
         clips = ManifestClips(source, rows, shape)
-        real = open_latents(folder / "real", clips, settings, model_config, model, ranks)
+        real = open_latents(
+            folder / "real", clips, settings, model_config, model, ranks, where="sft.anchor"
+        )
     return TrainingSet(
         clips=StoredClips(source, kept),
         weights=weights,

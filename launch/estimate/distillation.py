@@ -59,13 +59,13 @@ def num_checkpoints(recipe: Recipe, num_steps: int) -> int:
 
 def encoded_clips(recipe: Recipe) -> int:
     """Return the clips that stages encode by the VAE; those of a folder are not known before."""
-    return sum(_encoded(config) for _, config in _clips(recipe))
+    return sum(_encoded(clips) for clips in recipe.distillation.clean_clips.values())
 
 
 def _stage_work(recipe: Recipe, counted: Counted, rows: _Rows, stage: StageName) -> Iterator[Work]:
     config = recipe.distillation
-    for owner, clips in _clips(recipe):
-        if owner == stage and _encoded(clips):
+    for place, clips in config.clean_clips.items():
+        if place.partition(".")[0] == stage and _encoded(clips):
             yield _encoding(counted, _encoded(clips))
     if stage == "causal_teacher":
         teacher = config.causal_teacher
@@ -197,25 +197,6 @@ def _scaled(row: RowFlops, *, tokens: float, pairs: float) -> RowFlops:
         entry=round(tokens * row.entry),
         head=round(tokens * row.head),
     )
-
-
-def _clips(recipe: Recipe) -> Iterator[tuple[StageName, ClipsConfig]]:
-    """Yield the clean clips of the stages that read any."""
-    config = recipe.distillation
-    init = config.causal_init
-    by_stage: dict[StageName, tuple[bool, ClipsConfig]] = {
-        "few_step": (bool(config.few_step.gan.weight), config.few_step.gan),
-        "causal_teacher": (True, config.causal_teacher),
-        "causal_init": (
-            init.method == "consistency" and init.teacher == "causal",
-            init.consistency,
-        ),
-        "self_forcing": (bool(config.self_forcing.gan.weight), config.self_forcing.gan),
-    }
-    for stage in config.stages:
-        is_read, clips = by_stage[stage]
-        if is_read:
-            yield stage, clips
 
 
 def _encoded(clips: ClipsConfig) -> int:

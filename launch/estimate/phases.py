@@ -15,14 +15,15 @@ from rlvid.launch.estimate.assumptions import Assumptions
 from rlvid.launch.estimate.distillation import distillation_work, encoded_clips
 from rlvid.launch.estimate.records import ACTORS, DECODER, LEARNER, Counted, Work, count_model
 from rlvid.launch.estimate.sampling import data_engine_work, evaluate_work, num_rendered
-from rlvid.launch.estimate.training import grpo_work, num_encoded, sft_work
+from rlvid.launch.estimate.training import dpo_work, grpo_work, num_encoded, sft_work
 from rlvid.launch.memory import bytes_of
 from rlvid.launch.model_size import ModelSize, read_model_size
-from rlvid.launch.planner import Plan
+from rlvid.launch.planner import Plan, learner_of
 
 MAKERS = {
     "data_engine": data_engine_work,
     "sft": sft_work,
+    "dpo": dpo_work,
     "grpo": grpo_work,
     "distillation": distillation_work,
     "evaluate": evaluate_work,
@@ -128,34 +129,31 @@ def _gpus(recipe: Recipe, phase: str, role: str) -> float:
     if role == DECODER:
         return rewards.decode_replicas * rewards.decode_gpus
     if role == LEARNER:
-        learner = _learner(recipe, phase)
+        learner = learner_of(recipe, phase)
         return learner.num_ranks * learner.num_gpus
     server = rewards.servers.get(role)
     return 0.0 if server is None or server.urls else server.num_replicas * server.num_gpus
 
 
-def _learner(recipe: Recipe, phase: str) -> LearnerConfig:
-    own = {"sft": recipe.sft.learner, "distillation": recipe.distillation.learner}
-    return own.get(phase, recipe.learner)
-
-
 def disk_bytes(recipe: Recipe, phase: str, assumed: Assumptions) -> float:
     """Return what a phase leaves on the disk, and the checkpoint it writes before one goes."""
-    size = read_model_size(recipe.model, _learner(recipe, phase))
+    learner = learner_of(recipe, phase)
+    size = read_model_size(recipe.model, learner)
     latents = 4 * size.latent_numbers
     if phase == "data_engine":
         real = recipe.data_engine.real
         clip = size.clip_numbers / 3 * assumed.mp4_bits_per_pixel / 8
         videos = real.num_clips * clip if real.source == "videos" else 0.0
         return sum(num_rendered(recipe)) * latents + videos
-    if phase == "sft":
-        checkpoints = _checkpoints(recipe.sft.learner, size, recipe.sft.checkpoint.keep)
-        return (
-            num_encoded(recipe) * latents + checkpoints + _policy(recipe, recipe.sft.learner, size)
-        )
-    if phase == "grpo":
-        checkpoints = _checkpoints(recipe.learner, size, recipe.grpo.checkpoint.keep)
-        return checkpoints + _policy(recipe, recipe.learner, size)
+    checkpoint = {
+        "sft": recipe.sft.checkpoint,
+        "dpo": recipe.dpo.checkpoint,
+        "grpo": recipe.grpo.checkpoint,
+    }
+    if phase in checkpoint:
+        encoded = num_encoded(recipe) if phase == "sft" else 0
+        checkpoints = _checkpoints(learner, size, checkpoint[phase].keep)
+        return encoded * latents + checkpoints + _policy(recipe, learner, size)
     if phase == "distillation":
         return encoded_clips(recipe) * latents + _stages(recipe, size)
     return 0.0

@@ -1,17 +1,19 @@
-"""The work of the phases that train: sft and grpo; distillation is beside this file.
+"""The work of the phases that train: sft, dpo and grpo; distillation is beside this file.
 
 Flow matching takes a forward and a backward of every row, and another forward of the layers where
-activations are recomputed. FLOPs of a row are those of `rlvid.observability.flops`.
+activations are recomputed. FLOPs of a row are those of `rlvid.observability.flops`. A step of dpo
+has two rows for each of its pairs and noise levels, and a forward of the reference for each row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from rlvid.config import LearnerConfig, Recipe
 from rlvid.launch.estimate.records import ACTORS, LEARNER, Counted, Work
 from rlvid.launch.estimate.sampling import decoding, judged, num_rendered
-from rlvid.launch.memory import sft_rows
+from rlvid.launch.memory import dpo_forward_rows, dpo_pairs, sft_rows
 from rlvid.launch.planner import forwards_per_step
 from rlvid.observability.flops import RowFlops
 
@@ -84,6 +86,41 @@ def sft_work(recipe: Recipe, counted: Counted) -> Iterator[Work]:
     )
 
 
+def dpo_work(recipe: Recipe, counted: Counted) -> Iterator[Work]:
+    """Yield what the reference answers and training on pairs, with the captions encoded for both.
+
+    How many videos a folder of pairs holds is not known before it is read: encoding them is left
+    out. Clips of a data set are latents.
+    """
+    dpo, assumed = recipe.dpo, counted.assumed
+    pairs = dpo.num_steps * dpo_pairs(dpo)
+    rows = pairs * 2 * dpo.forward.num_noise_levels
+    amount = f"{dpo.num_steps:,} steps x {dpo.batch_size} pairs"
+    levels = f" x {dpo.forward.num_noise_levels} levels" * (dpo.forward.num_noise_levels > 1)
+    yield Work(
+        what="reference",
+        amount=f"{amount} x 2 clips{levels}",
+        flops=rows * counted.row.forward,
+        mfu=assumed.sampling_mfu,
+        role=LEARNER,
+    )
+    yield Work(
+        what="train",
+        amount=f"{amount} x 2 clips{levels}{_pair_epochs(recipe)}",
+        flops=rows * learned_flops(counted.row, dpo.learner),
+        mfu=assumed.training_mfu,
+        role=LEARNER,
+    )
+    captions = 2 * pairs * math.ceil(2 * dpo.forward.num_noise_levels / dpo_forward_rows(dpo))
+    yield Work(
+        what="encode captions",
+        amount=f"at most {captions:,}",
+        flops=captions * counted.clip.text,
+        mfu=assumed.sampling_mfu,
+        role=LEARNER,
+    )
+
+
 def num_encoded(recipe: Recipe) -> int:
     """Return the clips that phase sft encodes by the VAE; those of a data set are latents.
 
@@ -102,3 +139,13 @@ def _epochs(recipe: Recipe) -> str:
     _, made = num_rendered(recipe)
     share = sft.num_steps * sft.batch_size / (made * sft.weighting.best_frac)
     return f", {share:.2f} epochs"
+
+
+def _pair_epochs(recipe: Recipe) -> str:
+    """Return how often a pair of the run's data set is seen; clips that score alike make none."""
+    dpo, engine = recipe.dpo, recipe.data_engine
+    if not dpo.pairs.startswith("artifact:"):
+        return ""
+    each = engine.clips_per_prompt // 2
+    pairs = engine.prompts.num_prompts * min(each, dpo.objective.max_pairs or each)
+    return f", at least {dpo.num_steps * dpo.batch_size / pairs:.2f} epochs" if pairs else ""

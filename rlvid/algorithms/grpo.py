@@ -27,7 +27,7 @@ from rlvid.algorithms.ratio import (
     tempered_log_ratio,
 )
 from rlvid.config.algorithm import AdvantageConfig, AlgorithmConfig
-from rlvid.flow.sde import sde_step
+from rlvid.flow.sde import SdeStep, sde_step
 from rlvid.flow.step_weights import KL_WEIGHT_POWER
 from rlvid.records import LearnerBatch
 
@@ -94,47 +94,72 @@ class Grpo:
         )
         guard = config.ratio == "guard"
         log_ratio = guard_log_ratio(step, batch) if guard else tempered_log_ratio(step, batch)
-        ratio = log_ratio.exp()
-        near, weight, rho = decoupled(log_ratio, batch, config.importance_cap)
-        if config.trust_region == "clip":
-            policy, cut = clipped_policy_loss(near, batch.advantage, config.clip_range)
-        else:
-            divergence = mean_divergence(step, batch)
-            policy, cut = masked_policy_loss(
-                near, batch.advantage, divergence, config.divergence_threshold, judged=ratio
-            )
-        loss = batch.step_weight * policy
-        if weight is not None:
-            loss = weight * loss
-        sums = {
-            "ratio": ratio,
-            "clip_frac": cut.float(),
-            "approx_kl": torch.expm1(log_ratio) - log_ratio,
-            "policy_loss": loss,
-        }
-        if config.importance_cap is not None:
-            sums["importance"] = torch.ones_like(ratio) if weight is None else weight
-            sums["truncated_frac"] = (rho > config.importance_cap).float()
-        if reference_velocity is not None:
-            kl = _kl_per_element(velocity, _expand(reference_velocity, batch), batch)
-            sums["kl"] = kl
-            pull = batch.step_weight ** KL_WEIGHT_POWER[config.step_weight]
-            if batch.pulled is not None:
-                sums["pulled_frac"] = batch.pulled.float()
-            if config.kl.kind != "none":
-                loss = loss + config.kl.coefficient * pull * selective_kl(kl, batch.pulled)
-            if config.kl.kind == "dual":
-                anchor = present(anchor_velocity, "grpo", "anchor")
-                sums["anchor_kl"] = _kl_per_element(velocity, _expand(anchor, batch), batch)
-                acting = selective_kl(sums["anchor_kl"], batch.pulled)
-                loss = loss + config.kl.anchor_coefficient * pull * acting
-        elif config.kl.kind != "none":
-            raise ValueError(
-                f"algorithm.kl: kind {config.kl.kind!r} needs velocities of the other policy: "
-                "expected reference_velocity, got None"
-            )
+        loss, watched = _policy_loss(step, log_ratio, batch, config)
+        pulls, watched_kl = _pulls(velocity, reference_velocity, anchor_velocity, batch, config)
+        for pull in pulls:
+            loss = loss + pull
         drift = (step.log_prob - batch.behaviour_log_prob).abs()
-        return _terms(batch, loss, sums, log_ratio=log_ratio, drift=drift)
+        return _terms(batch, loss, watched | watched_kl, log_ratio=log_ratio, drift=drift)
+
+
+def _policy_loss(
+    step: SdeStep, log_ratio: Tensor, batch: LearnerBatch, config: AlgorithmConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of every row without the KL, [N], and values [N] to watch."""
+    ratio = log_ratio.exp()
+    near, weight, rho = decoupled(log_ratio, batch, config.importance_cap)
+    if config.trust_region == "clip":
+        policy, cut = clipped_policy_loss(near, batch.advantage, config.clip_range)
+    else:
+        divergence = mean_divergence(step, batch)
+        policy, cut = masked_policy_loss(
+            near, batch.advantage, divergence, config.divergence_threshold, judged=ratio
+        )
+    loss = batch.step_weight * policy
+    if weight is not None:
+        loss = weight * loss
+    watched = {
+        "ratio": ratio,
+        "clip_frac": cut.float(),
+        "approx_kl": torch.expm1(log_ratio) - log_ratio,
+        "policy_loss": loss,
+    }
+    if config.importance_cap is not None:
+        watched["importance"] = torch.ones_like(ratio) if weight is None else weight
+        watched["truncated_frac"] = (rho > config.importance_cap).float()
+    return loss, watched
+
+
+def _pulls(
+    velocity: Tensor,
+    reference_velocity: Tensor | None,
+    anchor_velocity: Tensor | None,
+    batch: LearnerBatch,
+    config: AlgorithmConfig,
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Return what KLs add to the loss of every row, [N] each, and values [N] to watch."""
+    kind = config.kl.kind
+    if reference_velocity is None:
+        if kind != "none":
+            raise ValueError(
+                f"algorithm.kl: kind {kind!r} needs velocities of the other policy: expected "
+                "reference_velocity, got None"
+            )
+        return [], {}
+    kl = _kl_per_element(velocity, _expand(reference_velocity, batch), batch)
+    watched = {"kl": kl}
+    if batch.pulled is not None:
+        watched["pulled_frac"] = batch.pulled.float()
+    if kind == "none":
+        return [], watched
+    weight = batch.step_weight ** KL_WEIGHT_POWER[config.step_weight]
+    pulls = [config.kl.coefficient * weight * selective_kl(kl, batch.pulled)]
+    if kind == "dual":
+        anchor = present(anchor_velocity, "grpo", "anchor")
+        anchor_kl = _kl_per_element(velocity, _expand(anchor, batch), batch)
+        watched["anchor_kl"] = anchor_kl
+        pulls.append(config.kl.anchor_coefficient * weight * selective_kl(anchor_kl, batch.pulled))
+    return pulls, watched
 
 
 def _expand(velocity: Tensor, batch: LearnerBatch) -> Tensor:

@@ -225,6 +225,21 @@ class DistillationConfig(Section):
         """Sections of the stages of distribution matching that are run."""
         return tuple(getattr(self, name) for name in self.stages if name in DMD_STAGES)
 
+    @property
+    def clean_clips(self) -> dict[str, ClipsConfig]:
+        """Clips that the stages read, by their place in the section, e.g. "few_step.gan"."""
+        found: dict[str, ClipsConfig] = {}
+        for stage in self.stages:
+            if stage == "causal_teacher":
+                found[stage] = self.causal_teacher
+            elif stage == "causal_init":
+                init = self.causal_init
+                if init.method == "consistency" and init.teacher == "causal":
+                    found["causal_init.consistency"] = init.consistency
+            elif (gan := getattr(self, stage).gan).weight:
+                found[f"{stage}.gan"] = gan
+        return found
+
     def _check_stages(self) -> None:
         if not self.stages or len(set(self.stages)) < len(self.stages):
             raise ValueError(f"stages: expected at least one, each once, got {list(self.stages)}")

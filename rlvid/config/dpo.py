@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlvid.config.algorithm import DpoConfig, ForwardConfig
 from rlvid.config.base import Section
@@ -33,3 +33,12 @@ class OfflineDpoConfig(Section):
     """Hand the averaged weights to the next phase instead of the last ones; needs learner.ema."""
     learner: LearnerConfig = LearnerConfig()
     checkpoint: CheckpointConfig = CheckpointConfig(every=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> OfflineDpoConfig:
+        if self.learner.micro_batch_rows < 2:
+            raise ValueError(
+                "learner.micro_batch_rows: the two clips of a pair share their noise and are "
+                f"forwarded together: expected at least 2, got {self.learner.micro_batch_rows}"
+            )
+        return self

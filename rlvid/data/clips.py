@@ -46,14 +46,19 @@ def clip_shape(model: ModelConfig) -> ClipShape:
     )
 
 
-def open_clips(source: str, shape: ClipShape, *, num_clips: int, clip_seed: int) -> ClipSet:
-    """Return the clips of `sft.clips`: "tiny_world", or a folder.
+def open_clips(
+    source: str, shape: ClipShape, *, num_clips: int, clip_seed: int, where: str = "sft.clips"
+) -> ClipSet:
+    """Return the clips of `sft.clips` and the like: "tiny_world", or a folder.
 
     `num_clips` and `clip_seed` are for the tiny world; a folder gives what it holds.
+
+    Args:
+        where: the recipe path that names them, for errors.
     """
     if source == "tiny_world":
         return TinyWorldClips(shape, num_clips=num_clips, clip_seed=clip_seed)
-    return open_folder_clips(Path(source), shape)
+    return open_folder_clips(Path(source), shape, where=where)
 
 
 class TinyWorldClips:
@@ -113,7 +118,7 @@ class FolderClips:
         return video[: self._shape.num_frames], text
 
 
-def open_folder_clips(folder: Path, shape: ClipShape) -> FolderClips:
+def open_folder_clips(folder: Path, shape: ClipShape, *, where: str) -> FolderClips:
     """Return the videos that `captions.jsonl` of the folder names, a line each.
 
     Every header is checked here, so that a bad file stops the run before it trains. Nothing is
@@ -126,7 +131,7 @@ def open_folder_clips(folder: Path, shape: ClipShape) -> FolderClips:
     captions = folder / CAPTIONS_FILE
     if not captions.is_file():
         raise ValueError(
-            f"sft.clips: no {CAPTIONS_FILE} in {str(folder)!r}: expected 'tiny_world' or a folder "
+            f"{where}: no {CAPTIONS_FILE} in {str(folder)!r}: expected 'tiny_world' or a folder "
             'with one, of lines {"file": "a.mp4", "text": "..."}.'
         )
     items = []

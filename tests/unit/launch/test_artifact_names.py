@@ -88,6 +88,45 @@ def test_clips_of_every_stage_of_distillation_become_their_folder() -> None:
         assert section.clips == "/run/clips"
 
 
+CLIPS: dict[str, Any] = {"clips": "artifact:clips"}
+CONSISTENCY = {"method": "consistency", "consistency": CLIPS}
+
+
+@pytest.mark.parametrize(
+    ("sections", "place"),
+    [
+        ({"causal_teacher": CLIPS}, "causal_teacher"),
+        ({"causal_init": CONSISTENCY}, "causal_init.consistency"),
+        ({"self_forcing": {"gan": {**CLIPS, "weight": 0.1}}}, "self_forcing.gan"),
+        ({"stages": ["few_step"], "few_step": {"gan": {**CLIPS, "weight": 0.1}}}, "few_step.gan"),
+    ],
+)
+def test_clips_of_distillation_must_be_made_before_it(sections: dict[str, Any], place: str) -> None:
+    phases = ["reward_model", "distillation", "data_engine"]
+    late = _recipe(phases, distillation=sections, data_engine={"name": "clips"})
+    message = rf"^distillation\.{place}\.clips: 'artifact:clips' is made by no .* before distill"
+    with pytest.raises(ValueError, match=message):
+        check_dataset(late)
+    check_dataset(late.model_copy(update={"phases": ("data_engine", "distillation")}))
+    other = late.data_engine.model_copy(update={"name": "others"})
+    phases_right = {"phases": ("data_engine", "distillation"), "data_engine": other}
+    with pytest.raises(ValueError, match="makes 'artifact:others'"):
+        check_dataset(late.model_copy(update=phases_right))
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"causal_init": {"consistency": CLIPS}},
+        {"self_forcing": {"gan": CLIPS}},
+        {"few_step": {"gan": {**CLIPS, "weight": 0.1}}},
+    ],
+)
+def test_clips_that_no_stage_reads_are_not_asked_for(sections: dict[str, Any]) -> None:
+    """By ode, without a GAN term, or of a stage that is not run."""
+    check_dataset(_recipe(["distillation"], distillation=sections))
+
+
 def test_clips_beside_grpo_must_be_made_before_it() -> None:
     with pytest.raises(ValueError, match=r"algorithm.data_loss.clips: .* Put data_engine before"):
         check_dataset(_grpo_on_artifacts(["reward_model", "grpo"]))

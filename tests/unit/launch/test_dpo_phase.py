@@ -31,6 +31,7 @@ def test_phase_is_found_by_its_name() -> None:
         (("phases=[dpo]",), "dpo.pairs: phase dpo needs pairs"),
         (("phases=[dpo]", "dpo.pairs=x", "dpo.ema_is_policy=true"), "dpo.ema_is_policy"),
         (("phases=[dpo]", "dpo.pairs=artifact:dataset"), "is made by no earlier phase"),
+        (("phases=[dpo]", "dpo.learner.micro_batch_rows=1"), r"dpo.*expected at least 2, got 1"),
         (("phases=[dpo, grpo]", "dpo.pairs=x"), "LoRA on top of a LoRA"),
     ],
 )
@@ -43,6 +44,13 @@ def test_data_set_of_the_run_takes_the_place_of_its_name() -> None:
     recipe = recipe_of("phases=[data_engine, dpo]", "dpo.pairs=artifact:dataset")
     check_dataset(recipe)
     assert with_artifacts(recipe, {}, {"dataset": "/made"}).dpo.pairs == "/made"
+
+
+def test_the_shipped_recipe_makes_its_own_pairs() -> None:
+    recipe = load_recipe("dpo_tiny_cpu")
+    preflight(recipe)
+    assert recipe.dpo.pairs == f"artifact:{recipe.data_engine.name}"
+    assert recipe.phases.index("data_engine") < recipe.phases.index("dpo")
 
 
 def test_ranks_are_planned_for_and_asked_of_the_cluster() -> None:
@@ -65,3 +73,29 @@ def test_nodes_of_a_tree_are_forwarded_once() -> None:
     changes = ("rollout.step_plan.kind=tree", "rollout.step_plan.split_steps=[0,2,4]")
     assert forwards_per_step(recipe_of(*changes)) == (37 * 16, 29 * 16)
     assert forwards_per_step(recipe_of(*changes, "rollout.step_plan.between=ode"))[1] == 7 * 16
+    pruned = (*changes, "algorithm.tree.width=best_child")
+    assert forwards_per_step(recipe_of(*pruned))[1] == 29 * 16
+    assert forwards_per_step(recipe_of(*pruned, "learner.replay=batched"))[1] == (29 - 2 * 4) * 16
+
+
+def test_a_batched_replay_holds_the_rows_of_all_its_steps() -> None:
+    """Of eight rollouts: seven steps in one forward, or the one step that is each one's own."""
+    held = {}
+    for kind in ("all", "branch"):
+        for replay in ("as_sampled", "batched"):
+            changes = [f"rollout.step_plan.kind={kind}", f"learner.replay={replay}"]
+            if kind == "branch":
+                changes.append("rollout.step_plan.branch_at=each")
+            recipe = recipe_of("phases=[grpo]", *changes)
+            [rank] = [role for role in plan(recipe).roles if role.role == "learner rank"]
+            held[kind, replay] = rank.memory_mib["activations"]
+    assert held["all", "batched"] == 7 * held["all", "as_sampled"]
+    assert held["branch", "batched"] == held["branch", "as_sampled"] == held["all", "as_sampled"]
+
+
+def test_branches_of_a_trajectory_share_the_forwards_of_their_steps() -> None:
+    """Four steps of one noise, two branches each: four forwards of the trajectory, then 2, 4 and 6
+    branches beside it and 8 at the other four steps. A gradient has one forward of each step."""
+    each = ("rollout.step_plan.kind=branch", "rollout.step_plan.branch_at=each")
+    sampled = 4 + 2 + 4 + 6 + 4 * 8
+    assert forwards_per_step(recipe_of(*each)) == (sampled * 16, 4 * 16)

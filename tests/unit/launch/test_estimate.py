@@ -94,10 +94,10 @@ def test_forward_is_what_torch_counts() -> None:
     row = read_row_flops(ModelConfig())
     assert row is not None
     latents = torch.randn(1, *model.latent_shape(17, 32, 32))
-    embeds = model.encode_prompts(["a red ball falls"])
+    condition = model.encode_prompts(["a red ball falls"])
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model.velocity(latents, torch.tensor([0.5]), embeds)
+        model.velocity(latents, torch.tensor([0.5]), condition)
     assert row.forward == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 

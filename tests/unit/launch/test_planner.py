@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlvid.config import LearnerConfig, ModelConfig, Recipe
+from rlvid.config.loader import RECIPE_FOLDER, load_recipe
 from rlvid.launch.cluster import ClusterError
-from rlvid.launch.memory import MIB, learner_memory
+from rlvid.launch.estimate.assumptions import Assumptions
+from rlvid.launch.estimate.phases import estimate
+from rlvid.launch.memory import MIB, learner_memory, sft_memory
 from rlvid.launch.model_size import count_trainable, read_model_size
 from rlvid.launch.planner import check_machine, forwards_per_step, plan
 from rlvid.models import load_model
 from rlvid.models.tiny import vlm_judge_folder
+
+SHIPPED = sorted(RECIPE_FOLDER.glob("*.yaml"))
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -126,6 +132,16 @@ def test_zero_stages_divide_what_they_say(stage: int, bytes_per_parameter: int) 
     assert state == pytest.approx(expected / MIB, rel=1e-12)
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_average_is_shared_out_in_every_stage(stage: int) -> None:
+    """float32, 4 bytes a parameter over the whole gang: a quarter of them on each of 4 ranks."""
+    learner = {"mode": "full", "zero_stage": stage, "num_ranks": 4, "ema": {}}
+    chosen = recipe(learner=learner, sft={"learner": learner})
+    size = read_model_size(chosen.model, chosen.learner)
+    for memory in (learner_memory(chosen, size), sft_memory(chosen, size)):
+        assert memory["EMA"] * MIB == pytest.approx(size.transformer_parameters)
+
+
 def test_checkpointing_saves_activations() -> None:
     kept = plan(recipe()).roles[-1].memory_mib["activations"]
     saved = plan(recipe(learner={"activation_checkpointing": True}))
@@ -146,6 +162,18 @@ def test_servers_and_judges_are_in_the_plan() -> None:
     assert (server.num_processes, server.num_cpus, server.num_gpus) == (2, 1.0, 0.0)
     folder = vlm_judge_folder()
     assert server.total_mib == (folder / "model.safetensors").stat().st_size / MIB
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_planned(path: Path) -> None:
+    """Each phase that trains or samples has a role, and most a cost."""
+    chosen = load_recipe(path)
+    planned = plan(chosen)
+    with_roles = {phase for role in planned.roles for phase in role.phases}
+    assert set(chosen.phases) - with_roles <= {"tiny_base", "reward_model"}
+    found = {phase.phase: phase for phase in estimate(chosen, planned, Assumptions())}
+    assert set(chosen.phases) - set(found) <= {"tiny_base", "reward_model", "prompt_enhancement"}
+    assert all(phase.flops > 0 and phase.peak_mib > 0 for phase in found.values())
 
 
 def test_recipe_with_more_gpus_than_the_machine_is_refused() -> None:

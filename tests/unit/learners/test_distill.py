@@ -195,6 +195,29 @@ def test_discriminator_learns_and_moves_the_student(pipeline: Policy, tmp_path: 
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
+@pytest.mark.parametrize(
+    ("stage", "place"),
+    [
+        ("causal_teacher", "causal_teacher"),
+        ("causal_init", "causal_init.consistency"),
+        ("few_step", "few_step.gan"),
+        ("self_forcing", "self_forcing.gan"),
+    ],
+)
+def test_missing_clips_are_named_by_their_section(
+    stage: StageName, place: str, pipeline: Policy, tmp_path: Path
+) -> None:
+    here = {"clips": str(tmp_path)}
+    options: dict[str, Any] = {
+        "causal_teacher": {**REGRESSION, **here},
+        "causal_init": {**CONSISTENCY, "consistency": here},
+        "few_step": {**DMD, "gan": {"weight": 0.5, **here}},
+    }
+    options["self_forcing"] = options["few_step"]
+    with pytest.raises(ValueError, match=rf"^distillation\.{place}\.clips: no captions\.jsonl"):
+        _open(stage, pipeline, tmp_path, **{stage: options[stage]})
+
+
 def test_layer_that_is_not_there_is_refused(pipeline: Policy, tmp_path: Path) -> None:
     far = {**GAN, "gan": {"weight": 0.5, "num_clips": 6, "block": 9}}
     with pytest.raises(ValueError, match=r"gan.block: expected 0 to \d+, a layer"):

@@ -14,8 +14,8 @@ from rlvid.config import OfflineDpoConfig
 from rlvid.data.clips import ClipShape
 from rlvid.data.pairs import PAIRS_FILE, open_folder_pairs
 from rlvid.data.video_files import write_mp4
-from rlvid.learners.dpo import DpoLearner, dpo_settings
-from rlvid.learners.preferences import of_dataset
+from rlvid.learners.dpo import DpoLearner, DpoSettings, dpo_settings
+from rlvid.learners.preferences import of_dataset, open_preferences
 from rlvid.learners.testing import tiny_recipe
 from rlvid.models.policy import Policy
 from rlvid.observability.metrics import check_names
@@ -28,6 +28,10 @@ FOUR_EACH = [[0.1, 0.9, 0.4, 0.6], [0.5, 0.5, 0.5, 0.5], [0.3, 0.7, 0.2, 0.2]]
 
 
 def opened(folder: Path, pairs: Path, **changes: Any) -> DpoLearner:
+    return DpoLearner(settings_of(folder, pairs, **changes), tiny_model(0))
+
+
+def settings_of(folder: Path, pairs: Path, **changes: Any) -> DpoSettings:
     settings = {
         "num_steps": 20,
         "batch_size": 3,
@@ -35,7 +39,7 @@ def opened(folder: Path, pairs: Path, **changes: Any) -> DpoLearner:
         "learner": {"zero_stage": 1, "optimizer": {"learning_rate": 1e-3}},
     }
     recipe = tiny_recipe(dpo={**settings, **changes})
-    return DpoLearner(dpo_settings(recipe, Policy(model_path="tiny"), folder), tiny_model(0))
+    return dpo_settings(recipe, Policy(model_path="tiny"), folder)
 
 
 def digest_of(learner: DpoLearner) -> str:
@@ -168,3 +172,15 @@ def test_settings_of_a_data_set_are_refused_for_a_folder(tmp_path: Path) -> None
         opened(tmp_path / "run", folder, min_margin=0.5)
     with pytest.raises(ValueError, match=r"no pairs.jsonl in"):
         opened(tmp_path / "run", tmp_path / "nowhere")
+
+
+def test_fewer_clips_than_ranks_are_said_of_the_section(tmp_path: Path) -> None:
+    folder = folder_of_pairs(tmp_path / "pairs", [line(0, 1)])
+    learner, settings = opened(tmp_path / "run", folder), settings_of(tmp_path / "other", folder)
+    ranks = learner.trainee.engine.ranks
+    ranks.world_size = 3
+    expected = r"^dpo\.pairs: .* has 2 clips for 3 ranks.*lower dpo\.learner\.num_ranks$"
+    with pytest.raises(ValueError, match=expected):
+        open_preferences(
+            settings.folder, settings.dpo, settings.trainee.model, learner.trainee.model, ranks
+        )
