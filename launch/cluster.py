@@ -25,7 +25,7 @@ def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
         grown: with every scorer at its `max_replicas` and as many rollout actors as the autoscaler
             may want, as long queues make it.
     """
-    rollout, learner = recipe.rollout, recipe.learner
+    rollout = recipe.rollout
     alone = [
         config.learner
         for phase, config in (
@@ -35,19 +35,31 @@ def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
         )
         if phase in recipe.phases
     ]
-    beside = [learner]
-    if "prompt_enhancement" in recipe.phases:
-        beside.append(recipe.prompt_enhancement.learner)
     pool = rewards_of(recipe)
     found = {}
     for kind, field in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
         found[kind] = max(
             (rollout.max_actors if grown else rollout.num_actors) * getattr(rollout, field)
             + _demanded_by(pool, field, grown=grown)
-            + max(ranks.num_ranks * getattr(ranks, field) for ranks in beside),
+            + _demanded_beside(recipe, field),
             max((ranks.num_ranks * getattr(ranks, field) for ranks in alone), default=0.0),
         )
     return found
+
+
+def _demanded_beside(recipe: Recipe, field: str) -> float:
+    """Return `num_cpus` or `num_gpus` of what learns beside the pool, in the phase that needs most.
+
+    The server of a rewriter is there with its ranks.
+    """
+    found = [recipe.learner.num_ranks * getattr(recipe.learner, field)]
+    if "prompt_enhancement" in recipe.phases:
+        ranks, sampler = recipe.prompt_enhancement.learner, recipe.prompt_enhancement.sampler
+        served = sampler.server.num_replicas * getattr(sampler.server, field)
+        found.append(
+            ranks.num_ranks * getattr(ranks, field) + (served if sampler.kind == "vllm" else 0.0)
+        )
+    return float(max(found))
 
 
 def rewards_of(recipe: Recipe) -> RewardsConfig:
@@ -125,14 +137,21 @@ def _connect(config: ClusterConfig, want: dict[str, float]) -> None:
             log_to_driver=bool(os.environ.get("RLVID_ACTOR_LOGS")),
         )
     else:
-        try:
-            ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
-        except ConnectionError as error:
-            raise ClusterError(
-                f"cluster.address: no Ray cluster answers at {config.address!r} "
-                f"({str(error).splitlines()[0]}); start it with `ray start --head`, or leave "
-                "cluster.address out to run on this machine"
-            ) from error
+        join(config.address)
+
+
+def join(address: str) -> None:
+    """Join a cluster that is up; ClusterError when none answers."""
+    import ray
+
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except ConnectionError as error:
+        raise ClusterError(
+            f"cluster.address: no Ray cluster answers at {address!r} "
+            f"({str(error).splitlines()[0]}); start it with `ray start --head`, or leave "
+            "cluster.address out to run on this machine"
+        ) from error
 
 
 def check_demand(recipe: Recipe, has: dict[str, float]) -> None:

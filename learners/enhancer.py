@@ -15,6 +15,7 @@ import copy
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,18 @@ import torch
 from torch import Tensor
 
 from rlvid.algorithms.base import LossTerms
-from rlvid.algorithms.token_grpo import TokenBatch, token_grpo_loss
+from rlvid.algorithms.token_grpo import TokenBatch, token_grpo_loss, truncated_importance
 from rlvid.data.prompts import seeded_order
+from rlvid.enhancement.adapter import PublishedAdapter, publish_adapter
 from rlvid.enhancement.cold_start import Lesson, lesson_batch, open_lessons
 from rlvid.enhancement.folder import save_enhancer
 from rlvid.enhancement.language_model import LanguageModel, open_language_model
 from rlvid.enhancement.rewriter import Rewrite, open_rewriter
-from rlvid.enhancement.scoring import (
-    collate,
-)
+from rlvid.enhancement.scoring import collate
 from rlvid.enhancement.template import load_template
+from rlvid.learners.enhancer_drift import SamplingDrift
 from rlvid.learners.enhancer_merge import merged_language_model
-from rlvid.learners.enhancer_parts import AnswerScorer
+from rlvid.learners.enhancer_parts import AnswerScorer, Part
 from rlvid.learners.enhancer_settings import EnhancerSettings
 from rlvid.learners.schedule import learning_rate
 from rlvid.learners.trainee import learner_device
@@ -103,6 +104,22 @@ class EnhancerLearner:
         if not prompts[mine]:
             return []
         return self._rewriter.rewrite(prompts[mine], seeds[mine])
+
+    def publish_adapter(self, folder: Path) -> PublishedAdapter:
+        """Write the adapter as it is now below `folder`, for a server; a collective.
+
+        Rank 0 writes it, and what is there already stays.
+        """
+        tensors = {name: tensor.cpu() for name, tensor in self.engine.full_parameters()}
+        published = publish_adapter(
+            folder,
+            tensors,
+            self._settings.trainee.learner.lora,
+            version=self.optimizer_steps,
+            writes=self.engine.ranks.rank == 0,
+        )
+        self.engine.ranks.barrier()
+        return published
 
     def learn(
         self,
@@ -228,26 +245,35 @@ class EnhancerLearner:
         config = self._config.algorithm
         parts = [self._scorer.with_reference(part) for part in self._scorer.parts(batch)]
         metrics: dict[str, float] = {}
-        drift = 0.0
-        for _ in range(config.num_updates):
+        drift, drift_metrics = SamplingDrift(), dict[str, float]()
+        for update in range(config.num_updates):
             rate = self._next_learning_rate()
             terms = []
             for number, part in enumerate(parts):
-                sampled = part.batch.behaviour_log_prob
-                is_first = not part.is_scored
-                policy = self._scorer.score(part)
-                if is_first:
-                    apart = (part.batch.behaviour_log_prob - sampled).abs().max()
-                    drift = max(drift, float(apart))
+                policy = self._score(part, drift)
                 found = token_grpo_loss(policy, part.batch, config)
                 self._backward(found, num_rows, is_last=number == len(parts) - 1)
                 terms.append(found)
+            if update == 0:
+                limit = self._config.sampler.max_drift_frac * config.clip_low
+                drift_metrics = drift.checked(self.engine.ranks, limit)
             norm = self._step(rate)
             metrics = self._metrics(terms, num_rows)
             metrics["enhance/grad_norm/total"] = norm
             metrics["enhance/learning_rate/value"] = rate
-        metrics["enhance/sampling_drift/max"] = self.engine.ranks.max([drift])[0]
-        return metrics
+        return metrics | drift_metrics
+
+    def _score(self, part: Part, drift: SamplingDrift) -> Tensor:
+        """Score a part; the first time its behaviour is compared with what the sampler recorded."""
+        sampled, is_first = part.batch.behaviour_log_prob, not part.is_scored
+        policy = self._scorer.score(part)
+        if is_first:
+            drift.add(part.batch, sampled)
+            cap = self._config.sampler.importance_cap
+            if cap is not None:
+                weight = truncated_importance(part.batch.behaviour_log_prob, sampled, cap=cap)
+                part.batch = replace(part.batch, importance=weight)
+        return policy
 
     def _backward(self, terms: LossTerms, divisor: int, *, is_last: bool) -> None:
         self.engine.backward(terms.loss_sum / divisor, is_last=is_last)
@@ -280,5 +306,6 @@ MEANS = {
     "ratio": "enhance/ratio/mean",
     "clip_frac": "enhance/clip/frac",
     "kl": "enhance/kl/mean",
+    "importance": "enhance/importance/mean",
 }
 """Sums of the loss over answers to the metrics that are their means."""

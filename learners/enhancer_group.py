@@ -1,12 +1,14 @@
-"""The gang of ranks that train a rewriter: a learner group with two calls more."""
+"""The gang of ranks that train a rewriter: a learner group with three calls more."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from rlvid.enhancement.adapter import PublishedAdapter
 from rlvid.enhancement.rewriter import Rewrite
 from rlvid.learners.group import LearnerGroup
 from rlvid.records import Prompt, StepReport
@@ -29,6 +31,20 @@ class EnhancerGroup(LearnerGroup):
             interleaved,
             deadline_s=self._learner.deadline_s,
         ).result()
+
+    def publish_adapter(self, folder: Path) -> PublishedAdapter:
+        """Have the adapter written below `folder` as it is now; see `EnhancerLearner`.
+
+        Raises:
+            LearnerLostError: as `rewrite`.
+        """
+        published: PublishedAdapter = self._loop.begin(
+            "publishing the adapter",
+            lambda: [rank.publish_adapter.remote(folder) for rank in self._ranks],
+            lambda answers: answers[0],
+            deadline_s=self._learner.deadline_s,
+        ).result()
+        return published
 
     def learn(
         self,

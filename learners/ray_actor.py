@@ -16,6 +16,8 @@ from torch import Tensor
 
 from rlvid import durable
 from rlvid.algorithms.score_table import RewardTable
+from rlvid.collector import paused_collector
+from rlvid.enhancement.adapter import PublishedAdapter
 from rlvid.enhancement.rewriter import Rewrite
 from rlvid.learners.admission import GroupUnavailableError
 from rlvid.learners.checkpoint_manifest import files_of
@@ -102,7 +104,8 @@ class LearnerActor:
             The id of this process.
         """
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = endpoint[0], str(endpoint[1])
-        self._learner = open_learner(self._settings)
+        with paused_collector():
+            self._learner = open_learner(self._settings)
         yield_to_starting()
         return os.getpid()
 
@@ -142,6 +145,10 @@ class LearnerActor:
     ) -> list[list[Rewrite]]:
         rewrites: list[list[Rewrite]] = self._learner.rewrite(prompts, seeds)
         return rewrites
+
+    def publish_adapter(self, folder: Path) -> PublishedAdapter:
+        published: PublishedAdapter = self._learner.publish_adapter(folder)
+        return published
 
     def learn(
         self,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 from rlvid.config import PromptsConfig, Recipe
 from rlvid.data.prompts import load_prompts
 from rlvid.enhancement.cold_start import open_lessons
 from rlvid.enhancement.language_model import check_language_model
 from rlvid.enhancement.lexicon import load_lexicon
 from rlvid.enhancement.template import load_template
+from rlvid.launch.enhancement.rewriting import SERVER
 from rlvid.launch.heldout import heldout_prompts
+from rlvid.rewards.vllm.command import check_interpreter
 
 
 def prompts_of(recipe: Recipe) -> PromptsConfig:
@@ -34,5 +38,18 @@ def check_enhancement(recipe: Recipe) -> None:
     load_prompts(prompts_of(recipe))
     if config.evaluate_every:
         heldout_prompts(trained_on_own_prompts(recipe), config.evaluate_prompts)
+    if config.sampler.kind == "vllm":
+        _check_server(recipe)
     if config.cold_start.num_steps:
         open_lessons(config.cold_start, seed=recipe.seed, allows_unchanged=False)
+
+
+def _check_server(recipe: Recipe) -> None:
+    """Refuse a server that could not be started, or would take another's name."""
+    if SERVER in recipe.rewards.servers:
+        raise ValueError(
+            f"rewards.servers: {SERVER!r} is the server of prompt_enhancement.sampler; give this "
+            "one another name"
+        )
+    server = recipe.prompt_enhancement.sampler.server
+    check_interpreter(server.python or sys.executable, "prompt_enhancement.sampler.server")

@@ -20,6 +20,7 @@ from rlvid.enhancement.lexicon import Lexicon
 from rlvid.enhancement.rewards import TextScores, reward_parts, rewrite_credit, text_scores
 from rlvid.enhancement.rewriter import rewrite_seed
 from rlvid.launch.enhancement.rendering import RewriteRendering, score_rewrites
+from rlvid.launch.enhancement.rewriting import Rewriting
 from rlvid.launch.roles import SamplingRoles
 from rlvid.learners.enhancer_group import EnhancerGroup
 from rlvid.records import Prompt
@@ -34,6 +35,7 @@ class EnhancementSteps:
     """All that are trained on."""
     roles: SamplingRoles
     learner: EnhancerGroup
+    rewriting: Rewriting
     rendering: RewriteRendering
     lexicon: Lexicon
 
@@ -47,7 +49,7 @@ class EnhancementSteps:
             [rewrite_seed(seed, prompt.prompt_id, visit, n) for n in range(config.group_size)]
             for prompt, visit in visits
         ]
-        rewrites = self.learner.rewrite(prompts, seeds)
+        rewrites = self.rewriting.rewrite(prompts, seeds)
         sampled = time.perf_counter()
         answers = [[rewrite.answer for rewrite in group] for group in rewrites]
         issues = self.rendering.issues(visits, answers, step=step)
@@ -59,6 +61,7 @@ class EnhancementSteps:
         report = self.learner.learn(rewrites, credited.advantage, credited.trained, step=step)
         return {
             **report.metrics,
+            **self.rewriting.metrics(),
             **text_metrics(text),
             **reward_metrics(parts, video, credited, ~text.is_malformed),
             "enhance/clips/per_s": len(issues) * config.clips_per_rewrite / (rendered - sampled),

@@ -7,7 +7,8 @@
 
 After stage 3 of arXiv:2604.25427 and RePrompt (arXiv:2505.17540). The rollout actors render with
 the newest policy and the reward pool is that of `grpo`. A phase that is resumed goes on after its
-last checkpoint with the same prompts, rewrites and weights, bit for bit on a CPU.
+last checkpoint with the same prompts, rewrites and weights, bit for bit on a CPU (with the sampler
+of transformers; a vLLM server's rounding depends on what else it draws).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rlvid.enhancement.lexicon import load_lexicon
 from rlvid.launch.enhancement.checks import prompts_of, trained_on_own_prompts
 from rlvid.launch.enhancement.heldout import HeldoutMeasurement
 from rlvid.launch.enhancement.rendering import rendering_of
+from rlvid.launch.enhancement.rewriting import open_rewriting, with_rewriter_server
 from rlvid.launch.enhancement.steps import EnhancementSteps
 from rlvid.launch.heldout import heldout_prompts, with_judges
 from rlvid.launch.loop.steps import is_due
@@ -112,7 +114,7 @@ class EnhancementLoop:
         """Measure the rewriter after `done` steps and write the row of the last of them."""
         if self.heldout is None:
             return
-        measured, examples = self.heldout.measure(self.steps.learner.rewrite, step=done)
+        measured, examples = self.heldout.measure(self.steps.rewriting.rewrite, step=done)
         metrics |= measured
         self.recorder.write(done, metrics)
         self.recorder.write_text("enhance/examples", done, examples)
@@ -122,11 +124,15 @@ class EnhancementLoop:
 def open_loop(
     context: PhaseContext, policy: Policy, start: str, latest: Checkpoint | None
 ) -> Iterator[EnhancementLoop]:
-    """Start learner, actors and reward pool side by side, and the display."""
+    """Start learner, actors and reward pool side by side, and the display.
+
+    A server for the rewriter is one of the pool's.
+    """
     recipe = trained_on_own_prompts(context.recipe)
     config = recipe.prompt_enhancement
     first_step = latest.step if latest else 0
     sampling_recipe = with_judges(recipe) if config.evaluate_every else recipe
+    sampling_recipe = with_rewriter_server(sampling_recipe, start)
     ledger = context.folder / "ledger.sqlite"
     with open_sampling(sampling_recipe, policy, None, ledger) as roles:
         learner = EnhancerGroup(reward_settings(recipe, start), bell=roles.bell)
@@ -145,17 +151,23 @@ def open_loop(
                 lexicon=lexicon,
                 folder=context.folder,
             )
-            steps = EnhancementSteps(
-                recipe=recipe,
-                prompts=load_prompts(prompts_of(recipe)),
-                roles=roles,
-                learner=learner,
-                rendering=rendering_of(recipe),
-                lexicon=lexicon,
-            )
-            with open_progress(
-                "prompt_enhancement", config.num_steps, first_step=first_step
-            ) as progress:
+            with (
+                open_rewriting(
+                    recipe, start, learner, roles.rewards.endpoints, context.folder / "adapters"
+                ) as rewriting,
+                open_progress(
+                    "prompt_enhancement", config.num_steps, first_step=first_step
+                ) as progress,
+            ):
+                steps = EnhancementSteps(
+                    recipe=recipe,
+                    prompts=load_prompts(prompts_of(recipe)),
+                    roles=roles,
+                    learner=learner,
+                    rewriting=rewriting,
+                    rendering=rendering_of(recipe),
+                    lexicon=lexicon,
+                )
                 yield EnhancementLoop(
                     recipe=recipe,
                     folder=context.folder,

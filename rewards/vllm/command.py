@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,9 @@ LEAST_KV_CACHE_BYTES = 64 * 2**20
 """Enough for 32 clips of the embedded judge."""
 KV_CACHE_CONTEXTS = 2
 """Requests of full length that fit into the cache of a larger model on a CPU."""
+FRONT = Path(__file__).with_name("front")
+KEY_CHECK = "rlvid_require_key.RequireKey"
+"""In `FRONT`: asks for the key on every path, where vLLM leaves some open."""
 INTERPRETER_S = 60.0
 WHOLE_FILE_BYTES = 64 * 2**20
 NUM_SAMPLES = 64
@@ -69,11 +73,12 @@ def check_launch(config: ServerConfig, *, where: str) -> None:
             f"{where}.num_gpus: expected whole devices, got {config.num_gpus:g}. vLLM takes a "
             "share of one by engine_args.gpu_memory_utilization."
         )
-    _check_interpreter(config.python or sys.executable, where)
+    check_interpreter(config.python or sys.executable, where)
 
 
 @lru_cache(maxsize=16)
-def _check_interpreter(python: str, where: str) -> None:
+def check_interpreter(python: str, where: str) -> None:
+    """Raise ValueError, which names `where`, unless the interpreter runs and has vLLM."""
     code = "import importlib.util as u, sys; sys.exit(0 if u.find_spec('vllm') else 3)"
     try:
         answer = subprocess.run(
@@ -113,6 +118,7 @@ def server_command(config: ServerConfig, *, name: str, host: str, port: int) -> 
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "allowed_media_domains": NO_DOMAIN,
         "disable_uvicorn_access_log": True,
+        "middleware": KEY_CHECK,
         # Else a model's own generation_config sets temperature and top_p where a request is silent.
         "generation_config": "vllm",
     }
@@ -169,7 +175,9 @@ def server_environment(
     """Return the server's variables: a few of ours, offline, the entry's, and its own key."""
     names = PASSED_ON if config.python else PASSED_ON + OWN_PACKAGES
     env = {k: v for k, v in inherited.items() if k in names or _is_passed(k)}
+    paths = [str(FRONT), env.get("PYTHONPATH", "")]
     env |= {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",

@@ -39,6 +39,8 @@ class TokenBatch:
     """[N] what a token of the row counts, see `token_weights`; 0 where `trained` is False."""
     reference_log_prob: Tensor | None = None
     """[N, T] by the rewriter before training; None where no KL is wanted."""
+    importance: Tensor | None = None
+    """[N, T] see `truncated_importance`; None weighs every token alike."""
 
 
 def token_log_prob(logits: Tensor, targets: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -100,13 +102,28 @@ def token_weights(
     return torch.where(trained, weight, 0.0).float()
 
 
+def truncated_importance(behaviour: Tensor, sampled: Tensor, *, cap: float) -> Tensor:
+    r"""Return what a token that another engine drew counts: w = min(exp(behaviour - sampled), cap).
+
+    A server rounds otherwise than the learner, so its tokens are drawn from a slightly other
+    distribution than the one whose ratio is 1. The weight takes that out of the gradient's mean;
+    the cap bounds its variance (Yao et al. 2025, "Your efficient RL framework secretly brings you
+    off-policy RL training"; the weight is IMPALA's, arXiv:1802.01561).
+
+    Args:
+        behaviour, sampled: [N, T] log-probabilities of the same tokens before the first update, by
+            learner and sampler.
+    """
+    return (behaviour - sampled).exp().clamp(max=cap)
+
+
 def token_grpo_loss(
     policy_log_prob: Tensor, batch: TokenBatch, config: TokenGrpoConfig
 ) -> LossTerms:
     r"""Return the loss of the trained answers and what to watch.
 
-        l_it = max(-A_i r_it, -A_i clip(r_it, 1 - clip_low, 1 + clip_high)) + beta k3_it
-        r_it = exp(policy - behaviour)
+        l_it = w_it max(-A_i r_it, -A_i clip(r_it, 1 - clip_low, 1 + clip_high)) + beta k3_it
+        r_it = exp(policy - behaviour),  w_it = `batch.importance` or 1
         k3_it = exp(q) - q - 1,  q = reference - policy       (DeepSeekMath, arXiv:2402.03300)
 
     k3 estimates KL(policy || reference) without bias where the token was drawn from the policy; it
@@ -127,12 +144,16 @@ def token_grpo_loss(
     is_clipped = ((advantage > 0.0) & (ratio > 1.0 + config.clip_high)) | (
         (advantage < 0.0) & (ratio < 1.0 - config.clip_low)
     )
+    if batch.importance is not None:
+        policy_loss = batch.importance * policy_loss
     loss = policy_loss
     means = {
         "ratio": ratio,
         "clip_frac": is_clipped.float(),
         "approx_kl": torch.expm1(log_ratio) - log_ratio,
     }
+    if batch.importance is not None:
+        means["importance"] = batch.importance
     if batch.reference_log_prob is not None:
         to_reference = torch.where(mask, batch.reference_log_prob, 0.0) - policy
         kl = torch.expm1(to_reference) - to_reference

@@ -15,6 +15,7 @@ from rlvid.config.base import Section
 from rlvid.config.checkpoint import CheckpointConfig
 from rlvid.config.learner import LearnerConfig, LoraConfig, OptimizerConfig
 from rlvid.config.prompts import PromptsConfig
+from rlvid.config.rewards import ServerConfig
 
 VIDEO_PART = "video"
 """Name of the one part that the scorers of the reward pool become with `combine: sum`."""
@@ -39,6 +40,49 @@ class RewriterConfig(Section):
     batch_size: int = Field(default=16, ge=1)
     """Answers sampled at once; bounds the memory and does not change the seeds."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class RewriteSamplerConfig(Section):
+    """Who draws the rewrites that are learned from.
+
+    Whoever does, the ratio's behaviour is what the learner itself gives before the first update of
+    a batch, so it is exactly 1 there. What the sampler recorded differs by rounding, and is
+    compared with it.
+    """
+
+    kind: Literal["transformers", "vllm"] = "transformers"
+    """transformers: the learner's ranks, each its share of the prompts; a resumed phase repeats it
+    bit for bit. vllm: a server that the phase starts, which is given the learner's adapter before
+    every draw (`learner.mode` lora); the last bits of its answers' log-probabilities may depend on
+    what is drawn beside them, so a resumed phase is equal but for rounding."""
+    server: ServerConfig = ServerConfig()
+    """Of kind vllm, `rewards.servers.rewriter` in metrics and errors. It serves the rewriter in its
+    own dtype and shows it no pictures, so `model`, `urls` and `dtype` are not for setting."""
+    concurrency: int = Field(default=64, ge=1)
+    """Requests to it in flight, one an answer."""
+    timeout_s: float = Field(default=120.0, gt=0.0)
+    """Seconds one request may take before it is sent again."""
+    deadline_s: float = Field(default=900.0, gt=0.0)
+    """Seconds one draw, of all a step's rewrites, may take: longer than the server takes to
+    restart, since a draw that it broke off is asked for again with the same seeds."""
+    max_drift_frac: float = Field(default=0.5, gt=0.0)
+    """Stop when a token's log-probability at the sampler and at the learner differ by more than
+    this share of `algorithm.clip_low`, in the mean over a batch: then the sampler has other weights
+    or draws from another distribution. Ours; NOT FOUND in the papers."""
+    importance_cap: float | None = Field(default=None, ge=1.0)
+    """Weigh each token's loss by min(learner / sampler, this), its probabilities before the first
+    update (truncated importance sampling); 2 is usual. None leaves it out."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RewriteSamplerConfig:
+        usual = ServerConfig()
+        for name in ("model", "urls", "api_key_env", "dtype"):
+            if getattr(self.server, name) != getattr(usual, name):
+                raise ValueError(
+                    f"server.{name}: the server is the phase's own and serves the rewriter, got "
+                    f"{getattr(self.server, name)!r}; remove it"
+                )
+        return self
 
 
 class LengthConfig(Section):
@@ -137,6 +181,7 @@ class PromptEnhancementConfig(Section):
     """The rewriter, its rewards and its loss; the video model is frozen."""
 
     rewriter: RewriterConfig = RewriterConfig()
+    sampler: RewriteSamplerConfig = RewriteSamplerConfig()
     reward: RewriteRewardConfig = RewriteRewardConfig()
     cold_start: ColdStartConfig = ColdStartConfig()
     algorithm: TokenGrpoConfig = TokenGrpoConfig()
@@ -181,6 +226,11 @@ class PromptEnhancementConfig(Section):
             raise ValueError(
                 f"learner.worker: the rewriter has one worker: expected 'deepspeed', got "
                 f"{learner.worker!r}"
+            )
+        if self.sampler.kind == "vllm" and learner.mode != "lora":
+            raise ValueError(
+                f"sampler.kind: vllm swaps an adapter in before every draw: expected learner.mode "
+                f"'lora', got {learner.mode!r}; set sampler.kind=transformers or learner.mode=lora"
             )
         if learner.activation_checkpointing:
             raise ValueError(

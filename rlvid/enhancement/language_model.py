@@ -34,14 +34,20 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LanguageModel:
-    """A causal language model and what belongs to it."""
+class Tokens:
+    """What of a language model tells texts and tokens apart."""
 
-    model: Any
     tokenizer: Any
     end_ids: tuple[int, ...]
     """Tokens that end an answer."""
     pad_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModel(Tokens):
+    """A causal language model and what belongs to it."""
+
+    model: Any
 
 
 def open_language_model(config: RewriterConfig) -> LanguageModel:
@@ -54,15 +60,41 @@ def open_language_model(config: RewriterConfig) -> LanguageModel:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    check_language_model(config)
-    folder = smollm2_folder(Path(config.cache)) if config.model == SMOLLM2 else Path(config.model)
-    folder = folder.expanduser()
+    folder = language_model_folder(config)
     dtype = getattr(torch, config.dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=dtype
     )
     return language_model(model.eval(), tokenizer)
+
+
+def open_tokens(config: RewriterConfig) -> Tokens:
+    """Load of the rewriter that the section names all but the weights; they are served elsewhere.
+
+    Raises:
+        ValueError: as `open_language_model`.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    folder = language_model_folder(config)
+    if (folder / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    else:  # as a model of transformers does without one
+        values = AutoConfig.from_pretrained(folder, local_files_only=True)
+        generation = GenerationConfig.from_model_config(values)
+    return tokens(AutoTokenizer.from_pretrained(folder, local_files_only=True), generation)
+
+
+def language_model_folder(config: RewriterConfig) -> Path:
+    """Return the folder of the rewriter that the section names; makes that of "smollm2" once.
+
+    Raises:
+        ValueError: no such folder, or a package that is missing.
+    """
+    check_language_model(config)
+    folder = smollm2_folder(Path(config.cache)) if config.model == SMOLLM2 else Path(config.model)
+    return folder.expanduser()
 
 
 def check_language_model(config: RewriterConfig) -> None:
@@ -80,7 +112,19 @@ def check_language_model(config: RewriterConfig) -> None:
 
 def language_model(model: Any, tokenizer: Any) -> LanguageModel:
     """Put a model and its tokenizer together."""
-    ends: int | Sequence[int] | None = model.generation_config.eos_token_id
+    found = tokens(tokenizer, model.generation_config)
+    return LanguageModel(
+        model=model, tokenizer=tokenizer, end_ids=found.end_ids, pad_id=found.pad_id
+    )
+
+
+def tokens(tokenizer: Any, generation_config: Any) -> Tokens:
+    """Find what ends and what pads an answer.
+
+    Raises:
+        ValueError: no token ends one.
+    """
+    ends: int | Sequence[int] | None = generation_config.eos_token_id
     if ends is None:
         ends = tokenizer.eos_token_id
     if ends is None:
@@ -90,8 +134,7 @@ def language_model(model: Any, tokenizer: Any) -> LanguageModel:
         )
     end_ids = (ends,) if isinstance(ends, int) else tuple(ends)
     pad_id = tokenizer.pad_token_id
-    return LanguageModel(
-        model=model,
+    return Tokens(
         tokenizer=tokenizer,
         end_ids=end_ids,
         # Padding is masked everywhere, so any token will do where a tokenizer has none.

@@ -1,7 +1,8 @@
 """Answers drawn from a language model, with the log-probability of each of their tokens.
 
-`AnswerSampler` is what the phase knows; `TransformersSampler` is one, and a vLLM server can be
-another: it takes tokens and a seed for each request and gives tokens and log-probabilities back.
+`AnswerSampler` is what the phase knows; `TransformersSampler` is one, and a vLLM server behind
+`launch.enhancement.served_sampler` another: it takes tokens and a seed for each request and gives
+tokens and log-probabilities back.
 Letters: N requests, V words of the vocabulary.
 """
 

@@ -196,6 +196,9 @@ METRICS: dict[str, Metric] = {
     "enhance/sampling_drift/max": Metric(
         "nats", (0, 0.02), "largest difference of a token's log-probability, sampler to learner"
     ),
+    "enhance/sampling_drift/mean": Metric("nats", (0, 0.02), "the same, in the mean"),
+    "enhance/importance/mean": Metric("1", (0.95, 1.05), "truncated weight of a served token"),
+    "enhance/asked_again/count": Metric("count", (0, 0), "requests that a server broke off"),
     "enhance/reward/mean": Metric("1", None, "weighted parts of the rewrites' reward, raw"),
     "enhance/reward/std": Metric("1", (1e-6, None), "its spread over the step's rewrites"),
     "enhance/part_<part>/mean": Metric("1", None, "one part: video, structure, length, intent"),

@@ -104,6 +104,11 @@ def test_shipped_recipe_starts_with_what_it_is_for(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipe_is_in_the_table(path: Path) -> None:
+    assert f"| `{path.stem}` |" in (ROOT / "configs" / "README.md").read_text()
+
+
 def test_quickstart_ships() -> None:
     """The README, the quickstart script and `rlvid evaluate` name it."""
     assert "quickstart_cpu" in {path.stem for path in RECIPES}

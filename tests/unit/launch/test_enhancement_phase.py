@@ -12,18 +12,22 @@ import torch
 
 from rlvid.config import Recipe
 from rlvid.config.loader import check, default_values, lay_over
+from rlvid.config.rewards import RewardsConfig, ServerConfig
 from rlvid.enhancement.answer import Answer, Enhanced, Failure, Malformed
 from rlvid.enhancement.lexicon import load_lexicon
 from rlvid.enhancement.rewriter import Rewrite
 from rlvid.enhancement.sampling import SampledAnswer
 from rlvid.launch.artifact_names import check_enhancer, with_artifacts
+from rlvid.launch.cluster import demanded
 from rlvid.launch.enhancement.checks import check_enhancement
 from rlvid.launch.enhancement.heldout import examples_table, rewrite_heldout
 from rlvid.launch.enhancement.rendering import rendering_of, score_rewrites, scores_of
+from rlvid.launch.enhancement.rewriting import SERVER, with_rewriter_server
 from rlvid.launch.enhancement.steps import reward_metrics, text_metrics
 from rlvid.launch.groups import ScoredGroup
 from rlvid.launch.loop.line import Issue
 from rlvid.launch.phases.base import Artifacts, load_artifacts, save_artifacts
+from rlvid.launch.planner import learner_roles
 from rlvid.models.policy import Policy
 from rlvid.observability.metrics import check_names
 from rlvid.records import GroupSummary, Prompt, Score
@@ -225,6 +229,65 @@ def test_an_enhancer_that_is_not_there_in_time_is_refused(
     )
     with pytest.raises(ValueError, match=message):
         check_enhancer(recipe)
+
+
+def test_a_served_rewriter_is_a_server_of_the_pool_that_takes_adapters(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    server = {"num_gpus": 1.0, "engine_args": {"gpu_memory_utilization": 0.4}}
+    recipe = _recipe(
+        rewriter={"dtype": "bfloat16"},
+        sampler={"kind": "vllm", "server": server},
+        learner={"lora": {"rank": 12}},
+    )
+    found = with_rewriter_server(recipe, str(tmp_path)).rewards.servers[SERVER]
+    assert (found.model, found.dtype, found.num_gpus) == (str(tmp_path), "bfloat16", 1.0)
+    assert found.engine_args["max_lora_rank"] == 16, "the next that vLLM has"
+    assert found.engine_args["gpu_memory_utilization"] == 0.4
+    assert found.env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert with_rewriter_server(_recipe(), str(tmp_path)).rewards.servers == {}
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"sampler": {"kind": "vllm"}, "learner": {"mode": "full"}},
+            "expected learner.mode 'lora'",
+        ),
+        ({"sampler": {"server": {"model": "tiny"}}}, "server.model: the server is the phase's own"),
+        ({"sampler": {"server": {"urls": ["http://a"]}}}, "server.urls: the server is the phase's"),
+        ({"sampler": {"kind": "sglang"}}, "sampler.kind"),
+    ],
+)
+def test_a_sampler_that_could_not_draw_from_the_learner_is_refused(
+    section: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        _recipe(**section)
+
+
+def test_what_a_served_rewriter_would_start_in_vain_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    cold = {"num_steps": 0}
+    served = {"kind": "vllm", "server": {"python": "/nowhere/python"}}
+    section = {"rewriter": {"model": str(tmp_path)}, "sampler": served, "cold_start": cold}
+    with pytest.raises(ValueError, match=r"sampler\.server\.python: cannot run '/nowhere/python'"):
+        check_enhancement(_recipe(**section))
+    rewards = RewardsConfig(servers={SERVER: ServerConfig()})
+    taken = _recipe(**section).model_copy(update={"rewards": rewards})
+    with pytest.raises(ValueError, match="'rewriter' is the server of prompt_enhancement"):
+        check_enhancement(taken)
+
+
+def test_the_server_of_a_rewriter_is_counted_with_its_ranks() -> None:
+    phases = {"phases": ["prompt_enhancement"]}
+    ranks = {"learner": {"num_cpus": 2.0}}
+    served = {"sampler": {"kind": "vllm", "server": {"num_cpus": 3.0, "num_replicas": 2}}}
+    without = Recipe.model_validate({"name": "t", **phases, "prompt_enhancement": ranks})
+    beside = Recipe.model_validate({"name": "t", **phases, "prompt_enhancement": ranks | served})
+    assert demanded(beside)["CPU"] - demanded(without)["CPU"] == 6.0
+    roles = [role for role in learner_roles(beside) if role.role == "vLLM server: rewriter"]
+    assert [(role.num_processes, role.phases) for role in roles] == [(2, ("prompt_enhancement",))]
 
 
 @pytest.mark.parametrize(

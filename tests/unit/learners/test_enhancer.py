@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,78 @@ def test_the_step_does_not_depend_on_the_micro_batches(start: Path) -> None:
         norms.append(metrics["enhance/grad_norm/total"])
     # float32 sums in another order.
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
+
+
+def test_rewrites_of_other_weights_are_refused(start: Path) -> None:
+    """Only the log-probabilities say so: the tokens could be anybody's."""
+    learner = _open(start, learner={"optimizer": {"learning_rate": 0.3}})
+    before = _rewrites(learner, 0)
+    drift = _learn(learner, 0)["enhance/sampling_drift/mean"]
+    assert drift < 1e-5
+    digest = _digest(learner)
+    with pytest.raises(ValueError, match="expected at most 0.1 .*The sampler has other weights"):
+        learner.learn(before, ADVANTAGE, torch.ones(3, 2, dtype=torch.bool), step=1)
+    assert _digest(learner) == digest, "refused before the update"
+
+
+def _moved(rewrites: list[list[Rewrite]], nats: float) -> list[list[Rewrite]]:
+    """The same answers, by a sampler that says each token is less likely by so many nats."""
+    return [
+        [
+            replace(
+                one,
+                sampled=replace(
+                    one.sampled, log_prob=tuple(p - nats for p in one.sampled.log_prob)
+                ),
+            )
+            for one in group
+        ]
+        for group in rewrites
+    ]
+
+
+def test_a_token_counts_what_it_was_drawn_too_rarely_and_no_more_than_the_cap(start: Path) -> None:
+    """Tokens e^0.05 times as likely here as where they were drawn; the ratio stays 1."""
+    norms = {}
+    for cap in (None, 2.0, 1.02):
+        learner = _open(start, sampler={"importance_cap": cap}, algorithm={"kl_coefficient": 0.0})
+        rewrites = _moved(_rewrites(learner, 0), 0.05)
+        all_rows = torch.ones(3, 2, dtype=torch.bool)
+        metrics = learner.learn(rewrites, ADVANTAGE, all_rows, step=0).metrics
+        check_names(metrics)
+        assert metrics["enhance/sampling_drift/mean"] == pytest.approx(0.05, abs=1e-4)
+        assert metrics["enhance/ratio/max_deviation"] == 0.0
+        norms[cap] = metrics["enhance/grad_norm/total"]
+        assert metrics.get("enhance/importance/mean") == (
+            None if cap is None else pytest.approx(min(math.exp(0.05), cap), rel=1e-4)
+        )
+    assert norms[2.0] / norms[None] == pytest.approx(math.exp(0.05), rel=1e-3)
+    assert norms[1.02] / norms[None] == pytest.approx(1.02, rel=1e-3)
+
+
+def test_a_published_adapter_is_what_peft_reads_and_is_named_after_its_values(
+    start: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    learner = _open(start)
+    first = learner.publish_adapter(tmp_path)
+    assert learner.publish_adapter(tmp_path) == first
+    _learn(learner, 0)
+    second = learner.publish_adapter(tmp_path)
+    assert first.name.startswith("rewriter-000000-")
+    assert second.name.startswith("rewriter-000001-")
+    assert [path.name for path in tmp_path.iterdir()] == [second.name], "the one before is gone"
+
+    base = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    read = PeftModel.from_pretrained(base, str(second.folder)).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = learner.engine.transformer(ids).logits
+        assert torch.equal(read(ids).logits, expected)
+        with read.disable_adapter():
+            assert not torch.equal(read(ids).logits, expected)
 
 
 def test_a_batch_that_teaches_nothing_changes_nothing(start: Path) -> None:

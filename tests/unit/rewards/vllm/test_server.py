@@ -16,6 +16,8 @@ import pytest
 from rlvid.config.rewards import ServerConfig
 from rlvid.rewards.vllm import probe
 from rlvid.rewards.vllm.command import (
+    FRONT,
+    KEY_CHECK,
     cpu_kv_cache_bytes,
     model_digest,
     server_command,
@@ -186,6 +188,7 @@ def test_command_hides_the_key_and_fetches_nothing() -> None:
     assert "--dtype float32" in joined  # no GPU
     assert "--no-enforce-eager" in joined
     assert "--seed 3" in joined
+    assert f"--middleware {KEY_CHECK}" in joined
     assert "secret" not in joined
 
 
@@ -201,8 +204,9 @@ def test_a_server_gets_listed_variables_and_no_others() -> None:
     assert not set(secrets) & set(env)
     assert passed.items() <= env.items()
     assert (env["VLLM_API_KEY"], env["HF_HUB_OFFLINE"]) == ("secret", "1")
-    assert env["PYTHONPATH"] == "/ours"
-    assert "PYTHONPATH" not in server_environment(ServerConfig(python="x"), "secret", inherited)
+    assert env["PYTHONPATH"] == f"{FRONT}{os.pathsep}/ours"
+    other = server_environment(ServerConfig(python="x"), "secret", inherited)
+    assert other["PYTHONPATH"] == str(FRONT), "of ours it sees one file of the standard library"
 
 
 def test_the_entry_adds_variables_but_not_the_key() -> None:
