@@ -26,6 +26,7 @@ from rlvid.group_digest import digest_of_group
 from rlvid.models.policy import Policy
 from rlvid.observability.mfu import device_name
 from rlvid.priority import yield_to_starting
+from rlvid.process_env import runtime_env_of
 from rlvid.records import GroupSummary, GroupTask, RolloutGroup, WeightsManifest, WeightsReceipt
 from rlvid.weights import WeightsError
 from rlvid.weights.broadcast import BroadcastPart
@@ -220,7 +221,7 @@ class ActorSet:
         return RolloutActor.options(  # type: ignore[attr-defined]
             num_cpus=num_cpus,
             num_gpus=config.num_gpus,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.num_threads)}},
+            runtime_env=runtime_env_of({"OMP_NUM_THREADS": str(settings.num_threads)}),
             **options,
         ).remote()
 

@@ -29,6 +29,7 @@ from rlvid.durable import DiskFullError
 from rlvid.group_digest import digest_of_group
 from rlvid.launch.group_store import GroupStore, StoredGroup, open_group_store
 from rlvid.launch.keep_queue import KeepItem, KeepQueue
+from rlvid.process_env import runtime_env_of
 from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 from rlvid.records import GroupSummary, RolloutGroup
 from rlvid.rewards.scoring import GroupScores
@@ -130,7 +131,7 @@ class Keeper:
         """Start the writer on this node; it takes calls at once and works on them when it is up."""
         node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._actor = KeeperActor.options(  # type: ignore[attr-defined]
-            scheduling_strategy=node, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+            scheduling_strategy=node, runtime_env=runtime_env_of({"OMP_NUM_THREADS": "1"})
         ).remote(self.folder)
         self.process_id = None
         self._started = time.monotonic()

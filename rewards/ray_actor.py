@@ -10,10 +10,12 @@ from typing import Any
 
 import ray
 
+from rlvid.collector import paused_collector
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.model import ModelConfig
 from rlvid.config.rewards import RewardsConfig, ScorerConfig
 from rlvid.priority import yield_to_starting
+from rlvid.process_env import runtime_env_of
 from rlvid.records import Prompt, RolloutGroup
 from rlvid.rewards.base import Endpoint
 from rlvid.rewards.decoding import ClipInfo, DecodeWorker, Frames, open_decode_worker
@@ -58,10 +60,11 @@ class RewardActor:
 
         torch.set_num_threads(self._num_threads)
         cv2.setNumThreads(self._num_threads)  # it has threads of its own, deaf to OMP_NUM_THREADS
-        for position, config in self._configs.items():
-            self._scorers[config.label] = open_scorer_worker(config, position)
-        if self._has_decoder:
-            self._decoder: DecodeWorker = open_decode_worker(self._model)
+        with paused_collector():
+            for position, config in self._configs.items():
+                self._scorers[config.label] = open_scorer_worker(config, position)
+            if self._has_decoder:
+                self._decoder: DecodeWorker = open_decode_worker(self._model)
         yield_to_starting()
         return {label: scorer.info() for label, scorer in self._scorers.items()}, os.getpid()
 
@@ -125,14 +128,13 @@ class ActorSet:
     def spawn(self, process_id: int, host: Host, handle: Handler) -> None:
         """Start an actor; `handle` gets what `open` returns, see there."""
         own = [self._configs[service] for service in host.services if service != DECODER]
-        variables = host.runtime_env.get("env_vars", {})
+        others = dict(host.runtime_env)
+        threads = {"OMP_NUM_THREADS": str(self._num_threads)}
+        variables = {**threads, **others.pop("env_vars", {})}
         actor = RewardActor.options(  # type: ignore[attr-defined]
             num_cpus=host.num_cpus,
             num_gpus=host.num_gpus,
-            runtime_env={
-                **host.runtime_env,
-                "env_vars": {"OMP_NUM_THREADS": str(self._num_threads), **variables},
-            },
+            runtime_env=runtime_env_of(variables, others),
             scheduling_strategy="SPREAD" if host.spread else "DEFAULT",
         ).remote(
             dict(own),

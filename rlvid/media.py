@@ -77,6 +77,14 @@ def read_media(name: str, path: str | Path, *, num_frames: int, height: int, wid
     return torch.stack(frames)
 
 
+def to_picture(pixels: Tensor) -> Image:
+    """[3, height, width] in [0, 1] -> PIL's picture of 256 levels, which image processors take."""
+    from PIL import Image
+
+    levels = pixels.mul(255.0).round().to("cpu", torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).numpy())
+
+
 def _picture(name: str, path: Path) -> Image:
     """Return a picture as RGB, upright as its camera says."""
     from PIL import Image, ImageOps

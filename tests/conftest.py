@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Generator
 
 import pytest
+
+from rlvid.collector import paused_collector
 
 # As `open_cluster` does, for the clusters that tests start themselves. At Ray's own 15, beside a
 # test that computes at 0 in another worker, processes would get a thirtieth of a core, and be late
 # for deadlines that mean something.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import the tests, and with them torch and diffusers, once and out of the collector's way."""
+    with paused_collector():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

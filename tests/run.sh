@@ -10,6 +10,8 @@ bash "$root/launch/environment/install.sh" --dev
 cd "$root"
 # One torch thread a process: tests start several, and busy-waiting threads starve each other.
 export PATH="$venv/bin:$PATH" OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0
+# The tests start hundreds of processes: where this is set, each would compile rlvid again.
+unset PYTHONDONTWRITEBYTECODE
 
 step() { echo "[tests] $*"; "$@"; }
 

@@ -58,7 +58,9 @@ def score_key(version: str, prompt: Prompt, digests: Sequence[str], row: int = 0
 def prompt_digest(prompt: Prompt) -> str:
     """Return a digest of all that a scorer may read of a prompt."""
     facts = [f"{name}={value}" for name, value in sorted(prompt.facts.items())]
-    return _digest([prompt.text, prompt.enhanced_text or "", *facts, *prompt.questions])
+    # With media the id covers what their files hold; without, the text says all.
+    media = [prompt.prompt_id] if prompt.media else []
+    return _digest([prompt.text, prompt.enhanced_text or "", *facts, *prompt.questions, *media])
 
 
 def scorer_version(config: ScorerConfig, scorer: object) -> str:

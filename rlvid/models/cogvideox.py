@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rlvid.condition import Condition
 from rlvid.flow.sde import per_row
+from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import PipelineModel
 from rlvid.models.variance_preserving import (
@@ -105,6 +106,13 @@ class CogVideoXModel(PipelineModel):
             device=self.device,
         )
         return Condition({PROMPT_EMBEDS: embeds.float()})
+
+    def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes:
+        length = self.max_sequence_length
+        width = self._pipeline.transformer.config.text_embed_dim
+        return InputShapes(
+            condition={PROMPT_EMBEDS: (length, width)}, text_tokens={"text_encoder": length}
+        )
 
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Return the velocity [B, C, F, H, W] float32 at `sigma` [B]; differentiable."""

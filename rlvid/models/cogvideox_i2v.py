@@ -8,6 +8,7 @@ learner are told the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.functional import pad
 
 from rlvid.condition import Condition
 from rlvid.models.cogvideox import CogVideoXModel
+from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
 
 FIRST_FRAME_LATENTS = "first_frame_latents"
@@ -50,6 +52,12 @@ class CogVideoXImageToVideoModel(CogVideoXModel):
         if config.invert_scale_latents:
             latents = latents / config.scaling_factor**2
         return Condition({FIRST_FRAME_LATENTS: latents})
+
+    def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes:
+        told = super().input_shapes(latent_shape)
+        channels, _, *size = latent_shape
+        first = {FIRST_FRAME_LATENTS: (channels, 1, *size)}
+        return replace(told, condition={**told.condition, **first})
 
     def _shown(self, state: Tensor, condition: Condition) -> Tensor:
         if FIRST_FRAME_LATENTS not in set(condition):

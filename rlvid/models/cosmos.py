@@ -28,6 +28,7 @@ from torch import Tensor
 
 from rlvid.condition import Condition
 from rlvid.flow.sde import per_row
+from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import PipelineModel
 from rlvid.models.wan_vae import WanVae
@@ -105,6 +106,14 @@ class CosmosModel(PipelineModel):
         # One by one, so that a row does not depend on what it is batched with.
         return Condition(
             {FIRST_FRAME_LATENTS: torch.cat([self._vae.encode(frame) for frame in frames])}
+        )
+
+    def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes:
+        length, config = self.max_sequence_length, self._pipeline.transformer.config
+        projects = config.use_crossattn_projection
+        width = config.crossattn_proj_in_channels if projects else config.text_embed_dim
+        return InputShapes(
+            condition={PROMPT_EMBEDS: (length, width)}, text_tokens={"text_encoder": length}
         )
 
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:

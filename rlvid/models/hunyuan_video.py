@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlvid.condition import Condition
+from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import PipelineModel
 from rlvid.models.scheduler_sigmas import flow_match_sigmas, linear_sigmas
@@ -85,9 +86,9 @@ class HunyuanVideoModel(PipelineModel):
                 f"{config.image_condition_type!r}: expected none, as of a text-to-video model."
             )
         self._patch_size: int = config.patch_size
-        template_length = int(DEFAULT_PROMPT_TEMPLATE["crop_start"])
+        self._template_length = int(DEFAULT_PROMPT_TEMPLATE["crop_start"])
         self.max_sequence_length = min(
-            pipeline.tokenizer.model_max_length - template_length, MAX_SEQUENCE_LENGTH
+            pipeline.tokenizer.model_max_length - self._template_length, MAX_SEQUENCE_LENGTH
         )
 
     @classmethod
@@ -105,6 +106,20 @@ class HunyuanVideoModel(PipelineModel):
                 "prompt_mask": mask.float(),
                 "pooled_embeds": pooled.float(),
             }
+        )
+
+    def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes:
+        length, config = self.max_sequence_length, self._pipeline.transformer.config
+        return InputShapes(
+            condition={
+                "prompt_embeds": (length, config.text_embed_dim),
+                "prompt_mask": (length,),
+                "pooled_embeds": (config.pooled_projection_dim,),
+            },
+            text_tokens={
+                "text_encoder": self._template_length + length,
+                "text_encoder_2": self._pipeline.tokenizer_2.model_max_length,
+            },
         )
 
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:

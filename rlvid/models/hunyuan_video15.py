@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlvid.condition import Condition
 from rlvid.models.hunyuan_video import ScaledVae
+from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import PipelineModel
 from rlvid.models.scheduler_sigmas import flow_match_sigmas, linear_sigmas
@@ -102,6 +103,22 @@ class HunyuanVideo15Model(PipelineModel):
                 "glyph_embeds": glyphs.float(),
                 "glyph_mask": glyph_mask.float(),
             }
+        )
+
+    def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes:
+        pipeline, config = self._pipeline, self._pipeline.transformer.config
+        length, glyphs = pipeline.tokenizer_max_length, pipeline.tokenizer_2_max_length
+        return InputShapes(
+            condition={
+                "prompt_embeds": (length, config.text_embed_dim),
+                "prompt_mask": (length,),
+                "glyph_embeds": (glyphs, config.text_embed_2_dim),
+                "glyph_mask": (glyphs,),
+            },
+            text_tokens={
+                "text_encoder": pipeline.prompt_template_encode_start_idx + length,
+                "text_encoder_2": glyphs,
+            },
         )
 
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:

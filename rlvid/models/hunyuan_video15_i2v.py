@@ -7,13 +7,16 @@ and SigLIP's view of the frame as further tokens (arXiv:2511.18870).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlvid.condition import Condition
+from rlvid.media import to_picture
 from rlvid.models.hunyuan_video15 import HunyuanVideo15Model
+from rlvid.models.input_shapes import InputShapes
 
 IMAGE_LATENTS = "image_latents"
 """[B, C + 1, F, H, W] float32: latents that are zero behind the first frame, then a mask of it."""
@@ -63,7 +66,7 @@ class HunyuanVideo15ImageModel(HunyuanVideo15Model):
         # Row by row, so that one does not depend on what it is batched with.
         views = [
             self._pipeline.encode_image(
-                _to_image(picture), batch_size=1, device=self.device, dtype=self._dtype
+                to_picture(picture), batch_size=1, device=self.device, dtype=self._dtype
             )
             for picture in first
         ]
@@ -74,6 +77,14 @@ class HunyuanVideo15ImageModel(HunyuanVideo15Model):
             }
         )
 
+    def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes:
+        told = super().input_shapes(latent_shape)
+        channels, *size = latent_shape
+        vision = self._pipeline.image_encoder.config
+        tokens = ((vision.image_size // vision.patch_size) ** 2, vision.hidden_size)
+        picture = {IMAGE_LATENTS: (channels + 1, *size), IMAGE_EMBEDS: tokens}
+        return replace(told, condition={**told.condition, **picture})
+
     def _picture(self, latents: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         if IMAGE_LATENTS not in set(condition):
             raise ValueError(
@@ -82,11 +93,3 @@ class HunyuanVideo15ImageModel(HunyuanVideo15Model):
                 "(sft, dpo, distillation) has no first frames; use a text-to-video model there."
             )
         return condition[IMAGE_LATENTS], condition[IMAGE_EMBEDS]
-
-
-def _to_image(picture: Tensor) -> Any:
-    """[3, height, width] in [0, 1] -> a PIL picture of 256 levels."""
-    from PIL import Image
-
-    levels = picture.mul(255.0).round().to("cpu", torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).numpy())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlvid.condition import Condition
+from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import PipelineModel
 from rlvid.models.scheduler_sigmas import flow_match_sigmas, linear_sigmas, token_shift
@@ -106,6 +107,14 @@ class LtxModel(PipelineModel):
             device=self.device,
         )
         return Condition({"prompt_embeds": embeds.float(), "prompt_mask": mask})
+
+    def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes:
+        length = self.max_sequence_length
+        width = self._pipeline.transformer.config.caption_channels
+        return InputShapes(
+            condition={"prompt_embeds": (length, width), "prompt_mask": (length,)},
+            text_tokens={"text_encoder": length},
+        )
 
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Return the velocity [B, C, F, H, W] float32 at `sigma` [B]; differentiable."""

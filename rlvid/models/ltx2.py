@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from rlvid.condition import Condition
+from rlvid.models.input_shapes import InputShapes
 from rlvid.models.ltx import NUM_TRAIN_TIMESTEPS, LtxModel
 from rlvid.models.native import NativeRange
 
@@ -57,6 +58,14 @@ class Ltx2Model(LtxModel):
             embeds, mask, padding_side=self._pipeline.tokenizer.padding_side
         )
         return Condition({"prompt_embeds": embeds.float(), "prompt_mask": mask})
+
+    def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes:
+        length = self.max_sequence_length
+        width = self._pipeline.connectors.video_connector.inner_dim
+        return InputShapes(
+            condition={"prompt_embeds": (length, width), "prompt_mask": (length,)},
+            text_tokens={"text_encoder": length, "connectors": length},
+        )
 
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Return the velocity [B, C, F, H, W] float32 at `sigma` [B]; differentiable."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rlvid.condition import Condition, concatenate
+from rlvid.models.input_shapes import InputShapes
 from rlvid.models.video_vae import VideoVae, read_vae
 
 _CACHED_BYTES = 4 * 2**30
@@ -157,6 +158,13 @@ class PipelineModel(ABC):
         Transformers attend to padding as well unless they are given a mask, so another length would
         give another velocity.
         """
+
+    def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes | None:
+        """Return what `velocity` is told of latents of that shape; None where nobody wrote it.
+
+        Only configurations may be read: the planner asks a model without weights.
+        """
+        return None
 
     @abstractmethod
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:

@@ -1,8 +1,7 @@
 """Shapes of published pipelines whose files are not here, for planning a run before a download.
 
 The configurations are those of the pipelines' own config.json, written down; names and shapes of
-the tensors come from diffusers' and transformers' classes, built without memory. Nothing here can
-be loaded or trained.
+the tensors follow from them (`rlvid.models.wan_shapes`). Nothing here can be loaded or trained.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-Shapes = dict[str, tuple[int, ...]]
+from rlvid.models.wan_shapes import Shapes, closed_shapes
 
 _WAN = {
     "_class_name": "WanTransformer3DModel",
@@ -37,6 +36,7 @@ _WAN_VAE = {
     "scale_factor_spatial": 8,
 }
 _UMT5_XXL = {
+    "_class_name": "UMT5EncoderModel",
     "vocab_size": 256384,
     "d_model": 4096,
     "d_ff": 10240,
@@ -88,20 +88,7 @@ def published(folder: Path) -> PublishedPipeline | None:
 @lru_cache(maxsize=8)
 def published_shapes(name: str, part: str) -> Shapes:
     """Return name and shape of every tensor of a part: transformer, vae or text_encoder."""
-    import torch
-
-    with torch.device("meta"):
-        module = _build(PUBLISHED[name], part)
-    return {key: tuple(value.shape) for key, value in module.named_parameters()}
-
-
-def _build(pipeline: PublishedPipeline, part: str) -> Any:
-    if part == "text_encoder":
-        from transformers import UMT5Config, UMT5EncoderModel
-
-        return UMT5EncoderModel(UMT5Config(**pipeline.text_encoder))
-    import diffusers
-
-    config: dict[str, Any] = dict(getattr(pipeline, part))
-    kind = getattr(diffusers, config.pop("_class_name"))
-    return kind(**config)
+    config: Mapping[str, Any] = getattr(PUBLISHED[name], part)
+    shapes = closed_shapes(config["_class_name"], config)
+    assert shapes is not None, "a part whose shapes nobody wrote down cannot be in PUBLISHED"
+    return shapes

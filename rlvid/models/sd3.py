@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlvid.condition import Condition
+from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import PipelineModel
 from rlvid.models.scheduler_sigmas import flow_match_sigmas, token_shift
@@ -96,6 +97,17 @@ class StableDiffusion3Model(PipelineModel):
             device=self.device,
         )
         return Condition({"prompt_embeds": embeds.float(), "pooled_embeds": pooled.float()})
+
+    def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes:
+        pipeline, config = self._pipeline, self._pipeline.transformer.config
+        clip, length = pipeline.tokenizer.model_max_length, self.max_sequence_length
+        return InputShapes(
+            condition={
+                "prompt_embeds": (clip + length, config.joint_attention_dim),
+                "pooled_embeds": (config.pooled_projection_dim,),
+            },
+            text_tokens={"text_encoder": clip, "text_encoder_2": clip, "text_encoder_3": length},
+        )
 
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Return the velocity [B, C, 1, H, W] float32 at `sigma` [B]; differentiable."""

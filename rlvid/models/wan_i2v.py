@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlvid.condition import Condition
+from rlvid.media import to_picture
 from rlvid.models.native import NativeRange
 from rlvid.models.wan import MAX_SEQUENCE_LENGTH, NUM_TRAIN_TIMESTEPS, PROMPT_EMBEDS, WanModel
 
@@ -118,7 +119,7 @@ class WanImageToVideoModel(WanModel):
         rows = zip(*frames, strict=True)
         return torch.stack(
             [
-                self._pipeline.encode_image([_to_image(one) for one in row], self.device).float()
+                self._pipeline.encode_image([to_picture(one) for one in row], self.device).float()
                 for row in rows
             ]
         )
@@ -144,11 +145,3 @@ class WanImageToVideoModel(WanModel):
                 f"{MAX_SEQUENCE_LENGTH}, by which diffusers' WanAttnProcessor tells text from "
                 "picture. Set model_max_length in tokenizer/tokenizer_config.json."
             )
-
-
-def _to_image(pixels: Tensor) -> Any:
-    """[3, height, width] in [0, 1] -> PIL's image of 256 levels, which CLIP's processor takes."""
-    from PIL import Image
-
-    levels = (pixels * 255.0).round().to(torch.uint8).permute(1, 2, 0)
-    return Image.fromarray(levels.cpu().numpy())

@@ -32,7 +32,7 @@ from tests.system.same_run import differences
 
 CHANGES = {
     "phases": ["grpo"],
-    "rollout": {"groups_per_step": 3},
+    "rollout": {"num_actors": 2, "groups_per_step": 3},
     "learner": {"ema": {"every": 1}},
     "grpo": {"num_steps": 8, "evaluate_every": 3, "checkpoint": {"every": 2, "keep": 2}},
 }

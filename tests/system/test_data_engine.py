@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
+from rlvid.config import Recipe
+from rlvid.config.loader import load_recipe
 from rlvid.data.engine.manifest import read_manifest, read_summary
 from rlvid.data.tiny_world.grammar import parse, split_of
 from rlvid.data.video_files import read_mp4
-from rlvid.launch.run import artifacts_of
+from rlvid.launch.run import artifacts_of, run_recipe
 from rlvid.observability.recorder import read_rows
 from tests.system.conftest import SMALL, merged
 
@@ -57,13 +59,13 @@ KILLED_AFTER = 5
 """Files on the disk."""
 
 
-def _start(folder: Path, run: Path, *options: str) -> subprocess.Popen[bytes]:
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(merged(SMALL, ENGINE)))
-    command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(recipe)]
+def _start(recipe: dict[str, Any], folder: Path, run: Path) -> subprocess.Popen[bytes]:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(path)]
     log = (run.parent / f"{run.name}.log").open("ab")
     return subprocess.Popen(
-        [*command, "--run-folder", str(run), *options],
+        [*command, "--run-folder", str(run)],
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -82,10 +84,9 @@ def _dataset(run: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    process = _start(folder, folder / "run")
-    assert process.wait(timeout=400) == 0, (folder / "run.log").read_text()[-3000:]
-    return folder / "run"
+    run = tmp_path_factory.mktemp("whole") / "run"
+    run_recipe(Recipe.model_validate(merged(SMALL, ENGINE)), run)
+    return run
 
 
 def test_every_clip_has_a_row_with_its_origin_and_scores(whole: Path) -> None:
@@ -154,7 +155,8 @@ def test_fine_tuning_trained_on_it(whole: Path) -> None:
 def test_killed_in_the_middle_it_ends_with_the_same_set(whole: Path, tmp_path: Path) -> None:
     """No clip rendered twice, none lost, the same digest as of the run that nobody killed."""
     run = tmp_path / "run"
-    process = _start(tmp_path, run)
+    recipe = merged(SMALL, ENGINE, {"phases": ["data_engine"]})
+    process = _start(recipe, tmp_path, run)
     until = time.monotonic() + 200
     while len(_files(run)) < KILLED_AFTER:
         assert process.poll() is None, (tmp_path / "run.log").read_text()[-3000:]
@@ -165,8 +167,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_set(whole: Path, tmp_path: P
     time.sleep(1.0)  # a write that was under way may still end
     before = _files(run)
     assert KILLED_AFTER <= len(before) < 22
-    resumed = _start(tmp_path, run, "--resume")
-    assert resumed.wait(timeout=400) == 0, (tmp_path / "run.log").read_text()[-3000:]
+    run_recipe(load_recipe(str(tmp_path / "recipe.yaml")), run, resume=True)
     after = _files(run)
     assert {path: after[path] for path in before} == before, "files of before were left alone"
     assert len(after) == 22

@@ -23,6 +23,8 @@ from tests.system.same_run import differences
 
 pytestmark = pytest.mark.slow
 
+ON_TWO_ACTORS = {"rollout": {"num_actors": 2}}
+
 
 @pytest.fixture(scope="module")
 def tree() -> dict[str, Any]:
@@ -36,6 +38,7 @@ def tree() -> dict[str, Any]:
     }
     return merged(
         SMALL,
+        ON_TWO_ACTORS,
         {
             "learner": {"ema": {"every": 1}},
             "rewards": {"aggregation": aggregation},
@@ -118,7 +121,7 @@ def _wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> No
     raise AssertionError(f"no step {step} within 200 s")
 
 
-def test_killed_actor_loses_no_group(small_recipe: Recipe, tmp_path: Path) -> None:
+def test_killed_actor_loses_no_group(tmp_path: Path) -> None:
     """A dead rollout actor is replaced, brought to the current weights, and its group sampled."""
     from rlvid.launch.cluster import open_cluster
     from rlvid.launch.groups import pinned_task
@@ -127,15 +130,14 @@ def test_killed_actor_loses_no_group(small_recipe: Recipe, tmp_path: Path) -> No
     from rlvid.launch.roles import open_sampling
     from rlvid.models.policy import Policy
 
+    recipe = Recipe.model_validate(merged(SMALL, ON_TWO_ACTORS))
     with (
-        open_cluster(small_recipe),
-        open_sampling(
-            small_recipe, Policy(model_path="tiny"), None, tmp_path / "ledger.sqlite"
-        ) as roles,
+        open_cluster(recipe),
+        open_sampling(recipe, Policy(model_path="tiny"), None, tmp_path / "ledger.sqlite") as roles,
     ):
         tasks = [
-            pinned_task(small_recipe, prompt, label="t", position=position, num_seeds=2)
-            for position, prompt in enumerate(heldout_prompts(small_recipe, 6))
+            pinned_task(recipe, prompt, label="t", position=position, num_seeds=2)
+            for position, prompt in enumerate(heldout_prompts(recipe, 6))
         ]
         roles.wait_ready()
         first, *others = [Issue(task=task, step=0, trains=False) for task in tasks]

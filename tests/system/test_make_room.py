@@ -24,11 +24,13 @@ from tests.system.sleeping_run import SLEEPING
 GROUPS = 2
 NUM_STEPS = 2
 SMALL = {
-    "rollout": {"num_actors": 2, "groups_per_step": GROUPS},
+    "rollout": {"groups_per_step": GROUPS},
+    "rewards": {"scorers": [{"use": "sleeping", "config": {"score_s": 0.025}}]},
     "grpo": {"num_steps": NUM_STEPS},
-    "evaluate": {"judges": [{"use": "sleeping", "name": "judge", "num_cpus": 0.1}]},
+    "evaluate": {"judges": [{"use": "sleeping", "name": "judge"}]},
 }
-"""No checkpoint is due but the one that is written for the occasion."""
+"""No checkpoint is due but the one that is written for the occasion; one process scores, since its
+scorers ask for nothing of their own."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -50,7 +52,7 @@ def test_an_evaluation_there_is_no_time_for_is_made_by_what_resumes(tmp_path: Pa
     Also under --restarts, which must not take the exit for a crash.
     """
     slow = {
-        "rollout": {"worker_options": {"sample_s": 2.0}},
+        "rollout": {"worker_options": {"sample_s": 1.5}},
         "grpo": {"evaluate_every": 1, "evaluate_prompts": 4},
         "cluster": {"grace_s": 3.0},
     }
