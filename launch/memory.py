@@ -24,7 +24,8 @@ from rlvid.config import LearnerConfig, OfflineDpoConfig, Recipe
 from rlvid.config.distillation import DMD_STAGES
 from rlvid.config.enhancement import RewriterConfig
 from rlvid.config.rewards import ServerConfig
-from rlvid.launch.model_size import ModelSize, count_parameters, tensor_shapes
+from rlvid.launch.folder_parts import count_parameters, tensor_shapes
+from rlvid.launch.model_size import ModelSize
 
 LAYER_NUMBERS = 17 * 4 / 3
 """Numbers a layer keeps for the backward pass, a token and channel."""

@@ -1,25 +1,37 @@
-"""How large a pipeline is, read from its folder's headers without loading a weight.
+"""How large a pipeline is and what it computes, from its folder's headers and configuration.
 
-A published pipeline that is not on this machine has the sizes it is published with, so that a run
-can be planned before anything is downloaded.
+No weight is loaded. Wan's FLOPs are formulas (`rlvid.observability`); those of another family are
+counted on a forward without memory (`rlvid.models.meta_flops`), for which diffusers is imported. A
+published pipeline that is not on this machine has the sizes it is published with, so that a run can
+be planned before anything is downloaded.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
 from rlvid.config import LearnerConfig, ModelConfig
+from rlvid.launch.folder_parts import (
+    FROZEN,
+    TRANSFORMERS,
+    count_parameters,
+    has_part,
+    is_wan,
+    part_config,
+    part_shapes,
+    read_json,
+)
 from rlvid.models import model_folder
-from rlvid.models.published import Shapes, published, published_shapes
+from rlvid.models.published import published
 from rlvid.models.wan import MAX_SEQUENCE_LENGTH
+from rlvid.models.wan_shapes import Shapes
 from rlvid.observability.flops import RowFlops, WanSize, count_tokens, row_flops
 from rlvid.observability.vae_flops import VaeSize, decode_flops, encode_flops
+
+if TYPE_CHECKING:
+    from rlvid.models.meta_flops import CountedForward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +39,15 @@ class ModelSize:
     """Counts that memory and compute follow from."""
 
     transformer_parameters: int
+    """Of both experts where there are two."""
     text_encoder_parameters: int
+    """Of all frozen models beside transformer and VAE."""
     vae_parameters: int
     trainable_parameters: int
     width: int
     """Channels of a transformer token."""
     num_layers: int
+    """That one row passes through."""
     tokens: int
     """Transformer tokens of one clip."""
     latent_numbers: int
@@ -43,79 +58,84 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFlops:
-    """FLOPs around the transformer; None where the part is built in a way that nobody counted."""
+    """FLOPs around the transformer."""
 
     text: int
-    """Encoding one prompt at full length: two for each parameter and token, attention left out."""
-    decode: int | None
-    """Latents of one clip to pixels."""
-    encode: int | None
+    """Encoding one prompt at full length; a first frame's encoder is left out."""
+    decode: int
+    """Latents of one clip to pixels, without tiles."""
+    encode: int
 
 
 def read_model_size(model: ModelConfig, learner: LearnerConfig) -> ModelSize:
     """Return the sizes of `model.path` for the recipe's clip.
 
     Raises:
-        ValueError: the folder is missing or has no such parts.
+        ValueError: the folder is missing or has no such parts, or the family does not say what its
+            transformer is told.
     """
-    transformer = part_config(model, "transformer")
-    shapes = part_shapes(model, "transformer")
-    latent = latent_frames(model)
-    patch = transformer["patch_size"]
+    config = part_config(model, "transformer")
+    if is_wan(model):
+        size = _wan_size(model)
+        shape = latent_shape(model)
+        width, num_layers, tokens = size.width, config["num_layers"], count_tokens(size, shape)
+    else:
+        counted = _counted(model)
+        shape = counted.latent_shape
+        width, num_layers, tokens = counted.width, counted.num_layers, counted.tokens
+    shapes = trained_shapes(model)
     return ModelSize(
         transformer_parameters=count_parameters(shapes),
-        text_encoder_parameters=count_parameters(part_shapes(model, "text_encoder")),
+        text_encoder_parameters=sum(
+            count_parameters(part_shapes(model, part)) for part in FROZEN if has_part(model, part)
+        ),
         vae_parameters=count_parameters(part_shapes(model, "vae")),
         trainable_parameters=count_trainable(shapes, learner),
-        width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
-        num_layers=transformer["num_layers"],
-        tokens=math.prod(n // p for n, p in zip(latent, patch, strict=True)),
-        latent_numbers=transformer["in_channels"] * math.prod(latent),
+        width=width,
+        num_layers=num_layers,
+        tokens=tokens,
+        latent_numbers=math.prod(shape),
         clip_numbers=3 * model.num_frames * model.height * model.width,
     )
 
 
 def read_row_flops(model: ModelConfig) -> RowFlops | None:
-    """Return the FLOPs of one row of the recipe's clip; None for a transformer that is not Wan's.
+    """Return the FLOPs of one row of the recipe's clip: of one expert where there are two.
+
+    None for a family of someone else's that does not say what its transformer is told. A first
+    frame that a model may do without adds nothing here, and little there: Wan 2.2 TI2V then embeds
+    the time of each token by itself.
 
     Raises:
         ValueError: the folder is missing or has no such parts.
     """
-    config = part_config(model, "transformer")
-    if config.get("_class_name") != "WanTransformer3DModel":
-        return None
-    size = WanSize(
-        name=model.path,
-        num_heads=config["num_attention_heads"],
-        head_dim=config["attention_head_dim"],
-        num_layers=config["num_layers"],
-        ffn_dim=config["ffn_dim"],
-        text_dim=config["text_dim"],
-        text_tokens=text_tokens(model),
-        freq_dim=config["freq_dim"],
-        channels=config["in_channels"],
-        patch_size=tuple(config["patch_size"]),
-    )
-    return row_flops(size, count_tokens(size, (size.channels, *latent_frames(model))))
+    if is_wan(model):
+        size = _wan_size(model)
+        return row_flops(size, count_tokens(size, latent_shape(model)))
+    from rlvid.models.meta_flops import says_inputs
+
+    return _counted(model).flops if says_inputs(model) else None
 
 
 def read_clip_flops(model: ModelConfig) -> ClipFlops:
-    """Return the FLOPs of text encoder and VAE for the recipe's clip.
+    """Return the FLOPs of text encoders and VAE for the recipe's clip.
 
     Raises:
         ValueError: the folder is missing or has no such parts.
     """
-    vae = VaeSize.of_config(part_config(model, "vae"))
-    latent = latent_frames(model)
-    shapes = part_shapes(model, "text_encoder")
-    # Looking a token up in the table is no product.
-    worked = {
-        n: s for n, s in shapes.items() if not n.endswith(("shared.weight", "embed_tokens.weight"))
-    }
+    vae, latent = VaeSize.of_config(part_config(model, "vae")), latent_frames(model)
+    if is_wan(model) and vae is not None:
+        return ClipFlops(
+            text=_wan_text_flops(model),
+            decode=decode_flops(vae, latent),
+            encode=encode_flops(vae, latent),
+        )
+    from rlvid.models.meta_flops import count_decode, count_encode, count_text
+
     return ClipFlops(
-        text=2 * count_parameters(worked) * text_tokens(model),
-        decode=decode_flops(vae, latent) if vae else None,
-        encode=encode_flops(vae, latent) if vae else None,
+        text=_wan_text_flops(model) if is_wan(model) else count_text(model),
+        decode=count_decode(model),
+        encode=count_encode(model),
     )
 
 
@@ -127,38 +147,36 @@ def sizes_are_published(model: ModelConfig) -> str:
 
 def latent_frames(model: ModelConfig) -> tuple[int, int, int]:
     """Return frames, height and width of the latents of the recipe's clip."""
+    return latent_shape(model)[1:]
+
+
+def latent_shape(model: ModelConfig) -> tuple[int, int, int, int]:
+    """Return (C, F, H, W) of the latents of the recipe's clip."""
+    if not is_wan(model):
+        return _counted(model).latent_shape
     vae = part_config(model, "vae")
-    spatial, temporal = vae["scale_factor_spatial"], vae["scale_factor_temporal"]
+    # The first Wan folders do not say these two: they are the defaults of AutoencoderKLWan.
+    spatial, temporal = vae.get("scale_factor_spatial", 8), vae.get("scale_factor_temporal", 4)
     return (
+        vae["z_dim"],
         (model.num_frames - 1) // temporal + 1,
         model.height // spatial,
         model.width // spatial,
     )
 
 
-def text_tokens(model: ModelConfig) -> int:
-    """Return the tokens that every prompt has, padding included."""
-    folder = model_folder(model)
-    known = published(folder)
-    if known:
-        return min(known.text_tokens, MAX_SEQUENCE_LENGTH)
-    tokenizer = read_json(folder / "tokenizer" / "tokenizer_config.json")
-    return int(min(tokenizer["model_max_length"], MAX_SEQUENCE_LENGTH))
+def trained_shapes(model: ModelConfig) -> Shapes:
+    """Return name and shape of every parameter of the policy: of both experts where there are two.
 
-
-def part_config(model: ModelConfig, part: Literal["transformer", "vae"]) -> dict[str, Any]:
-    """Return the configuration of a part of the pipeline."""
-    folder = model_folder(model)
-    known = published(folder)
-    return dict(getattr(known, part)) if known else read_json(folder / part / "config.json")
-
-
-def part_shapes(model: ModelConfig, part: str) -> Shapes:
-    """Return name and shape of every tensor of a part of the pipeline."""
-    folder = model_folder(model)
-    if published(folder):
-        return published_shapes(folder.name, part)
-    return dict(tensor_shapes(folder / part))
+    Raises:
+        ValueError: the folder is missing or has no such parts.
+    """
+    parts = [part for part in TRANSFORMERS if part == "transformer" or has_part(model, part)]
+    return {
+        f"{part}.{name}": shape
+        for part in parts
+        for name, shape in part_shapes(model, part).items()
+    }
 
 
 def count_trainable(shapes: Shapes, learner: LearnerConfig) -> int:
@@ -170,34 +188,60 @@ def count_trainable(shapes: Shapes, learner: LearnerConfig) -> int:
     return sum(learner.lora.rank * (shape[0] + math.prod(shape[1:])) for shape in targets)
 
 
-def count_parameters(shapes: Shapes) -> int:
-    """Return the number of parameters of tensors of these shapes."""
-    return sum(math.prod(shape) for shape in shapes.values())
+def _wan_size(model: ModelConfig) -> WanSize:
+    config = part_config(model, "transformer")
+    channels = latent_shape(model)[0]
+    return WanSize(
+        name=model.path,
+        num_heads=config["num_attention_heads"],
+        head_dim=config["attention_head_dim"],
+        num_layers=config["num_layers"],
+        ffn_dim=config["ffn_dim"],
+        text_dim=config["text_dim"],
+        text_tokens=_wan_text_tokens(model),
+        freq_dim=config["freq_dim"],
+        channels=channels,
+        patch_size=tuple(config["patch_size"]),
+        given_channels=config["in_channels"] - channels,
+        image_tokens=_wan_image_tokens(model) if config.get("image_dim") else 0,
+        image_dim=config.get("image_dim") or 0,
+    )
 
 
-def tensor_shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield (name, shape) of every tensor; a safetensors file starts with a JSON header."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"model.path: no *.safetensors in {str(folder)!r}; expected a pipeline folder in "
-            "diffusers layout (model_index.json, transformer/, vae/, text_encoder/)"
-        )
-    for path in files:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                yield name, tuple(entry["shape"])
+def _wan_image_tokens(model: ModelConfig) -> int:
+    """Return the tokens of the pictures: patches and a class of each, two of first and last."""
+    clip = part_config(model, "image_encoder")
+    has_last = part_config(model, "transformer").get("pos_embed_seq_len") is not None
+    # A whole CLIP has its vision half in a section of its own.
+    vision = clip.get("vision_config", clip)
+    patches: int = (vision["image_size"] // vision["patch_size"]) ** 2
+    return (1 + has_last) * (1 + patches)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a config file of the pipeline."""
-    if not path.is_file():
-        raise ValueError(
-            f"model.path: no {path.parent.name}/{path.name} in {str(path.parents[1])!r}; expected "
-            "a pipeline folder in diffusers layout, or 'tiny'"
-        )
-    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return tree
+def _wan_text_tokens(model: ModelConfig) -> int:
+    """Return the tokens that every prompt has, padding included."""
+    folder = model_folder(model)
+    known = published(folder)
+    if known:
+        return min(known.text_tokens, MAX_SEQUENCE_LENGTH)
+    tokenizer = read_json(folder / "tokenizer" / "tokenizer_config.json")
+    return int(min(tokenizer["model_max_length"], MAX_SEQUENCE_LENGTH))
+
+
+def _wan_text_flops(model: ModelConfig) -> int:
+    """Return two for each parameter and token, and 4 L L (heads * head size) of each layer."""
+    shapes, config = part_shapes(model, "text_encoder"), part_config(model, "text_encoder")
+    # Looking up a token or a relative position in a table is no product.
+    tables = ("shared.weight", "embed_tokens.weight", "relative_attention_bias.weight")
+    worked = {name: shape for name, shape in shapes.items() if not name.endswith(tables)}
+    tokens = _wan_text_tokens(model)
+    inner: int = config["num_heads"] * config["d_kv"] * config["num_layers"]
+    attention = 4 * tokens**2 * inner
+    return 2 * count_parameters(worked) * tokens + attention
+
+
+def _counted(model: ModelConfig) -> CountedForward:
+    """Return the forward of a family without formulas; the count is kept."""
+    from rlvid.models.meta_flops import count_forward
+
+    return count_forward(model)

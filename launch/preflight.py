@@ -17,7 +17,7 @@ from rlvid.launch.artifact_names import check_artifact, check_dataset, check_enh
 from rlvid.launch.data_engine.templates_file import load_templates
 from rlvid.launch.enhancement.checks import check_enhancement
 from rlvid.launch.heldout import heldout_prompts, prompt_sets
-from rlvid.launch.model_size import read_model_size
+from rlvid.launch.model_size import count_trainable, trained_shapes
 from rlvid.models import MODELS, model_folder
 from rlvid.plugins import resolve
 from rlvid.records import Prompt
@@ -174,8 +174,8 @@ def _check_store(recipe: Recipe) -> None:
     if "grpo" not in recipe.phases or not is_ours:
         return
     width = 4 if learner.mode == "lora" or recipe.model.dtype == "float32" else 2
-    size = read_model_size(recipe.model, learner)
-    needed_mb = math.ceil(2 * size.trainable_parameters * width / 2**20)
+    num_trained = count_trainable(trained_shapes(recipe.model), learner)
+    needed_mb = math.ceil(2 * num_trained * width / 2**20)
     if needed_mb > cluster.object_store_mb:
         raise ValueError(
             f"cluster.object_store_mb: two publishes of the weights need {needed_mb}, got "

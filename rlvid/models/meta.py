@@ -102,7 +102,7 @@ class _AllValid(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._inverted: list[Tensor] = []
 
     def __torch_dispatch__(

@@ -53,8 +53,9 @@ def says_inputs(model: ModelConfig) -> bool:
     Wan's do not: their FLOPs are a formula.
     """
     family = resolve(model.use, MODELS, where="model.use")
-    is_pipeline = isinstance(family, type) and issubclass(family, PipelineModel)
-    return is_pipeline and family.input_shapes is not PipelineModel.input_shapes
+    if not (isinstance(family, type) and issubclass(family, PipelineModel)):
+        return False
+    return family.input_shapes is not PipelineModel.input_shapes
 
 
 def count_forward(model: ModelConfig) -> CountedForward:

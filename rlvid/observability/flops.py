@@ -9,10 +9,18 @@ guidance branch) and per layer:
     text        2 L d (2 d)                cross-attention k, v
     attention   4 N N d + 4 N L d          scores and weighted sum of self- and cross-attention
 
+Where the transformer sees pictures (image-to-video), with I tokens of them, i wide:
+
+    text        + 2 I d (2 d)              their k, v
+    attention   + 4 N I d
+
 and once per row
 
     entry       2 N p d + 2 L (t d + d d) + 2 (q d + d d + 6 d d)    patches, text, time
+                + 2 I (i i + i d)                                    pictures
     head        2 N d p
+
+In the entry p counts the channels of given frames as well.
 
 Norms, rotary positions, softmax and the LoRA matrices are left out (a LoRA of rank 16 adds less
 than one percent at the 1.3B size).
@@ -53,7 +61,13 @@ class WanSize:
     text_tokens: int
     freq_dim: int
     channels: int = 16
+    """Of the latents."""
     patch_size: tuple[int, int, int] = (1, 2, 2)
+    given_channels: int = 0
+    """Of given frames and their mask, beside the latents."""
+    image_tokens: int = 0
+    """Of all pictures that the transformer sees."""
+    image_dim: int = 0
 
     @property
     def width(self) -> int:
@@ -62,6 +76,11 @@ class WanSize:
     @property
     def patch_numbers(self) -> int:
         return self.channels * math.prod(self.patch_size)
+
+    @property
+    def entry_numbers(self) -> int:
+        """Numbers in a patch as the transformer is given it."""
+        return (self.channels + self.given_channels) * math.prod(self.patch_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +117,14 @@ def count_tokens(size: WanSize, shape: tuple[int, int, int, int]) -> int:
 
 def row_flops(size: WanSize, tokens: int) -> RowFlops:
     """Return the FLOPs of a row with `tokens` video tokens; formula in the module docstring."""
-    width, text = size.width, size.text_tokens
+    width, text, image = size.width, size.text_tokens, size.image_tokens
     return RowFlops(
         linear=size.num_layers * 2 * tokens * width * (6 * width + 2 * size.ffn_dim),
-        text=size.num_layers * 4 * text * width * width,
-        attention=size.num_layers * 4 * tokens * width * (tokens + text),
-        entry=2 * tokens * size.patch_numbers * width
+        text=size.num_layers * 4 * (text + image) * width * width,
+        attention=size.num_layers * 4 * tokens * width * (tokens + text + image),
+        entry=2 * tokens * size.entry_numbers * width
         + 2 * text * width * (size.text_dim + width)
+        + 2 * image * size.image_dim * (size.image_dim + width)
         + 2 * width * (size.freq_dim + 7 * width),
         head=2 * tokens * width * size.patch_numbers,
     )

@@ -48,8 +48,8 @@ class VaeSize:
             num_res_blocks=config["num_res_blocks"],
             halves_time=tuple(config["temperal_downsample"]),
             z_dim=config["z_dim"],
-            in_channels=config["in_channels"],
-            out_channels=config["out_channels"],
+            in_channels=config.get("in_channels", 3),
+            out_channels=config.get("out_channels", 3),
         )
 
 
