@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlvid.launch.cli_doctor import add_doctor_command
 from rlvid.launch.cli_enhance import add_enhance_command
 from rlvid.launch.cli_gsb import gsb_app
 from rlvid.launch.cli_optimise import add_optimise_command
@@ -50,6 +51,7 @@ add_policy_commands(app)
 add_sample_command(app)
 add_enhance_command(app)
 add_optimise_command(app)
+add_doctor_command(app)
 
 PREEMPTED_STATUS = 75
 """`preemption.EXIT_STATUS`, which is not imported here."""
@@ -102,6 +104,13 @@ def run(
         bool,
         typer.Option("--dry-run", help="Check everything, write recipe and versions, then stop."),
     ] = False,
+    doctor: Annotated[
+        bool,
+        typer.Option(
+            "--doctor",
+            help="First look at every node of cluster.address; nothing starts if one is broken.",
+        ),
+    ] = False,
 ) -> None:
     """Run the phases of a recipe and write a report.
 
@@ -121,7 +130,8 @@ def run(
 
         started = resume or (resume_if_exists and holds_run(folder))
         again = driver_command(recipe, overrides or (), folder, "--resume-if-exists")
-        first = driver_command(recipe, overrides or (), folder, *["--resume"] * started)
+        flags = [*["--resume"] * started, *["--doctor"] * doctor]
+        first = driver_command(recipe, overrides or (), folder, *flags)
         raise typer.Exit(run_with_restarts(first, again, restarts=restarts, stall_s=stall_s))
     resume = resume or (resume_if_exists and holds_run(folder))
     show_logs()
@@ -131,6 +141,10 @@ def run(
     if dry_run:
         rehearse(loaded, folder, resume=resume)
         return
+    if doctor:
+        from rlvid.launch.cli_doctor import examine_before_run
+
+        examine_before_run(loaded.cluster.address)
     from rlvid.launch.run import run_recipe
 
     typer.echo(f"run folder: {folder}", err=True)
@@ -238,21 +252,6 @@ def serve_rewards(
         deadline_s=deadline_s,
     )
     serve(loaded, host=host, port=port, token_file=token_file, settings=settings, say=typer.echo)
-
-
-@app.command()
-def doctor() -> None:
-    """Check this machine: packages, Ray, DeepSpeed, video, model, cores; exit 1 if broken."""
-    from rich.console import Console
-
-    from rlvid.launch.doctor import examine, render
-
-    findings = list(examine())
-    Console().print(render(findings), highlight=False)
-    broken = [finding.check for finding in findings if finding.state == "broken"]
-    if broken:
-        typer.echo(f"error: broken: {', '.join(broken)}", err=True)
-        raise typer.Exit(1)
 
 
 def rehearse(recipe: Recipe, folder: Path, *, resume: bool) -> None:

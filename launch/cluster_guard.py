@@ -8,6 +8,9 @@ mark of this driver, and this one, in a session of its own, watches a pipe that 
 holds: when the driver ends, however it ends, whatever still has the mark GRACE_S seconds later is
 killed. Model servers that are kept for the next driver (`rewards.servers.NAME.keep_s`) have none.
 
+Ray gives some of its processes a title, which wipes variables out, the first ones; such a process
+is known by its parent, and remembered when that one is gone. `ssh_hosts.sh` clears nodes so.
+
 Standard library only, and no import of ours, so that it starts in milliseconds.
 """
 
@@ -20,8 +23,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 VARIABLE = "RLVID_CLUSTER_MARK"
@@ -56,18 +60,52 @@ def guarded() -> Iterator[None]:
             guard.communicate(AT_ONCE, timeout=GRACE_S + KILL_FOR_S)
 
 
-def marked(mark: str) -> list[int]:
-    """Return the processes of this user that have the mark in their environment, zombies not."""
-    wanted, found = f"{VARIABLE}={mark}".encode(), []
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process, told from a later one of the same number by when it started."""
+
+    pid: int
+    started: int
+    """Ticks since boot."""
+    parent: int
+    environment: frozenset[bytes]
+    has_title: bool
+    """It wrote over its own environment, the first part at the least."""
+
+
+def running() -> Iterator[Process]:
+    """Yield the processes whose environment this user may read, zombies not."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         # It ended meanwhile, or is another user's.
         with contextlib.suppress(OSError):
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            if state != "Z" and wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            environment = (folder / "environ").read_bytes()
+            if fields[0] != "Z":
+                yield Process(
+                    pid=int(folder.name),
+                    started=int(fields[19]),
+                    parent=int(fields[1]),
+                    environment=frozenset(environment.split(b"\0")),
+                    has_title=environment[:1] in (b"", b"\0"),
+                )
+
+
+def marked(mark: str, known: Collection[Process] = ()) -> list[Process]:
+    """Return what has the mark, titled children of it, and what is left of `known`."""
+    everybody = list(running())
+    before = {(process.pid, process.started) for process in known}
+    wanted = f"{VARIABLE}={mark}".encode()
+    found = {
+        process.pid: process
+        for process in everybody
+        if wanted in process.environment or (process.pid, process.started) in before
+    }
+    titled = [process for process in everybody if process.has_title]
+    while more := [p for p in titled if p.parent in found and p.pid not in found]:
+        found |= {process.pid: process for process in more}
+    return list(found.values())
 
 
 def main() -> None:
@@ -77,14 +115,15 @@ def main() -> None:
     if sys.stdin.buffer.read() == AT_ONCE:
         grace_s = 0.0
     ended = time.monotonic()
+    left: list[Process] = []
     while (late_s := time.monotonic() - ended) < grace_s + KILL_FOR_S:
-        left = marked(mark)
+        left = marked(mark, left)
         if not left:
             return
         if late_s >= grace_s:
-            for pid in left:
+            for process in left:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(process.pid, signal.SIGKILL)
         time.sleep(0.1)
 
 

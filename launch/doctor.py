@@ -12,11 +12,18 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rlvid.launch.doctor_machine import (
+    check_gpu_health,
+    check_limits,
+    check_ports,
+    check_shared_memory,
+)
+from rlvid.launch.finding import Check, Finding, Note, run_check
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,26 +39,6 @@ PACKAGES = {
 
 NEEDED_DISK_GB = 5.0
 RAY_START_DEADLINE_S = 120
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What one check found."""
-
-    check: str
-    state: str
-    """"ok", "note" (works, but know this) or "broken" (a run will fail)."""
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Returned by a check whose finding is worth knowing and breaks nothing."""
-
-    text: str
-
-
-Check = Callable[[], str | Note]
 
 
 def check_python() -> str:
@@ -174,6 +161,10 @@ CHECKS: dict[str, Check] = {
     "model": check_model,
     "cores": check_cores,
     "disk": check_disk,
+    "limits": check_limits,
+    "shared memory": check_shared_memory,
+    "ports": check_ports,
+    "gpu health": check_gpu_health,
 }
 
 
@@ -183,18 +174,6 @@ def examine(checks: Mapping[str, Check] = CHECKS) -> Iterator[Finding]:
         yield run_check(name, check)
     for distribution, module in PACKAGES.items():
         yield check_package(distribution, module)
-
-
-def run_check(name: str, check: Check) -> Finding:
-    """Return the finding of one check; whatever it raises is what is broken."""
-    try:
-        found = check()
-    except Exception as error:  # a doctor reports every failure, of whatever kind
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return Finding(check=name, state="broken", text=text)
-    if isinstance(found, Note):
-        return Finding(check=name, state="note", text=found.text)
-    return Finding(check=name, state="ok", text=found)
 
 
 def check_package(distribution: str, module: str) -> Finding:

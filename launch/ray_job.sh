@@ -8,7 +8,11 @@
 # ships, or a path that the cluster can read; DIR is a folder that all nodes see.
 #
 # A job that was asked to make room (exit status 75), or whose node died, is submitted again and goes
-# on in DIR; RLVID_ATTEMPTS of them at most (100). An error of the user's (2) and `ray job stop` end it.
+# on in DIR; RLVID_ATTEMPTS of them at most (100). An error of the user's (2) and `ray job stop` end
+# it, and so does a node that the doctor, who looks at all of them first, finds broken.
+#
+# Ray itself should ask for a token: export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here, and before
+# `ray start` on the nodes.
 set -euo pipefail
 
 if [ "$#" -lt 1 ] || [ -z "${RAY_API_SERVER_ADDRESS:-}" ] || [[ " $* " != *" --run-folder"* ]]; then
@@ -44,7 +48,7 @@ for attempt in $(seq "${RLVID_ATTEMPTS:-100}"); do
   job="rlvid-$$-$(date +%s)-$attempt"
   ray job submit --submission-id "$job" --runtime-env-json "{\"py_modules\": [\"$wheel\"]}" -- \
     python -c 'from rlvid.launch.cli import main; main()' run "$@" --resume-if-exists \
-    --restarts 3 cluster.address=auto || true
+    --restarts 3 --doctor cluster.address=auto || true
   status="$(driver_status "$job")"
   case "$status" in
     75 | lost | -*) echo "ray_job.sh: job $job ended with $status; submitting it again" >&2 ;;

@@ -141,8 +141,8 @@ def test_kubernetes_job_has_the_locked_ray() -> None:
 
 
 SCRIPTS = (
-    "launch/slurm.sbatch", "launch/ray_job.sh", "launch/quickstart.sh",
-    "launch/environment/install.sh", "tests/run.sh", ".ci/run",
+    "launch/slurm.sbatch", "launch/ray_job.sh", "launch/quickstart.sh", "launch/ssh_hosts.sh",
+    "launch/ssh_node.sh", "launch/environment/install.sh", "tests/run.sh", ".ci/run",
 )  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from sqlite3 import OperationalError
 
 import pytest
+from typer.testing import CliRunner
 
 from rlvid.durable import DiskFullError
-from rlvid.launch.cli import user_message
+from rlvid.launch.cli import app, user_message
 from rlvid.launch.cli_options import default_folder
 
 SQLITE_FULL = "database or disk is full"
@@ -98,6 +99,19 @@ def test_sample_writes_a_clip_that_plays(tmp_path: Path) -> None:
     assert answer.stdout == "x.mp4: 17 frames of 32x32 at 8 fps\n"
     with av.open(str(tmp_path / "x.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 17
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((" ",), "the prompt is empty"),
+        (("a ball", "--model", "tiny", "--run", "x"), "--model and --run name two policies"),
+        (("a ball", "--sinks", "0"), "are of --stream; add it"),
+    ],
+)
+def test_sample_refuses_what_does_not_go_together(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CliRunner().invoke(app, ["sample", *arguments], catch_exceptions=False)
 
 
 def test_results_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

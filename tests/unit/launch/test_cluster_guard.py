@@ -84,7 +84,39 @@ def test_a_mark_is_compared_whole() -> None:
     environment = {**os.environ, cluster_guard.VARIABLE: "0123"}
     with subprocess.Popen(["sleep", "60"], env=environment) as process:
         try:
-            until(lambda: cluster_guard.marked("0123") == [process.pid])
+            until(lambda: [p.pid for p in cluster_guard.marked("0123")] == [process.pid])
             assert cluster_guard.marked("012") == []
         finally:
             process.kill()
+
+
+def test_what_hides_its_environment_is_known_by_its_parent_and_then_by_itself() -> None:
+    """As Ray's agents do, which give themselves a title; the kernel then shows no variables."""
+    hides = [sys.executable, "-IS", "-c", HIDING_CHILD]
+    environment = {**os.environ, cluster_guard.VARIABLE: "4567"}
+    with subprocess.Popen(hides, env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        until(lambda: any(p.pid == child and p.has_title for p in cluster_guard.running()))
+        found = cluster_guard.marked("4567")
+        assert {process.pid for process in found} == {parent.pid, child}
+        parent.kill()
+        parent.wait()
+        assert cluster_guard.marked("4567") == []
+        assert [process.pid for process in cluster_guard.marked("4567", found)] == [child]
+        os.kill(child, signal.SIGKILL)
+
+
+HIDING_CHILD = '''
+import os, subprocess, sys, time
+child = """
+import ctypes, sys, time
+fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+ctypes.memset(int(fields[47]), 0, len("RLVID_CLUSTER_MARK=4567"))
+time.sleep(100)
+"""
+first = {"RLVID_CLUSTER_MARK": "4567", "LATER": "stays"}
+print(subprocess.Popen([sys.executable, "-IS", "-c", child], env=first).pid, flush=True)
+time.sleep(100)
+'''
+"""Field 50 of the status is where the environment begins."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rlvid.launch.doctor import Note, check_h264, check_package, render, run_check
+from rlvid.launch.doctor import check_h264, check_package, render
+from rlvid.launch.finding import Note, run_check
 
 
 def test_failing_check_is_reported_with_its_reason() -> None:

@@ -14,12 +14,13 @@ import yaml
 
 LAUNCH = Path(__file__).resolve().parents[3] / "launch"
 COMMANDS = {
-    "srun": 'case "$*" in *hostname*) echo 127.0.0.1;; esac',
+    "srun": 'echo "$*" >> "$FOLDER/steps"; case "$*" in *hostname*) echo 10.0.0.1 10.0.0.2;; esac',
     "scontrol": 'if [ "$1" = show ]; then echo node1; else echo "$@" >> "$FOLDER/requeued"; fi',
-    # How many nodes there are, what a job's driver ended with, and pip.
-    "python": 'case "$1" in -c) echo 1;; -) echo "$JOB_STATUS";; esac',
+    # A token, what a job's driver ended with, and pip.
+    "python": 'case "$1" in -c) echo secret;; -) echo "$JOB_STATUS";; esac',
     "ray": '[ "$1" = start ] || echo "$@" >> "$FOLDER/submitted"',
     "rlvid": """
+if [ "$1" = doctor ]; then echo "$@ $RAY_AUTH_MODE" >> "$FOLDER/doctor"; exit "${DOCTOR:-0}"; fi
 echo "$@" >> "$FOLDER/ran"
 trap 'sleep 0.2; exit 75' TERM
 for _ in $(seq "${TURNS:-1}"); do sleep 0.1; done
@@ -76,6 +77,17 @@ def test_slurm_passes_the_signal_on_waits_for_the_drain_and_queues_again(
     assert ran.startswith("run my seed=1 --run-folder runs/slurm-77 --resume-if-exists --restarts")
 
 
+def test_slurm_has_the_doctor_look_at_all_nodes_of_a_cluster_with_a_token(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The head's first address, which is not its loopback; the token in no command line."""
+    job = slurm({**environment, "DOCTOR": "1"}, "my")
+    assert job.wait(timeout=20.0) == 1
+    assert lines(tmp_path / "doctor") == ["doctor --cluster 10.0.0.1:20077 --nodes 1 token"]
+    assert not (tmp_path / "ran").exists()
+    assert "secret" not in (tmp_path / "steps").read_text()
+
+
 @pytest.mark.parametrize("status", [0, 1, 2])
 def test_slurm_does_not_queue_again_what_ended_otherwise(
     environment: dict[str, str], tmp_path: Path, status: int
@@ -102,6 +114,7 @@ def test_a_ray_job_that_made_room_is_submitted_again(
     jobs = lines(tmp_path / "submitted")
     assert len(jobs) == num_jobs
     assert all("--run-folder shared --resume-if-exists" in job for job in jobs)
+    assert all("--doctor" in job for job in jobs)
     assert len({job.split()[3] for job in jobs}) == num_jobs  # an id of its own each
 
 
