@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 
 from rlvid.config import ClusterConfig, Recipe, RewardsConfig
 from rlvid.launch.cluster_guard import guarded
+from rlvid.process_env import own_cluster
 
 
 class ClusterError(ValueError):
@@ -99,7 +100,8 @@ def open_cluster(recipe: Recipe) -> Iterator[None]:
     # Not Ray's 15: who starts should go before who works, and those go to the end by themselves.
     os.environ.setdefault("RAY_worker_niceness", "0")
     want = demanded(recipe, grown=True)
-    with guarded() if config.address is None else nullcontext():
+    is_own = config.address is None
+    with guarded() if is_own else nullcontext(), own_cluster() if is_own else nullcontext():
         with keep_sigterm_handler():
             _connect(config, want)
         try:

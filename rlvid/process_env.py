@@ -7,12 +7,23 @@ for it: half a second of a core more. And those that it keeps ready are for proc
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-LOCAL_CLUSTER = "RLVID_CLUSTER_MARK"
-"""In the environment of a driver that started its cluster, which inherited all the rest of it
-(`rlvid.launch.cluster_guard`)."""
+_inherited: Mapping[str, str] = {}
+"""What the processes of the cluster that this one started have from it."""
+
+
+@contextmanager
+def own_cluster() -> Iterator[None]:
+    """Within the block the Ray cluster is one that this process starts, now, on this machine."""
+    global _inherited
+    before, _inherited = _inherited, dict(os.environ)
+    try:
+        yield
+    finally:
+        _inherited = before
 
 
 def runtime_env_of(
@@ -23,7 +34,7 @@ def runtime_env_of(
     Args:
         others: the keys of `runtime_env` beside `env_vars`.
     """
-    is_there = all(os.environ.get(name) == value for name, value in variables.items())
-    if is_there and LOCAL_CLUSTER in os.environ and not others:
+    is_there = all(_inherited.get(name) == value for name, value in variables.items())
+    if is_there and not others:
         return {}
     return {**(others or {}), "env_vars": dict(variables)}

@@ -34,6 +34,11 @@ LIMIT_S = 100.0
 Bundles = dict[int, tuple[WeightsManifest, list[Bucket]]]
 
 
+def _bundles() -> Bundles:
+    """Return the same publishes in every process."""
+    return {version: published(version) for version in VERSIONS}
+
+
 def _send(part: BroadcastPart, rank: int, bundles: Bundles) -> list[str]:
     """Send the versions as one of the learner's ranks, with its own buckets only."""
     said = []
@@ -64,32 +69,29 @@ def _receive(part: BroadcastPart, transformer: nn.Module, bundles: Bundles) -> l
     return [*said, f"holds {holder.version}"]
 
 
-def _member(
-    part: BroadcastPart, role: str, path: Path, transformer: nn.Module, bundles: Bundles
-) -> None:
+def _member(part: BroadcastPart, role: str, path: Path) -> None:
     """Be one member in a process of its own; the deaf actor goes away after the first version."""
+    bundles = _bundles()
     if role.startswith("sender"):
         answer = _send(part, int(role.removeprefix("sender")), bundles)
     else:
+        transformer = tiny_model(0).transformer
         answer = _receive(part, transformer, {1: bundles[1]} if role == "deaf" else bundles)
     path.write_text(json.dumps(answer))
     os._exit(0)
 
 
-def _run(
-    part: BroadcastPart,
-    roles: Sequence[str],
-    folder: Path,
-    transformer: nn.Module,
-    bundles: Bundles,
-) -> dict[str, list[str]]:
-    """Run the members, forked so that none imports torch anew; return what each said."""
+def _run(part: BroadcastPart, roles: Sequence[str], folder: Path) -> dict[str, list[str]]:
+    """Run the members and return what each said.
+
+    They are forked from a server that has imported what they need, and not from here: this process
+    has threads, those of the meeting's store among them, and a fork may inherit a lock that one of
+    them holds.
+    """
     folder.mkdir()
-    fork = multiprocessing.get_context("fork")
-    members = [
-        fork.Process(target=_member, args=(part, role, folder / role, transformer, bundles))
-        for role in roles
-    ]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rlvid.weights.broadcast", "rlvid.models.tiny.build"])
+    members = [context.Process(target=_member, args=(part, role, folder / role)) for role in roles]
     for member in members:
         member.start()
     try:
@@ -108,13 +110,11 @@ def test_two_ranks_broadcast_to_an_actor_and_a_lost_actor_costs_one_publish(
 ) -> None:
     """Each rank sends what it packed. Then an actor goes away: all others hear of it in time and
     keep what they hold, and those who are left meet anew for the next."""
-    bundles = {version: published(version) for version in VERSIONS}
-    transformer = tiny_model(0).transformer
-    expected = [digest_tensors(unpack(*bundle)) for bundle in bundles.values()]
+    expected = [digest_tensors(unpack(*bundle)) for bundle in _bundles().values()]
     meeting = Rendezvous(backend="gloo", num_senders=2)
     part = meeting.part(["a", "b"], deadline_s=20.0)
     roles = ["sender0", "sender1", "actor", "deaf"]
-    said = _run(part, roles, tmp_path / "first", transformer, bundles)
+    said = _run(part, roles, tmp_path / "first")
     assert said["deaf"] == [expected[0], "holds 1"]
     assert said["actor"][0] == expected[0]
     assert "the next publish forms a new group" in said["actor"][1]
@@ -123,7 +123,7 @@ def test_two_ranks_broadcast_to_an_actor_and_a_lost_actor_costs_one_publish(
 
     meeting.renew()
     part = meeting.part(["a"], deadline_s=60.0)
-    said = _run(part, roles[:3], tmp_path / "second", transformer, bundles)
+    said = _run(part, roles[:3], tmp_path / "second")
     assert said["actor"] == [*expected, "holds 3"]
     assert said["sender1"] == ["sent"] * 3
 
