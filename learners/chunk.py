@@ -54,9 +54,10 @@ class ChunkCutter:
         parts = self._ranks.gather_json([mine, missing])
         gone = [tuple(pair) for _, absent in parts for pair in absent]
         if gone:
-            raise GroupUnavailableError(sorted(name for name, _ in gone), gone[0][1])
+            raise GroupUnavailableError(sorted({name for name, _ in gone}), gone[0][1])
         facts = [GroupFacts.from_json(tree) for present, _ in parts for tree in present]
-        return share, sorted(facts, key=lambda fact: fact.row)
+        by_row = {fact.row: fact for fact in facts}  # ranks that share clips tell the same
+        return share, [by_row[row] for row in sorted(by_row)]
 
     def micro_batches(
         self, batch: OpenBatch, chunk: Chunk, kept: Mapping[int, GroupCredit]
@@ -77,9 +78,9 @@ class ChunkCutter:
         if batch.spare is None:
             row = next(iter(kept))
             batch.spare = self._cut(batch, row, chunk.group(row), kept[row])[0].emptied()
-        num_ranks = self._ranks.world_size
-        turns = sorted({row // num_ranks for row in kept})
-        mine = [cut.get(turn * num_ranks + self._ranks.rank, []) for turn in turns]
+        in_turn = self._ranks.data_parallel
+        turns = sorted({row // in_turn for row in kept})
+        mine = [cut.get(turn * in_turn + self._ranks.data_rank, []) for turn in turns]
         longest = self._ranks.max([float(len(part)) for part in mine])
         result: list[MicroBatch[Any]] = []
         for part, length in zip(mine, longest, strict=True):
@@ -89,7 +90,8 @@ class ChunkCutter:
 
     def _mine(self, rows: Iterable[int]) -> list[int]:
         """Return the rows that this rank trains."""
-        return [row for row in rows if row % self._ranks.world_size == self._ranks.rank]
+        ranks = self._ranks
+        return [row for row in rows if row % ranks.data_parallel == ranks.data_rank]
 
     def _admit(
         self, batch: OpenBatch, facts: Sequence[GroupFacts], expected: Mapping[int, str]

@@ -12,16 +12,25 @@ from torch import distributed as dist
 
 
 class Ranks:
-    """The gang: who am I, and small sums, maxima and JSON values over everybody."""
+    """The gang: who am I, and small sums, maxima and JSON values over everybody.
 
-    def __init__(self, device: torch.device) -> None:
+    Consecutive ranks that share the tokens of their clips (`learner.sequence_parallel`) have the
+    same rows, and are one where rows are dealt out and added up.
+    """
+
+    def __init__(self, device: torch.device, *, sequence_parallel: int = 1) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+        self.data_rank = self.rank // sequence_parallel
+        """Whose rows this rank trains, of `data_parallel`."""
+        self.data_parallel = self.world_size // sequence_parallel
+        self._sequence_parallel = sequence_parallel
         self._device = device
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Return the sums over ranks, added in float64."""
-        return self._reduce(values, dist.ReduceOp.SUM)
+        """Return the sums over ranks, added in float64; of ranks with the same rows one counts."""
+        total = self._reduce(values, dist.ReduceOp.SUM)
+        return [value / self._sequence_parallel for value in total]
 
     def max(self, values: Sequence[float]) -> list[float]:
         return self._reduce(values, dist.ReduceOp.MAX)

@@ -77,9 +77,10 @@ class UpdateTotals:
         """
         names = list(MEANS)
         peak = peak_flops(device_name())
+        in_a_clip = ranks.world_size // ranks.data_parallel
         loss, rows, forwards, forward_rows, tflops, *sums = ranks.sum(
             [self._loss, self._rows, self._forwards, self._forward_rows]
-            + [float("nan") if peak is None else peak / TERA]
+            + [float("nan") if peak is None else peak / TERA * in_a_clip]
             + [self._sums.get(name, 0.0) for name in names]
         )
         seconds, *has = ranks.max([self._seconds] + [float(name in self._sums) for name in names])

@@ -40,8 +40,8 @@ def split_rows(rows: Sequence[int], ranks: Ranks, limit: int) -> list[tuple[list
     Args:
         limit: rows of a micro-batch at most (`learner.micro_batch_rows`).
     """
-    per_rank = math.ceil(len(rows) / ranks.world_size)
-    mine = list(rows[ranks.rank :: ranks.world_size])
+    per_rank = math.ceil(len(rows) / ranks.data_parallel)
+    mine = list(rows[ranks.data_rank :: ranks.data_parallel])
     counted = torch.ones(per_rank)
     counted[len(mine) :] = 0.0
     mine += [rows[0]] * (per_rank - len(mine))

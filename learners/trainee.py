@@ -16,7 +16,7 @@ from rlvid.flow.prompt_condition import canary_condition
 from rlvid.learners import publish as publishing
 from rlvid.learners.ema import Ema
 from rlvid.learners.schedule import learning_rate
-from rlvid.learners.zero_engine import ZeroEngine
+from rlvid.learners.zero_engine import ZeroEngine, join_ranks
 from rlvid.models.base import VideoModel
 from rlvid.models.policy import Policy, open_policy
 from rlvid.records import WeightsManifest
@@ -77,6 +77,8 @@ class Trainee:
             transformer.requires_grad_(True)
         self.base_digest = base_digest(transformer, learner.mode)
         num_bound = count_bound(transformer, learner.mode)
+        if learner.sequence_parallel > 1:
+            _share_clips(transformer, learner, device)
         before_wrapping(self.model)
         self.engine = ZeroEngine(transformer, learner, device=device)
         self.model.transformer = self.engine.module
@@ -259,6 +261,19 @@ def learner_device(model: ModelConfig, learner: LearnerConfig) -> torch.device:
     if model.device != "auto":
         return torch.device(model.device)
     return torch.device("cuda" if learner.num_gpus > 0 else "cpu")
+
+
+def _share_clips(transformer: nn.Module, learner: LearnerConfig, device: torch.device) -> None:
+    """Spread the tokens of each clip over the ranks of a group; a collective of all ranks.
+
+    Raises:
+        ValueError: nobody knows how, for this transformer, or its heads do not divide.
+    """
+    from rlvid.models.sequence_parallel import open_sequence_group, spread_tokens
+
+    join_ranks(device, timeout_s=learner.deadline_s)
+    group = open_sequence_group(learner.sequence_parallel, timeout_s=learner.deadline_s)
+    spread_tokens(transformer, group)
 
 
 def _initialise(transformer: nn.Module, seed: int) -> None:

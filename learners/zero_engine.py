@@ -3,7 +3,8 @@
 Three habits of DeepSpeed are taken out here: it divides the loss by the accumulation steps (off),
 averages gradients over ranks (the loss is multiplied by the world size, so they are summed), and
 owns the accumulation boundary (told explicitly). A caller hands in a loss that is a share of the
-whole update's, and any split into micro-batches and ranks gives the same step.
+whole update's, and any split into micro-batches and ranks gives the same step. Ranks that share the
+tokens of a clip hand in the same loss, and their parts of its gradient are summed as well.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class ZeroEngine:
         """Wrap `transformer`; what it trains is what `requires_grad` says."""
         deepspeed = _deepspeed()
         _check_dtypes(transformer, config)
-        _join(device, timeout_s=config.deadline_s)
-        self.ranks = Ranks(device)
+        join_ranks(device, timeout_s=config.deadline_s)
+        self.ranks = Ranks(device, sequence_parallel=config.sequence_parallel)
         self.device = device
         self._config = config
         self._parameters = trainable_parameters(transformer, config.mode)
@@ -290,8 +291,8 @@ def _deepspeed() -> Any:
     return deepspeed
 
 
-def _join(device: torch.device, *, timeout_s: float) -> None:
-    """Join the process group that RANK, WORLD_SIZE and MASTER_ADDR/PORT describe."""
+def join_ranks(device: torch.device, *, timeout_s: float) -> None:
+    """Join the process group that RANK, WORLD_SIZE and MASTER_ADDR/PORT describe, once."""
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in os.environ]
     if missing:
         raise ValueError(

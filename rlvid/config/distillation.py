@@ -186,7 +186,7 @@ class DistillationConfig(Section):
     causal_init: CausalInitConfig = CausalInitConfig()
     self_forcing: DmdConfig = DmdConfig()
     prompts: PromptsConfig | None = None
-    """None takes the recipe's `prompts`."""
+    """None takes the recipe's `prompts`; with media for stage few_step alone (`tells_media`)."""
     monitor: MonitorConfig = MonitorConfig()
     teacher_denoising_steps: int = Field(default=20, ge=1)
     """Euler steps of the teacher's clips that the monitor compares with."""
@@ -196,6 +196,11 @@ class DistillationConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> DistillationConfig:
+        if self.learner.sequence_parallel > 1:
+            raise ValueError(
+                "learner.sequence_parallel: teacher and student of a distillation share no clips "
+                f"between ranks: expected 1, got {self.learner.sequence_parallel}"
+            )
         self._check_stages()
         levels = (*self.student_steps, 0.0)
         if len(levels) < 2 or levels[0] != 1.0 or any(a <= b for a, b in pairwise(levels)):
@@ -224,6 +229,12 @@ class DistillationConfig(Section):
     def dmd_stages(self) -> tuple[DmdConfig, ...]:
         """Sections of the stages of distribution matching that are run."""
         return tuple(getattr(self, name) for name in self.stages if name in DMD_STAGES)
+
+    @property
+    def tells_media(self) -> bool:
+        """Whether the model is told the media of the prompts: a few-step student with full
+        attention is, unless a discriminator compares it with clips that have none."""
+        return self.stages == ("few_step",) and not self.few_step.gan.weight
 
     @property
     def clean_clips(self) -> dict[str, ClipsConfig]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlvid.config.base import Section
 
@@ -57,6 +57,11 @@ class LearnerConfig(Section):
     sleeping: SleepingConfig = SleepingConfig()
 
     num_ranks: int = Field(default=1, ge=1)
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Ranks that share the tokens of each clip (Ulysses): consecutive ones, the same rows to each.
+    Activations shrink by it, to train clips that do not fit on one device. It divides `num_ranks`,
+    the transformer's heads and a clip's tokens; `rlvid.models.sequence_parallel` has the
+    families. The `learner` of grpo, sft and dpo only."""
     num_cpus: float = Field(default=1.0, gt=0.0)
     num_gpus: float = Field(default=0.0, ge=0.0)
     """Ray GPUs per rank."""
@@ -89,3 +94,17 @@ class LearnerConfig(Section):
     """Seconds a rank may stay silent to the driver, or a chunk without a finished micro-batch;
     then the gang is given up, sooner than `deadline_s` would. More than the slowest forward and
     backward pass of `micro_batch_rows` takes."""
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks, or groups of ranks that share clips, among which rows are dealt out."""
+        return self.num_ranks // self.sequence_parallel
+
+    @model_validator(mode="after")
+    def _check_sequence_groups(self) -> Self:
+        if self.num_ranks % self.sequence_parallel:
+            raise ValueError(
+                f"sequence_parallel: {self.sequence_parallel} ranks to a clip do not divide "
+                f"num_ranks {self.num_ranks}: expected a divisor of it. Set num_ranks to a multiple"
+            )
+        return self
