@@ -24,6 +24,7 @@ from rlvid.flow.sde import per_row
 from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import PipelineModel
+from rlvid.models.scheduler_sigmas import with_timesteps
 from rlvid.models.variance_preserving import (
     VariancePreserving,
     variance_preserving_state,
@@ -43,18 +44,6 @@ class CogVideoXVae(VideoVae):
 
     Its `invert_scale_latents` is about the first frame of image-to-video alone.
     """
-
-    def __init__(self, vae: Any, *, device: torch.device) -> None:
-        """`vae` is an AutoencoderKLCogVideoX on `device`."""
-        channels = vae.config.latent_channels
-        super().__init__(
-            vae,
-            device=device,
-            mean=[0.0] * channels,
-            std=[1.0 / vae.config.scaling_factor] * channels,
-            scale_factor_temporal=int(vae.config.temporal_compression_ratio),
-            scale_factor_spatial=2 ** (len(vae.config.block_out_channels) - 1),
-        )
 
     def clip_size(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
         """Return (num_frames, height, width) that latents of shape (C, F, H, W) stand for."""
@@ -92,7 +81,13 @@ class CogVideoXModel(PipelineModel):
 
     @classmethod
     def open_vae(cls, vae: Any, device: torch.device) -> CogVideoXVae:
-        return CogVideoXVae(vae, device=device)
+        return CogVideoXVae(
+            vae,
+            device=device,
+            scaling_factor=vae.config.scaling_factor,
+            scale_factor_temporal=int(vae.config.temporal_compression_ratio),
+            scale_factor_spatial=2 ** (len(vae.config.block_out_channels) - 1),
+        )
 
     def encode_prompt(self, text: str) -> Condition:
         """Return prompt_embeds [1, L, D], L being `max_sequence_length` for every text.
@@ -135,9 +130,8 @@ class CogVideoXModel(PipelineModel):
         timestep is; the two agree where num_steps divides the number of training timesteps. A
         folder with CogVideoXDPMScheduler has the same timesteps.
         """
-        scheduler = type(self._pipeline.scheduler).from_config(self._pipeline.scheduler.config)
-        scheduler.set_timesteps(num_steps)
-        return (*self._levels.sigmas[scheduler.timesteps].tolist(), 0.0)
+        timesteps = with_timesteps(self._pipeline.scheduler, num_steps).timesteps
+        return (*self._levels.sigmas[timesteps].tolist(), 0.0)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (C, F, H, W) for a clip of that size; ValueError when it does not divide."""

@@ -7,7 +7,7 @@ learner are told the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -17,11 +17,9 @@ from torch.nn.functional import pad
 
 from rlvid.condition import Condition
 from rlvid.models.cogvideox import CogVideoXModel
+from rlvid.models.given_frames import FIRST_FRAME_LATENTS, encode_first_frame, given_tensor
 from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
-
-FIRST_FRAME_LATENTS = "first_frame_latents"
-"""[B, C, 1, H, W] float32, of the scale that the transformer was trained on."""
 
 
 class CogVideoXImageToVideoModel(CogVideoXModel):
@@ -36,18 +34,12 @@ class CogVideoXImageToVideoModel(CogVideoXModel):
     media = frozenset({"first_frame"})
     required_media = media
 
-    def clip_size(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
-        """Return (num_frames, height, width) that latents of shape (C, F, H, W) stand for."""
-        return self._vae.clip_size(latent_shape)
-
     def encode_media(self, media: Mapping[str, Tensor], num_frames: int) -> Condition:
         """Return first_frame_latents of "first_frame" [B, 3, height, width] in [0, 1].
 
         CogVideoX 1.5 was trained on latents divided by the scaling factor (`invert_scale_latents`).
         """
-        frames = media["first_frame"][:, None, None]
-        # One by one, so that a row does not depend on what it is batched with.
-        latents = torch.cat([self._vae.encode(frame) for frame in frames])
+        latents = encode_first_frame(self._vae, media["first_frame"])
         config = self.vae.config
         if config.invert_scale_latents:
             latents = latents / config.scaling_factor**2
@@ -60,12 +52,6 @@ class CogVideoXImageToVideoModel(CogVideoXModel):
         return replace(told, condition={**told.condition, **first})
 
     def _shown(self, state: Tensor, condition: Condition) -> Tensor:
-        if FIRST_FRAME_LATENTS not in set(condition):
-            raise ValueError(
-                f"{type(self).__name__}: the condition is of a text alone: expected that of a "
-                "first frame joined to it. What trains on clips and captions (sft, dpo, "
-                "distillation) has no first frames; use a text-to-video model there."
-            )
-        first = condition[FIRST_FRAME_LATENTS]
+        first = given_tensor(self, condition, FIRST_FRAME_LATENTS)
         behind = (0, 0, 0, 0, 0, state.shape[2] - 1)
         return torch.cat([state, pad(first, behind)], dim=1)

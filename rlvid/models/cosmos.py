@@ -5,7 +5,7 @@ terms: the transformer is told sigma as it is and predicts noise - clean. So the
 coordinates; Cosmos-Predict 1 and 2, whose pipelines count noise levels as EDM does, are not read.
 
 A first frame is shown to the transformer clean, marked by a mask channel and at a timestep near 0.
-Its velocity is known, (x - z) / sigma, as `rlvid.models.wan_ti2v` explains. The pipeline moves it
+Its velocity is known, (x - z) / sigma (`rlvid.models.given_frames`). The pipeline moves it
 along noise - z from its first level, 0.995, which leaves half a per cent of the noise in; here that
 frame ends at z.
 
@@ -20,7 +20,7 @@ serves such a model runs its folder in the pipeline, with the guardrail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -28,9 +28,16 @@ from torch import Tensor
 
 from rlvid.condition import Condition
 from rlvid.flow.sde import per_row
+from rlvid.models.given_frames import (
+    FIRST_FRAME_LATENTS,
+    encode_first_frame,
+    hold_first_frame,
+    show_first_frame,
+)
 from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import PipelineModel
+from rlvid.models.scheduler_sigmas import with_timesteps
 from rlvid.models.wan_vae import WanVae
 
 MAX_SEQUENCE_LENGTH = 512
@@ -42,9 +49,6 @@ FIRST_FRAME_TIMESTEP = 1e-4
 PROMPT_EMBEDS = "prompt_embeds"
 """[B, L, D] in the text encoder's type: all its hidden states side by side, each normalised. For
 Qwen2.5-VL 7B D is 100352 and one text takes 103 MB in bfloat16."""
-
-FIRST_FRAME_LATENTS = "first_frame_latents"
-"""[B, C, 1, H, W] float32, of unit scale."""
 
 
 class GuardrailNotRun:
@@ -96,17 +100,9 @@ class CosmosModel(PipelineModel):
         )
         return Condition({PROMPT_EMBEDS: embeds})
 
-    def clip_size(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
-        """Return (num_frames, height, width) that latents of shape (C, F, H, W) stand for."""
-        return self._vae.clip_size(latent_shape)
-
     def encode_media(self, media: Mapping[str, Tensor], num_frames: int) -> Condition:
         """Return first_frame_latents of "first_frame" [B, 3, height, width] in [0, 1]."""
-        frames = media["first_frame"][:, None, None]
-        # One by one, so that a row does not depend on what it is batched with.
-        return Condition(
-            {FIRST_FRAME_LATENTS: torch.cat([self._vae.encode(frame) for frame in frames])}
-        )
+        return Condition({FIRST_FRAME_LATENTS: encode_first_frame(self._vae, media["first_frame"])})
 
     def input_shapes(self, latent_shape: tuple[int, int, int, int]) -> InputShapes:
         length, config = self.max_sequence_length, self._pipeline.transformer.config
@@ -126,19 +122,16 @@ class CosmosModel(PipelineModel):
         first = condition[FIRST_FRAME_LATENTS]
         given[:, :, 0] = 1.0
         timestep[:, :, 0] = FIRST_FRAME_TIMESTEP
-        shown = torch.cat([first, latents[:, :, 1:]], dim=2)
+        shown = show_first_frame(latents, first)
         predicted = self._predict(shown, timestep, given, condition)
-        to_first = (latents[:, :, :1] - first) / level
-        return torch.cat([to_first, predicted[:, :, 1:]], dim=2)
+        return hold_first_frame(predicted, latents, first, sigma)
 
     def sigmas(self, num_steps: int, num_frames: int, height: int, width: int) -> tuple[float, ...]:
         """Return the num_steps + 1 levels of the pipeline's scheduler, which end in 0.
 
         It spaces sigma / (1 - sigma) as Karras et al. do (arXiv:2206.00364), from 200 to 0.01.
         """
-        scheduler = type(self._pipeline.scheduler).from_config(self._pipeline.scheduler.config)
-        scheduler.set_timesteps(num_steps)
-        return tuple(scheduler.sigmas.tolist())
+        return tuple(with_timesteps(self._pipeline.scheduler, num_steps).sigmas.tolist())
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (C, F, H, W) for a clip of that size; ValueError when it does not divide."""

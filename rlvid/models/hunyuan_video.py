@@ -26,22 +26,6 @@ MAX_SEQUENCE_LENGTH = 256
 with a shorter `model_max_length` lowers it."""
 
 
-class ScaledVae(VideoVae):
-    """A diffusers VAE of the HunyuanVideo line: one scaling factor for all channels, no shift."""
-
-    def __init__(self, vae: Any, *, device: torch.device) -> None:
-        """`vae` is an AutoencoderKLHunyuanVideo, or that of 1.5, on `device`."""
-        channels = vae.config.latent_channels
-        super().__init__(
-            vae,
-            device=device,
-            mean=[0.0] * channels,
-            std=[1.0 / vae.config.scaling_factor] * channels,
-            scale_factor_temporal=int(vae.temporal_compression_ratio),
-            scale_factor_spatial=int(vae.spatial_compression_ratio),
-        )
-
-
 class HunyuanVideoModel(PipelineModel):
     """A HunyuanVideoPipeline as a `VideoModel`.
 
@@ -69,7 +53,6 @@ class HunyuanVideoModel(PipelineModel):
     )
     """The table of supported settings in Tencent's README, all of 129 frames; its sample_video.py
     writes 24 frames a second."""
-    _vae: ScaledVae
 
     def __init__(
         self, pipeline: Any, *, device: torch.device, dtype: torch.dtype = torch.float32
@@ -92,8 +75,8 @@ class HunyuanVideoModel(PipelineModel):
         )
 
     @classmethod
-    def open_vae(cls, vae: Any, device: torch.device) -> ScaledVae:
-        return ScaledVae(vae, device=device)
+    def open_vae(cls, vae: Any, device: torch.device) -> VideoVae:
+        return VideoVae(vae, device=device, scaling_factor=vae.config.scaling_factor)
 
     def encode_prompt(self, text: str) -> Condition:
         """Return prompt_embeds [1, L, D], prompt_mask [1, L] and pooled_embeds [1, P], float32."""

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from rlvid.condition import Condition
-from rlvid.models.hunyuan_video import ScaledVae
 from rlvid.models.input_shapes import InputShapes
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import PipelineModel
 from rlvid.models.scheduler_sigmas import flow_match_sigmas, linear_sigmas
+from rlvid.models.video_vae import VideoVae
 
 NUM_TRAIN_TIMESTEPS = 1000
 """timestep = 1000 * sigma."""
 
 
-class HunyuanVideo15Vae(ScaledVae):
+class HunyuanVideo15Vae(VideoVae):
     """diffusers' AutoencoderKLHunyuanVideo15, one clip at a time.
 
     For several, the mask of its attention has the wrong shape (huggingface/diffusers pull 13133).
@@ -64,7 +64,6 @@ class HunyuanVideo15Model(PipelineModel):
     )
     """480p or 720p by the folder, at 16:9; the longest clips of the report, 10 s, at the 24 frames
     a second of Tencent's README. 121 frames are the pipeline's default."""
-    _vae: HunyuanVideo15Vae
 
     def __init__(
         self, pipeline: Any, *, device: torch.device, dtype: torch.dtype = torch.float32
@@ -86,7 +85,7 @@ class HunyuanVideo15Model(PipelineModel):
 
     @classmethod
     def open_vae(cls, vae: Any, device: torch.device) -> HunyuanVideo15Vae:
-        return HunyuanVideo15Vae(vae, device=device)
+        return HunyuanVideo15Vae(vae, device=device, scaling_factor=vae.config.scaling_factor)
 
     def encode_prompt(self, text: str) -> Condition:
         """Return prompt_embeds [1, L, D] and glyph_embeds [1, M, E] with a mask of each, float32.

@@ -6,7 +6,7 @@ and SigLIP's view of the frame as further tokens (arXiv:2511.18870).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlvid.condition import Condition
 from rlvid.media import to_picture
+from rlvid.models.given_frames import given_tensor
 from rlvid.models.hunyuan_video15 import HunyuanVideo15Model
 from rlvid.models.input_shapes import InputShapes
 
@@ -46,10 +47,6 @@ class HunyuanVideo15ImageModel(HunyuanVideo15Model):
                 "Use a folder that is not distilled, or distilled from guidance only."
             )
         self.media = self.required_media = frozenset({"first_frame"})
-
-    def clip_size(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
-        """Return (num_frames, height, width) that latents of shape (C, F, H, W) stand for."""
-        return self._vae.clip_size(latent_shape)
 
     @torch.no_grad()
     def encode_media(self, media: Mapping[str, Tensor], num_frames: int) -> Condition:
@@ -86,10 +83,4 @@ class HunyuanVideo15ImageModel(HunyuanVideo15Model):
         return replace(told, condition={**told.condition, **picture})
 
     def _picture(self, latents: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        if IMAGE_LATENTS not in set(condition):
-            raise ValueError(
-                f"{type(self).__name__}: the condition is of a text alone: expected that of "
-                f"{sorted(self.required_media)} joined to it. What trains on clips and captions "
-                "(sft, dpo, distillation) has no first frames; use a text-to-video model there."
-            )
-        return condition[IMAGE_LATENTS], condition[IMAGE_EMBEDS]
+        return given_tensor(self, condition, IMAGE_LATENTS), condition[IMAGE_EMBEDS]

@@ -40,8 +40,6 @@ class LtxVae(VideoVae):
             device=device,
             mean=vae.latents_mean.tolist(),
             std=(vae.latents_std / vae.config.scaling_factor).tolist(),
-            scale_factor_temporal=int(vae.temporal_compression_ratio),
-            scale_factor_spatial=int(vae.spatial_compression_ratio),
         )
         injects = vae.config.decoder_inject_noise
         self._injects_noise = injects if isinstance(injects, bool) else any(injects)
@@ -79,7 +77,6 @@ class LtxModel(PipelineModel):
     """Frames of a second that the transformer is told, the pipeline's default."""
     MAX_SEQUENCE_LENGTH: ClassVar[int] = 128
     """Text tokens, the pipeline's default; a tokenizer's shorter `model_max_length` lowers it."""
-    _vae: LtxVae
 
     def __init__(
         self, pipeline: Any, *, device: torch.device, dtype: torch.dtype = torch.float32

@@ -66,6 +66,18 @@ def open_on_meta(family: type[PipelineModel], folder: Path) -> PipelineModel:
     Raises:
         ValueError: the folder is not of that family, or lacks a part.
     """
+    model = family(pipeline_without_weights(family, folder), device=META)
+    for part in (model.transformer, model.vae):
+        part.to(META)
+    return model
+
+
+def pipeline_without_weights(family: type[PipelineModel], folder: Path) -> Any:
+    """Return a folder's pipeline with its own scheduler and tokenizers, and parts without memory.
+
+    Raises:
+        ValueError: the folder is not of that family, or lacks a part.
+    """
     family.check_folder(folder)
     import diffusers
     from diffusers.utils import logging as diffusers_logging
@@ -77,13 +89,9 @@ def open_on_meta(family: type[PipelineModel], folder: Path) -> PipelineModel:
     there = [part for part in _PARTS if index.get(part, [None])[0] is not None]
     built |= {part: build_part(folder, part) for part in there}
     _fill_buffers(built["vae"])
-    pipeline = getattr(diffusers, family.PIPELINE).from_pretrained(
+    return getattr(diffusers, family.PIPELINE).from_pretrained(
         folder, local_files_only=True, **built, **family.parts_beside()
     )
-    model = family(pipeline, device=META)
-    for part in (model.transformer, model.vae):
-        part.to(META)
-    return model
 
 
 @contextmanager

@@ -28,26 +28,6 @@ THRESHOLD_NOISE = 0.025
 """Of the linear-quadratic schedule, as MochiPipeline has it: what the linear half removes."""
 
 
-class MochiVae(VideoVae):
-    """diffusers' AutoencoderKLMochi."""
-
-    def __init__(self, vae: Any, *, device: torch.device) -> None:
-        """`vae` is an AutoencoderKLMochi on `device`."""
-        config = vae.config
-        if config.latents_mean is None or config.latents_std is None:
-            mean, std = [0.0] * config.latent_channels, [1.0] * config.latent_channels
-        else:
-            mean, std = list(config.latents_mean), list(config.latents_std)
-        super().__init__(
-            vae,
-            device=device,
-            mean=mean,
-            std=[one / config.scaling_factor for one in std],
-            scale_factor_temporal=int(vae.temporal_compression_ratio),
-            scale_factor_spatial=int(vae.spatial_compression_ratio),
-        )
-
-
 class MochiModel(PipelineModel):
     """A MochiPipeline as a `VideoModel`; the pipeline's guidance is rlvid's."""
 
@@ -58,7 +38,6 @@ class MochiModel(PipelineModel):
     )
     """480p, 30 frames a second for up to 5.4 s (Genmo's release); the 44520 visual tokens of the
     README are 28 latent frames, 163 frames, of 480x848."""
-    _vae: MochiVae
 
     def __init__(
         self, pipeline: Any, *, device: torch.device, dtype: torch.dtype = torch.float32
@@ -68,8 +47,14 @@ class MochiModel(PipelineModel):
         self.max_sequence_length = min(pipeline.tokenizer.model_max_length, MAX_SEQUENCE_LENGTH)
 
     @classmethod
-    def open_vae(cls, vae: Any, device: torch.device) -> MochiVae:
-        return MochiVae(vae, device=device)
+    def open_vae(cls, vae: Any, device: torch.device) -> VideoVae:
+        config = vae.config
+        mean, std = config.latents_mean, config.latents_std
+        if mean is None or std is None:  # one without the other the pipeline does not read either
+            mean = std = None
+        return VideoVae(
+            vae, device=device, mean=mean, std=std, scaling_factor=config.scaling_factor
+        )
 
     def encode_prompt(self, text: str) -> Condition:
         """Return prompt_embeds [1, L, D] and prompt_mask [1, L], L being `max_sequence_length`.

@@ -174,6 +174,10 @@ class PipelineModel(ABC):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (C, F, H, W) for a clip of that size; ValueError when it does not divide."""
 
+    def clip_size(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
+        """Return (num_frames, height, width) that latents of shape (C, F, H, W) stand for."""
+        return self._vae.clip_size(latent_shape)
+
     def decode(self, latents: Tensor) -> Tensor:
         """[B, C, F, H, W] -> videos [B, T, 3, height, width] float32 in [0, 1]."""
         return self._vae.decode(latents)

@@ -6,6 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def with_timesteps(scheduler: Any, *asked: Any, **options: Any) -> Any:
+    """Return a scheduler of the same configuration that was asked for timesteps.
+
+    Args:
+        scheduler: of diffusers; it stays as it is.
+        asked, options: of its own `set_timesteps`.
+    """
+    own = type(scheduler).from_config(scheduler.config)
+    own.set_timesteps(*asked, **options)
+    return own
+
+
 def flow_match_sigmas(
     scheduler: Any, sigmas: Sequence[float], *, mu: float | None = None
 ) -> tuple[float, ...]:
@@ -20,8 +32,7 @@ def flow_match_sigmas(
         ValueError: the shift leaves float32 no two levels apart, and diffusers would go on with
             noise levels that are not numbers.
     """
-    own = type(scheduler).from_config(scheduler.config)
-    own.set_timesteps(sigmas=list(sigmas), mu=mu)
+    own = with_timesteps(scheduler, sigmas=list(sigmas), mu=mu)
     if not bool(own.sigmas.isfinite().all()):
         raise ValueError(
             f"sigmas: {type(scheduler).__name__} shifts {len(sigmas)} noise levels by mu {mu} to "

@@ -30,18 +30,6 @@ MAX_SEQUENCE_LENGTH = 256
 class ImageVae(VideoVae):
     """diffusers' AutoencoderKL, which has no frames."""
 
-    def __init__(self, vae: Any, *, device: torch.device) -> None:
-        """`vae` is an AutoencoderKL on `device`."""
-        channels = vae.config.latent_channels
-        super().__init__(
-            vae,
-            device=device,
-            mean=[vae.config.shift_factor or 0.0] * channels,
-            std=[1.0 / vae.config.scaling_factor] * channels,
-            scale_factor_temporal=1,
-            scale_factor_spatial=2 ** (len(vae.config.block_out_channels) - 1),
-        )
-
     def _decode(self, latents: Tensor) -> Tensor:
         """[B, C, 1, H, W] of the VAE's own scale -> [B, 3, 1, height, width] in [-1, 1]."""
         return super()._decode(latents.squeeze(2)).unsqueeze(2)
@@ -71,7 +59,6 @@ class StableDiffusion3Model(PipelineModel):
     )
     """Stages of the training of 3.5 Medium, the last with sizes mixed (its model card); 1024x1024
     is the pipeline's default."""
-    _vae: ImageVae
 
     def __init__(
         self, pipeline: Any, *, device: torch.device, dtype: torch.dtype = torch.float32
@@ -84,7 +71,15 @@ class StableDiffusion3Model(PipelineModel):
 
     @classmethod
     def open_vae(cls, vae: Any, device: torch.device) -> ImageVae:
-        return ImageVae(vae, device=device)
+        config = vae.config
+        return ImageVae(
+            vae,
+            device=device,
+            mean=[config.shift_factor or 0.0] * config.latent_channels,
+            scaling_factor=config.scaling_factor,
+            scale_factor_temporal=1,
+            scale_factor_spatial=2 ** (len(config.block_out_channels) - 1),
+        )
 
     def encode_prompt(self, text: str) -> Condition:
         """Return prompt_embeds [1, L, D], CLIP's tokens before T5's, and pooled_embeds [1, P]."""

@@ -17,8 +17,8 @@ small ones are several times as fast, and a group of large ones needs the memory
 class VideoVae:
     """A VAE kept in float32 (in bfloat16 it bands), and the statistics of its latents.
 
-    A latent of unit scale is (z - mean) / std, z being the VAE's own; a family that has a scaling
-    factor and a shift instead has std = 1 / factor and mean = shift.
+    A latent of unit scale is (z - mean) / std * scaling_factor, z being the VAE's own; of a family
+    that has one shift it is the mean of every channel.
     """
 
     def __init__(
@@ -26,14 +26,27 @@ class VideoVae:
         vae: Any,
         *,
         device: torch.device,
-        mean: Sequence[float],
-        std: Sequence[float],
-        scale_factor_temporal: int,
-        scale_factor_spatial: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        scaling_factor: float = 1.0,
+        scale_factor_temporal: int | None = None,
+        scale_factor_spatial: int | None = None,
     ) -> None:
-        """`vae` is a module of diffusers on `device`; `mean` and `std` have its C channels."""
+        """`vae` is a module of diffusers on `device`.
+
+        Args:
+            mean, std: of its C channels; None where the family has none.
+            scale_factor_temporal, scale_factor_spatial: None where the module has them itself, as
+                `temporal_compression_ratio` and `spatial_compression_ratio`.
+        """
         self.module = vae.requires_grad_(False).eval()
+        mean = [0.0] * vae.config.latent_channels if mean is None else mean
         self.channels = len(mean)
+        std = [1.0] * self.channels if std is None else std
+        if scale_factor_temporal is None:
+            scale_factor_temporal = int(vae.temporal_compression_ratio)
+        if scale_factor_spatial is None:
+            scale_factor_spatial = int(vae.spatial_compression_ratio)
         self.scale_factor_temporal = scale_factor_temporal
         """Pixel frames behind the first that one latent frame stands for."""
         self.scale_factor_spatial = scale_factor_spatial
@@ -41,7 +54,7 @@ class VideoVae:
         self._device = device
         shape = (1, self.channels, 1, 1, 1)
         self._mean = torch.tensor(mean, device=device).view(shape)
-        self._std = torch.tensor(std, device=device).view(shape)
+        self._std = torch.tensor([one / scaling_factor for one in std], device=device).view(shape)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rlvid.condition import Condition
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import PipelineModel, read_index
+from rlvid.models.scheduler_sigmas import with_timesteps
 from rlvid.models.wan_vae import WanVae
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -99,9 +100,7 @@ class WanModel(PipelineModel):
 
         They do not depend on the clip.
         """
-        scheduler = type(self._pipeline.scheduler).from_config(self._pipeline.scheduler.config)
-        scheduler.set_timesteps(num_steps)
-        return tuple(scheduler.sigmas.tolist())
+        return tuple(with_timesteps(self._pipeline.scheduler, num_steps).sigmas.tolist())
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (C, F, H, W) for a clip of that size; ValueError when it does not divide."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlvid.condition import Condition
 from rlvid.media import to_picture
+from rlvid.models.given_frames import given_tensor
 from rlvid.models.native import NativeRange
 from rlvid.models.wan import MAX_SEQUENCE_LENGTH, NUM_TRAIN_TIMESTEPS, PROMPT_EMBEDS, WanModel
 
@@ -62,10 +63,6 @@ class WanImageToVideoModel(WanModel):
         if self._sees_images:
             pipeline.image_encoder.requires_grad_(False).eval()
 
-    def clip_size(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
-        """Return (num_frames, height, width) that latents of shape (C, F, H, W) stand for."""
-        return self._vae.clip_size(latent_shape)
-
     @torch.no_grad()
     def encode_media(self, media: Mapping[str, Tensor], num_frames: int) -> Condition:
         """Return image_latents, and image_embeds where the transformer sees CLIP's.
@@ -95,15 +92,10 @@ class WanImageToVideoModel(WanModel):
 
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Return the velocity [B, C, F, H, W] float32 at `sigma` [B]; differentiable."""
-        if IMAGE_LATENTS not in set(condition):
-            raise ValueError(
-                f"{type(self).__name__}: the condition is of a text alone: expected that of "
-                f"{sorted(self.required_media)} joined to it. What trains on clips and captions "
-                "(sft, dpo, distillation) has no first frames; use a text-to-video model there."
-            )
+        given = given_tensor(self, condition, IMAGE_LATENTS)
         embeds = condition[IMAGE_EMBEDS] if self._sees_images else None
         velocity: Tensor = self.transformer(
-            hidden_states=torch.cat([latents, condition[IMAGE_LATENTS]], dim=1).to(self._dtype),
+            hidden_states=torch.cat([latents, given], dim=1).to(self._dtype),
             timestep=sigma.float() * NUM_TRAIN_TIMESTEPS,
             encoder_hidden_states=condition[PROMPT_EMBEDS].to(self._dtype),
             # The transformer takes the P pictures of a clip one behind the other.

@@ -3,35 +3,28 @@
 With a first frame the transformer is shown its latents clean, at timestep 0, in place of the first
 latent frame, and the rest at the timestep of the noise level (`expand_timesteps`).
 
-That frame needs no place of its own in the sampler. It is an element of the latents whose
-distribution is one point, z, and of such an element the velocity is known: at noise level sigma
-
-    x = (1 - sigma) z + sigma noise,    velocity = noise - z = (x - z) / sigma.
-
-`velocity` returns that for the first latent frame, whatever the transformer says there. So the ODE
-leads from noise to z, and so does the SDE, whose last step is deterministic: the video begins with
-the given frame up to rounding, as it does in the pipeline, which puts z there after its last step.
-The transformer never sees the noise that is added there on the way. Every policy has this same
-velocity, hence the same transition: log-ratios, KL and gradients are exactly those of the other
-frames, and only the number of elements by which they are divided counts the frame.
+What `velocity` says of that frame is in `rlvid.models.given_frames`; the video begins with the
+given frame as it does in the pipeline, which puts its latents there after the last step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from rlvid.condition import Condition
+from rlvid.models.given_frames import (
+    FIRST_FRAME_LATENTS,
+    encode_first_frame,
+    hold_first_frame,
+    show_first_frame,
+)
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import read_index
 from rlvid.models.wan import NUM_TRAIN_TIMESTEPS, PROMPT_EMBEDS, WanModel
-
-FIRST_FRAME_LATENTS = "first_frame_latents"
-"""[B, C, 1, H, W] float32, of unit scale."""
 
 
 class WanTextImageModel(WanModel):
@@ -58,17 +51,9 @@ class WanTextImageModel(WanModel):
                 "true, as Wan 2.2 TI2V has it. Set model.use to wan for a text-to-video model."
             )
 
-    def clip_size(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
-        """Return (num_frames, height, width) that latents of shape (C, F, H, W) stand for."""
-        return self._vae.clip_size(latent_shape)
-
     def encode_media(self, media: Mapping[str, Tensor], num_frames: int) -> Condition:
         """Return first_frame_latents of "first_frame" [B, 3, height, width] in [0, 1]."""
-        frames = media["first_frame"][:, None, None]
-        # One by one, so that a row does not depend on what it is batched with.
-        return Condition(
-            {FIRST_FRAME_LATENTS: torch.cat([self._vae.encode(frame) for frame in frames])}
-        )
+        return Condition({FIRST_FRAME_LATENTS: encode_first_frame(self._vae, media["first_frame"])})
 
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Return the velocity [B, C, F, H, W] float32 at `sigma` [B]; differentiable."""
@@ -76,13 +61,12 @@ class WanTextImageModel(WanModel):
             return super().velocity(latents, sigma, condition)
         first = condition[FIRST_FRAME_LATENTS]
         predicted: Tensor = self.transformer(
-            hidden_states=torch.cat([first, latents[:, :, 1:]], dim=2).to(self._dtype),
+            hidden_states=show_first_frame(latents, first).to(self._dtype),
             timestep=self._timesteps(latents, sigma),
             encoder_hidden_states=condition[PROMPT_EMBEDS].to(self._dtype),
             return_dict=False,
         )[0]
-        to_first = (latents[:, :, :1] - first) / sigma.float().view(-1, 1, 1, 1, 1)
-        return torch.cat([to_first, predicted[:, :, 1:].float()], dim=2)
+        return hold_first_frame(predicted.float(), latents, first, sigma)
 
     def _timesteps(self, latents: Tensor, sigma: Tensor) -> Tensor:
         """Return the timestep [B, tokens] of each token, 0 for those of the first frame."""

@@ -80,12 +80,17 @@ def build_pipeline(
     )
 
 
-def build_model(*, patch_size_t: int | None = None) -> CogVideoXModel:
+def build_model(
+    seed: int = 0, *, patch_size_t: int | None = None, has_rotary: bool = True
+) -> CogVideoXModel:
     """Return the tiny adapter; clips of 9x32x32 pixels are [4, 3, 4, 4] latents."""
-    return CogVideoXModel(build_pipeline(patch_size_t=patch_size_t), device=torch.device("cpu"))
+    pipeline = build_pipeline(patch_size_t=patch_size_t, has_rotary=has_rotary, seed=seed)
+    return CogVideoXModel(pipeline, device=torch.device("cpu"))
 
 
-def build_image_model(*, patch_size_t: int | None = None) -> CogVideoXImageToVideoModel:
+def build_image_model(
+    seed: int = 0, *, patch_size_t: int | None = None
+) -> CogVideoXImageToVideoModel:
     """Return the tiny image-to-video adapter; of 1.0 it takes clips of 9x32x32 pixels alone."""
-    pipeline = build_pipeline(patch_size_t=patch_size_t, takes_image=True)
+    pipeline = build_pipeline(patch_size_t=patch_size_t, takes_image=True, seed=seed)
     return CogVideoXImageToVideoModel(pipeline, device=torch.device("cpu"))

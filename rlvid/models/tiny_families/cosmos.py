@@ -75,6 +75,6 @@ def build_pipeline(*, seed: int = 0) -> Cosmos2_5_PredictBasePipeline:
     )
 
 
-def build_model() -> CosmosModel:
+def build_model(seed: int = 0) -> CosmosModel:
     """Return the tiny adapter; clips of 9x32x32 pixels are [4, 3, 4, 4] latents."""
-    return CosmosModel(build_pipeline(), device=torch.device("cpu"))
+    return CosmosModel(build_pipeline(seed=seed), device=torch.device("cpu"))

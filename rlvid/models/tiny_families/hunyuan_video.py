@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo,
@@ -18,23 +20,33 @@ from rlvid.models.tiny_families.tokenizers import clip_tokenizer, llama_tokenize
 
 LATENT_CHANNELS = 4
 TEXT_DIM = 16
+TEXT_SIZE: dict[str, Any] = {
+    "hidden_size": TEXT_DIM,
+    "intermediate_size": TEXT_DIM,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+}
+"""Of the language model, that of 1.5 too; the states behind its first layer are the prompt's."""
+TRANSFORMER_SIZE: dict[str, Any] = {
+    "out_channels": LATENT_CHANNELS,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "num_refiner_layers": 1,
+    "mlp_ratio": 2.0,
+    "text_embed_dim": TEXT_DIM,
+    "rope_axes_dim": (4, 4, 4),
+}
+"""Of 1.5 too."""
 PROMPT_LENGTH = 16
 """Tokens of the prompt; the template is some 95 more."""
 
 
 def build_text_encoder(vocabulary_size: int, pad_token_id: int) -> LlamaModel:
-    """Return an untrained Llama of three layers: the states behind the first are the prompt's."""
-    config = LlamaConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=TEXT_DIM,
-        intermediate_size=TEXT_DIM,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        pad_token_id=pad_token_id,
-    )
+    """Return an untrained Llama."""
+    config = LlamaConfig(vocab_size=vocabulary_size, pad_token_id=pad_token_id, **TEXT_SIZE)
     return LlamaModel(config).requires_grad_(False).eval()
 
 
@@ -54,17 +66,11 @@ def build_vae() -> AutoencoderKLHunyuanVideo:
 def build_transformer() -> HunyuanVideoTransformer3DModel:
     """Return an untrained transformer with one block of either kind, told a guidance scale."""
     return HunyuanVideoTransformer3DModel(
+        **TRANSFORMER_SIZE,
         in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        num_attention_heads=2,
-        attention_head_dim=12,
         num_layers=1,
         num_single_layers=1,
-        num_refiner_layers=1,
-        mlp_ratio=2.0,
-        text_embed_dim=TEXT_DIM,
         pooled_projection_dim=TEXT_DIM,
-        rope_axes_dim=(4, 4, 4),
     )
 
 

@@ -26,11 +26,10 @@ from transformers import (
 
 from rlvid.models.hunyuan_video15 import HunyuanVideo15Model
 from rlvid.models.hunyuan_video15_i2v import HunyuanVideo15ImageModel
+from rlvid.models.tiny_families.hunyuan_video import LATENT_CHANNELS, TEXT_SIZE, TRANSFORMER_SIZE
 from rlvid.models.tiny_families.t5 import t5_encoder
 from rlvid.models.tiny_families.tokenizers import qwen2_tokenizer
 
-LATENT_CHANNELS = 4
-TEXT_DIM = 16
 GLYPH_DIM = 16
 IMAGE_DIM = 8
 PROMPT_LENGTH = 16
@@ -40,16 +39,10 @@ GLYPH_LENGTH = 24
 
 
 def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLTextModel:
-    """Return an untrained Qwen of three layers: the states behind the first are the prompt's."""
+    """Return an untrained Qwen."""
     config = Qwen2_5_VLTextConfig(
+        **TEXT_SIZE,
         vocab_size=len(tokenizer),
-        hidden_size=TEXT_DIM,
-        intermediate_size=TEXT_DIM,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        initializer_range=0.2,
         rope_parameters={
             "rope_type": "default",
             "rope_theta": 10000.0,
@@ -78,17 +71,11 @@ def build_transformer(*, task_type: str = "t2v") -> HunyuanVideo15Transformer3DM
     Four million of its parameters project the glyphs, through 2048 channels whatever its size.
     """
     return HunyuanVideo15Transformer3DModel(
+        **TRANSFORMER_SIZE,
         in_channels=2 * LATENT_CHANNELS + 1,
-        out_channels=LATENT_CHANNELS,
-        num_attention_heads=2,
-        attention_head_dim=12,
         num_layers=2,
-        num_refiner_layers=1,
-        mlp_ratio=2.0,
-        text_embed_dim=TEXT_DIM,
         text_embed_2_dim=GLYPH_DIM,
         image_embed_dim=IMAGE_DIM,
-        rope_axes_dim=(4, 4, 4),
         target_size=16,
         task_type=task_type,
     )

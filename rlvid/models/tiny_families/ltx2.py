@@ -6,7 +6,6 @@ import torch
 from diffusers import (
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
-    FlowMatchEulerDiscreteScheduler,
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
 )
@@ -20,13 +19,23 @@ from transformers import (
 )
 
 from rlvid.models.ltx2 import Ltx2Model
+from rlvid.models.tiny_families.ltx import (
+    TEXT_DIM,
+    TRANSFORMER_SIZE,
+    VAE_SIZE,
+    build_scheduler,
+    draw_statistics,
+)
 from rlvid.models.tiny_families.t5 import WORDS
 
-LATENT_CHANNELS = 4
-TEXT_DIM = 16
 TEXT_LAYERS = 2
-NUM_REGISTERS = 8
 MEL_BINS = 8
+CONNECTOR_SIZE = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "num_layers": 1,
+    "num_learnable_registers": 8,
+}
 
 
 def build_tokenizer(*, max_length: int = 32) -> GemmaTokenizer:
@@ -61,83 +70,71 @@ def build_text_encoder(vocabulary_size: int) -> Gemma3ForConditionalGeneration:
         patch_size=4,
     )
     config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    return Gemma3ForConditionalGeneration(config).requires_grad_(False).eval()
+    return Gemma3ForConditionalGeneration(config)
 
 
 def build_vae() -> AutoencoderKLLTX2Video:
-    """Return an untrained VAE: 4 times fewer frames, 32 times fewer pixels each way."""
+    """Return an untrained VAE."""
     vae = AutoencoderKLLTX2Video(
-        latent_channels=LATENT_CHANNELS,
-        block_out_channels=(8, 8),
+        **VAE_SIZE,
         down_block_types=("LTX2VideoDownBlock3D", "LTX2VideoDownBlock3D"),
-        decoder_block_out_channels=(8, 8),
-        layers_per_block=(1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1),
-        spatio_temporal_scaling=(True, True),
-        decoder_spatio_temporal_scaling=(True, True),
         decoder_inject_noise=(False, False, False),
         downsample_type=("spatiotemporal", "spatiotemporal"),
         upsample_type=("spatiotemporal", "spatiotemporal"),
-        upsample_residual=(False, False),
-        upsample_factor=(1, 1),
-        patch_size=8,
         decoder_spatial_padding_mode="zeros",
     )
-    vae.latents_mean.uniform_(-1.0, 1.0)
-    vae.latents_std.uniform_(0.5, 2.0)
+    draw_statistics(vae)
     return vae.requires_grad_(False).eval()
 
 
 def build_audio_vae() -> AutoencoderKLLTX2Audio:
     """Return an untrained audio VAE; packed, its latents have `base_channels` channels."""
-    return (
-        AutoencoderKLLTX2Audio(
-            base_channels=4,
-            ch_mult=(1,),
-            num_res_blocks=1,
-            resolution=32,
-            latent_channels=2,
-            mel_bins=MEL_BINS,
-        )
-        .requires_grad_(False)
-        .eval()
+    return AutoencoderKLLTX2Audio(
+        base_channels=4,
+        ch_mult=(1,),
+        num_res_blocks=1,
+        resolution=32,
+        latent_channels=2,
+        mel_bins=MEL_BINS,
     )
 
 
 def build_vocoder() -> LTX2Vocoder:
     """Return an untrained vocoder of two channels."""
-    return (
-        LTX2Vocoder(
-            in_channels=2 * MEL_BINS,
-            hidden_channels=8,
-            upsample_kernel_sizes=[4],
-            upsample_factors=[2],
-            resnet_kernel_sizes=[3],
-            resnet_dilations=[[1]],
-            output_sampling_rate=16000,
-        )
-        .requires_grad_(False)
-        .eval()
+    return LTX2Vocoder(
+        in_channels=2 * MEL_BINS,
+        hidden_channels=8,
+        upsample_kernel_sizes=[4],
+        upsample_factors=[2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1]],
+        output_sampling_rate=16000,
     )
 
 
 def build_connectors() -> LTX2TextConnectors:
     """Return the untrained layers between the text encoder and the two streams."""
-    return (
-        LTX2TextConnectors(
-            caption_channels=TEXT_DIM,
-            text_proj_in_factor=TEXT_LAYERS + 1,
-            video_connector_num_attention_heads=2,
-            video_connector_attention_head_dim=8,
-            video_connector_num_layers=1,
-            video_connector_num_learnable_registers=NUM_REGISTERS,
-            audio_connector_num_attention_heads=2,
-            audio_connector_attention_head_dim=8,
-            audio_connector_num_layers=1,
-            audio_connector_num_learnable_registers=NUM_REGISTERS,
-        )
-        .requires_grad_(False)
-        .eval()
+    return LTX2TextConnectors(
+        caption_channels=TEXT_DIM,
+        text_proj_in_factor=TEXT_LAYERS + 1,
+        **{
+            f"{stream}_connector_{name}": size
+            for stream in ("video", "audio")
+            for name, size in CONNECTOR_SIZE.items()
+        },
+    )
+
+
+def build_transformer() -> LTX2VideoTransformer3DModel:
+    """Return an untrained transformer, whose audio stream is half as wide."""
+    return LTX2VideoTransformer3DModel(
+        **TRANSFORMER_SIZE,
+        vae_scale_factors=(4, 32, 32),
+        audio_in_channels=4,
+        audio_out_channels=4,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=6,
+        audio_cross_attention_dim=12,
     )
 
 
@@ -146,37 +143,19 @@ def build_pipeline(seed: int = 0) -> LTX2Pipeline:
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LTX2Pipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(
-                use_dynamic_shifting=True,
-                base_image_seq_len=1024,
-                max_image_seq_len=4096,
-                base_shift=0.95,
-                max_shift=2.05,
-                shift_terminal=0.1,
-            ),
+        pipeline = LTX2Pipeline(
+            scheduler=build_scheduler(),
             vae=build_vae(),
             audio_vae=build_audio_vae(),
             text_encoder=build_text_encoder(len(tokenizer)),
             tokenizer=tokenizer,
             connectors=build_connectors(),
-            transformer=LTX2VideoTransformer3DModel(
-                in_channels=LATENT_CHANNELS,
-                out_channels=LATENT_CHANNELS,
-                num_attention_heads=2,
-                attention_head_dim=12,
-                cross_attention_dim=24,
-                vae_scale_factors=(4, 32, 32),
-                audio_in_channels=4,
-                audio_out_channels=4,
-                audio_num_attention_heads=2,
-                audio_attention_head_dim=6,
-                audio_cross_attention_dim=12,
-                num_layers=2,
-                caption_channels=TEXT_DIM,
-            ).eval(),
+            transformer=build_transformer().eval(),
             vocoder=build_vocoder(),
         )
+    for name in Ltx2Model.ENCODERS:
+        getattr(pipeline, name).requires_grad_(False).eval()
+    return pipeline
 
 
 def build_model(seed: int = 0) -> Ltx2Model:

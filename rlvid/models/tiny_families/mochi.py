@@ -24,16 +24,13 @@ def build_vae() -> AutoencoderKLMochi:
 
     Its group norms have 32 groups, so no level can be narrower; only the inmost level has layers.
     """
-    return (
-        AutoencoderKLMochi(
-            latent_channels=LATENT_CHANNELS,
-            encoder_block_out_channels=(32, 32, 32, 32),
-            decoder_block_out_channels=(32, 32, 32, 32),
-            layers_per_block=(0, 0, 0, 0, 1),
-        )
-        .requires_grad_(False)
-        .eval()
+    vae = AutoencoderKLMochi(
+        latent_channels=LATENT_CHANNELS,
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        layers_per_block=(0, 0, 0, 0, 1),
     )
+    return vae.requires_grad_(False).eval()
 
 
 def build_transformer() -> MochiTransformer3DModel:

@@ -90,9 +90,10 @@ def build_experts(*, seed: int = 0) -> WanPipeline:
     return WanPipeline(**parts, boundary_ratio=0.875)
 
 
-def tiny_i2v(seed: int = 0) -> WanImageToVideoModel:
+def tiny_i2v(seed: int = 0, *, sees_images: bool = True) -> WanImageToVideoModel:
     """Return Wan 2.1 I2V, tiny: it needs a first frame."""
-    return WanImageToVideoModel(build_i2v(seed=seed), device=torch.device("cpu"))
+    pipeline = build_i2v(sees_images=sees_images, seed=seed)
+    return WanImageToVideoModel(pipeline, device=torch.device("cpu"))
 
 
 def tiny_flf2v(seed: int = 0) -> WanImageToVideoModel:

@@ -1,158 +1,49 @@
-"""What every model family must do: a LoRA that its pipeline reads, and a true GRPO gradient.
+"""Of every family: the protocol, a LoRA that its pipeline reads, and a true GRPO gradient.
 
-A family has one row in `FAMILIES`, more if its folders differ (with and without a first frame).
+`test_families_folders`, `test_families_sampling` and `test_families_frames` have the rest of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import cache
-from importlib import import_module
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from rlvid.algorithms.batch import assemble
 from rlvid.algorithms.grpo import Grpo
 from rlvid.condition import Condition
-from rlvid.config import LoraConfig
 from rlvid.config.algorithm import AlgorithmConfig
 from rlvid.config.rollout import RolloutConfig, StepPlanConfig
 from rlvid.flow.sampler import GroupSample, sample_group
 from rlvid.flow.step_plans import make_step_plan
 from rlvid.models import MODELS
+from rlvid.models.base import MediaModel
 from rlvid.models.lora import (
     LORA_FILE,
     LORA_FILE_2,
-    add_lora,
     count_adapter_modules,
     load_lora,
     save_lora,
     trainable_parameters,
 )
-from rlvid.models.pipeline_model import PipelineModel
 from rlvid.records import LearnerBatch, Prompt, Rollout, RolloutGroup, StepPlan
+from rlvid.testing import check_model
+from tests.unit.models.family_checks import (
+    BFLOAT16_DEVIATION,
+    FAMILIES,
+    FOLDERS,
+    Family,
+    build,
+    condition_of,
+    deviation,
+    velocity,
+    with_adapter,
+)
 
-CPU = torch.device("cpu")
 GROUP_SIZE = 4
-TEXTS = ("a red ball", "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """One tiny model."""
-
-    use: str
-    """Short name in MODELS."""
-    build: str
-    """"module:function" that returns the adapter, with the same random weights on every call."""
-    clip: tuple[int, int, int] = (9, 16, 16)
-    """(num_frames, height, width) that it takes."""
-    media: Callable[[PipelineModel, int], Condition] | None = None
-    """(model, rows) -> what it is told beside the prompt; None where a prompt is all."""
-    pipeline_loads_lora: bool = True
-    """False where diffusers' pipeline has no `load_lora_weights`, only its transformer."""
-    has_experts: bool = False
-    """Two transformers, a LoRA file for each."""
-    lora_targets: tuple[str, ...] = LoraConfig().target_modules
-    """Other than the recipe's default where that would bind to what never learns."""
-
-    @property
-    def lora(self) -> LoraConfig:
-        """alpha is not the rank."""
-        return LoraConfig(rank=2, alpha=8.0, target_modules=self.lora_targets)
-
-
-def pictures(model: Any, rows: int) -> Condition:
-    """Return what a model makes of random frames for clips of 9x32x32, all that it takes."""
-    generator = torch.Generator().manual_seed(5)
-    frames = {
-        name: torch.rand(rows, 3, 32, 32, generator=generator) for name in sorted(model.media)
-    }
-    condition: Condition = model.encode_media(frames, 9)
-    return condition
-
-
-FAMILIES = {
-    "cogvideox": Family(
-        use="cogvideox", build="rlvid.models.tiny_families.cogvideox:build_model", clip=(9, 16, 32)
-    ),
-    "cogvideox_i2v": Family(
-        use="cogvideox_i2v",
-        build="rlvid.models.tiny_families.cogvideox:build_image_model",
-        clip=(9, 32, 32),
-        media=pictures,
-    ),
-    "cosmos": Family(
-        use="cosmos", build="rlvid.models.tiny_families.cosmos:build_model", clip=(9, 16, 32)
-    ),
-    "cosmos_first_frame": Family(
-        use="cosmos",
-        build="rlvid.models.tiny_families.cosmos:build_model",
-        clip=(9, 32, 32),
-        media=pictures,
-    ),
-    "ltx": Family(use="ltx", build="rlvid.models.tiny_families.ltx:build_model", clip=(9, 32, 64)),
-    "ltx2": Family(
-        use="ltx2",
-        build="rlvid.models.tiny_families.ltx2:build_model",
-        clip=(9, 32, 64),
-        lora_targets=tuple(
-            f"{attention}.{layer}"
-            for attention in ("attn1", "attn2")
-            for layer in LoraConfig().target_modules
-        ),
-    ),
-    "mochi": Family(
-        use="mochi", build="rlvid.models.tiny_families.mochi:build_model", clip=(13, 16, 32)
-    ),
-    "wan": Family(use="wan", build="rlvid.testing:tiny_model"),
-    "wan_experts": Family(
-        use="wan_experts",
-        build="rlvid.models.tiny_families.wan:tiny_experts",
-        clip=(9, 32, 32),
-        has_experts=True,
-    ),
-    "wan_i2v": Family(
-        use="wan_i2v",
-        build="rlvid.models.tiny_families.wan:tiny_i2v",
-        clip=(9, 32, 32),
-        media=pictures,
-    ),
-    "wan_flf2v": Family(
-        use="wan_i2v",
-        build="rlvid.models.tiny_families.wan:tiny_flf2v",
-        clip=(9, 32, 32),
-        media=pictures,
-        lora_targets=("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj"),
-    ),
-    "wan_ti2v": Family(
-        use="wan_ti2v",
-        build="rlvid.models.tiny_families.wan:tiny_ti2v",
-        clip=(9, 32, 32),
-        media=pictures,
-    ),
-    "sd3": Family(use="sd3", build="rlvid.models.tiny_families.sd3:build_model", clip=(1, 16, 32)),
-    "hunyuan_video15": Family(
-        use="hunyuan_video15",
-        build="rlvid.models.tiny_families.hunyuan_video15:build_model",
-        pipeline_loads_lora=False,
-    ),
-    "hunyuan_video15_i2v": Family(
-        use="hunyuan_video15_i2v",
-        build="rlvid.models.tiny_families.hunyuan_video15:build_image_model",
-        clip=(9, 32, 32),
-        media=pictures,
-        pipeline_loads_lora=False,
-    ),
-    "hunyuan_video": Family(
-        use="hunyuan_video", build="rlvid.models.tiny_families.hunyuan_video:build_model"
-    ),
-}
 
 WIDE_CLIP_RANGE = 0.5
 """No ratio reaches it; a clipped loss has kinks."""
@@ -166,46 +57,16 @@ def family(request: pytest.FixtureRequest) -> Family:
     return FAMILIES[request.param]
 
 
-def build(family: Family) -> Any:
-    module, _, function = family.build.partition(":")
-    return getattr(import_module(module), function)()
-
-
-def condition_of(family: Family, model: Any, rows: int) -> Condition:
-    """Return the condition of `TEXTS`, in turn, with the family's media."""
-    condition: Condition = model.encode_prompts([TEXTS[n % len(TEXTS)] for n in range(rows)])
-    return condition if family.media is None else condition | family.media(model, rows)
-
-
-@cache
-def inputs(family: Family) -> tuple[Tensor, Tensor, Condition]:
-    """Two latents at different noise levels, told two texts."""
-    model = build(family)
-    generator = torch.Generator().manual_seed(7)
-    latents = torch.randn(2, *model.latent_shape(*family.clip), generator=generator)
-    return latents, torch.tensor([0.9, 0.4]), condition_of(family, model, 2)
-
-
-def velocity(family: Family, model: Any) -> Tensor:
-    with torch.no_grad():
-        result: Tensor = model.velocity(*inputs(family))
-    return result
-
-
-def with_adapter(family: Family) -> Any:
-    """A model whose adapter does something."""
-    model = build(family)
-    add_lora(model.transformer, family.lora)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in trainable_parameters(model.transformer, "lora").values():
-            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
 def test_every_registered_family_is_tested_here() -> None:
     """A family that nobody holds to the rules of this file would drift from them."""
     assert {family.use for family in FAMILIES.values()} == set(MODELS)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_adapter_keeps_the_protocol(name: str) -> None:
+    model, (num_frames, height, width) = build(FOLDERS[name]), FOLDERS[name].clip
+    check_model(model, num_frames=num_frames, height=height, width=width)
+    assert isinstance(model, MediaModel) or not FOLDERS[name].is_shown_frames
 
 
 def test_pipeline_reads_the_lora(family: Family, tmp_path: Path) -> None:
@@ -213,7 +74,8 @@ def test_pipeline_reads_the_lora(family: Family, tmp_path: Path) -> None:
     model = with_adapter(family)
     assert count_adapter_modules(model.transformer) > 0
     trained = velocity(family, model)
-    assert not torch.equal(trained, velocity(family, build(family)))
+    # Seen through a bfloat16 transformer too.
+    assert deviation(trained, velocity(family, build(family))) > 3.0 * BFLOAT16_DEVIATION
     save_lora(tmp_path, trainable_parameters(model.transformer, "lora"), family.lora)
 
     stranger = build(family)
@@ -276,6 +138,7 @@ def sampled_batch(family: Family, model: Any) -> tuple[LearnerBatch, Condition]:
         RolloutConfig(
             group_size=GROUP_SIZE,
             num_denoising_steps=3,
+            shift=3.0,
             initial_noise="independent",
             step_plan=StepPlanConfig(kind="isotemporal"),
         ),
@@ -283,7 +146,7 @@ def sampled_batch(family: Family, model: Any) -> tuple[LearnerBatch, Condition]:
         prompt_id="prompt",
         step=0,
     )
-    condition = condition_of(family, model, 1).expand(GROUP_SIZE)
+    condition = condition_of(family, model, [family.caption]).expand(GROUP_SIZE)
     sample = sample_group(
         lambda latents, sigma: model.velocity(latents, sigma, condition),
         plan,
@@ -296,7 +159,7 @@ def sampled_batch(family: Family, model: Any) -> tuple[LearnerBatch, Condition]:
         {"brightness": brightness[None]}, {"brightness": 1.0}, AlgorithmConfig().advantage
     )
     batch = assemble(
-        as_group(sample, plan),
+        as_group(sample, plan, family.caption),
         credit.advantage[0],
         credit.trained[0],
         step_weights=torch.ones(1),
@@ -304,12 +167,12 @@ def sampled_batch(family: Family, model: Any) -> tuple[LearnerBatch, Condition]:
     return batch, condition
 
 
-def as_group(sample: GroupSample, plan: StepPlan) -> RolloutGroup:
+def as_group(sample: GroupSample, plan: StepPlan, text: str) -> RolloutGroup:
     stacked = [field.name for field in fields(sample) if field.name != "num_forwards"]
     return RolloutGroup(
         group_id="000000-0000",
         lease_id="lease",
-        prompt=Prompt(prompt_id="prompt", text=TEXTS[0]),
+        prompt=Prompt(prompt_id="prompt", text=text),
         plan=plan,
         rollouts=tuple(
             Rollout(

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
 
-from rlvid.flow.guidance import guided_velocity
-from rlvid.flow.sampler import sample_ode
 from rlvid.models.hunyuan_video import HunyuanVideoModel
 from rlvid.models.tiny_families.hunyuan_video import build_model
-from rlvid.testing import check_model
+from tests.unit.models.family_checks import FAMILIES, batch
 
-CPU = torch.device("cpu")
-CAPTION = "a red ball falls to the left"
-CLIP = {"num_frames": 9, "height": 16, "width": 32}
-STEPS = 4
+FAMILY = FAMILIES["hunyuan_video"]
 
 
 @pytest.fixture(scope="module")
@@ -28,161 +17,26 @@ def model() -> HunyuanVideoModel:
     return build_model()
 
 
-@pytest.fixture(scope="module")
-def folder(model: HunyuanVideoModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pipeline")
-    model.save(str(folder))
-    return folder
-
-
-def noise(model: HunyuanVideoModel, rows: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(rows, *model.latent_shape(**CLIP), generator=generator)
-
-
-def batch(model: HunyuanVideoModel) -> tuple[Tensor, Tensor, Any]:
-    return noise(model, 2), torch.tensor([0.9, 0.3]), model.encode_prompts([CAPTION, ""])
-
-
-def sampled(model: HunyuanVideoModel, guidance_scale: float) -> Tensor:
-    condition, empty = model.encode_prompts([CAPTION]), model.encode_prompts([""])
-
-    def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-        return guided_velocity(model, latents, sigma, condition, empty, guidance_scale)
-
-    return sample_ode(velocity, noise(model), model.sigmas(STEPS, **CLIP))
-
-
-def from_pipeline(model: HunyuanVideoModel, guidance_scale: float, output_type: str) -> Tensor:
-    """Return what HunyuanVideoPipeline makes of the same noise: latents, or frames in [0, 1]."""
-    pipeline = model._pipeline
-    pipeline.set_progress_bar_config(disable=True)
-    result: Tensor = pipeline(
-        CAPTION,
-        negative_prompt="",
-        **CLIP,
-        num_inference_steps=STEPS,
-        true_cfg_scale=guidance_scale,
-        latents=noise(model),
-        max_sequence_length=model.max_sequence_length,
-        output_type=output_type,
-    ).frames
-    return result
-
-
-def test_adapter_keeps_the_protocol(model: HunyuanVideoModel) -> None:
-    check_model(model, **CLIP)
-
-
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_pipeline_samples_what_the_adapter_samples(
-    model: HunyuanVideoModel, guidance_scale: float
-) -> None:
-    """Template, masks, noise levels, embedded guidance and latent scale agree."""
-    latents = sampled(model, guidance_scale)
-    expected = from_pipeline(model, guidance_scale, "latent")
-    assert expected.std() > 0.1
-    torch.testing.assert_close(latents, expected, rtol=0.0, atol=1e-5)
-    frames = from_pipeline(model, guidance_scale, "pt")
-    torch.testing.assert_close(model.decode(latents), frames, rtol=0.0, atol=1e-5)
-
-
 def test_embedded_guidance_reaches_the_transformer(
     model: HunyuanVideoModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A distilled model that is told scale 1 makes the clips of a model without guidance."""
     with torch.no_grad():
-        before = model.velocity(*batch(model))
+        before = model.velocity(*batch(FAMILY, model))
         monkeypatch.setattr(HunyuanVideoModel, "EMBEDDED_GUIDANCE", 1.0)
-        assert not torch.allclose(model.velocity(*batch(model)), before, atol=1e-4)
+        assert not torch.allclose(model.velocity(*batch(FAMILY, model)), before, atol=1e-4)
 
 
 def test_beginning_of_the_template_is_cut_off(model: HunyuanVideoModel) -> None:
     """What is left is the prompt and the mark behind it; the rest is padding, and masked."""
-    num_words = len(CAPTION.split())
-    mask = model.encode_prompts([CAPTION, ""])["prompt_mask"]
+    num_words = len(FAMILY.caption.split())
+    mask = model.encode_prompts([FAMILY.caption, ""])["prompt_mask"]
     assert mask.sum(dim=1).tolist() == [num_words + 1, 1]
     assert mask[:, 0].tolist() == [1.0, 1.0]
 
 
 def test_both_encoders_read_the_prompt(model: HunyuanVideoModel) -> None:
-    one, other = CAPTION, CAPTION.replace("red", "blue")
+    one, other = FAMILY.caption, FAMILY.caption.replace("red", "blue")
     condition = model.encode_prompts([one, other])
     for name in ("prompt_embeds", "pooled_embeds"):
         assert not torch.allclose(condition[name][0], condition[name][1], atol=1e-3)
-
-
-def test_noise_levels_are_shifted_by_the_folder(model: HunyuanVideoModel) -> None:
-    """shift u / (1 + (shift - 1) u) of evenly spaced u, with the 7 of HunyuanVideo's scheduler."""
-    uniform = (1.0, 0.75, 0.5, 0.25, 0.0)
-    expected = [7.0 * u / (1.0 + 6.0 * u) for u in uniform]
-    assert model.sigmas(4, **CLIP) == pytest.approx(expected)
-
-
-def test_saved_pipeline_loads_with_the_same_bits(model: HunyuanVideoModel, folder: Path) -> None:
-    loaded = HunyuanVideoModel.load(folder, device=CPU)
-    with torch.no_grad():
-        assert torch.equal(loaded.velocity(*batch(loaded)), model.velocity(*batch(model)))
-    assert loaded.sigmas(STEPS, **CLIP) == model.sigmas(STEPS, **CLIP)
-
-
-def test_bfloat16_transformer_is_float32_outside(
-    model: HunyuanVideoModel, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Log-probabilities are of float32 latents; a part in another dtype would fail to multiply."""
-    monkeypatch.setattr(HunyuanVideoModel, "EMBEDDED_GUIDANCE", 8.0)  # 8000, unlike 6000, is exact
-    loaded = HunyuanVideoModel.load(folder, device=CPU, dtype=torch.bfloat16)
-    with torch.no_grad():
-        velocity, expected = loaded.velocity(*batch(loaded)), model.velocity(*batch(model))
-    assert velocity.dtype == torch.float32
-    torch.testing.assert_close(velocity, expected, rtol=0.0, atol=0.1)
-
-
-def test_decoder_alone_gives_the_same_pixels(
-    model: HunyuanVideoModel, folder: Path, tmp_path: Path
-) -> None:
-    """It reads nothing else: a reward process has no memory for a transformer."""
-    copy = tmp_path / "pipeline"
-    shutil.copytree(folder, copy)
-    for part in ("transformer", "text_encoder", "text_encoder_2"):
-        for weights in (copy / part).glob("*.safetensors"):
-            weights.unlink()
-    decode = HunyuanVideoModel.load_decoder(copy, device=CPU)
-    assert torch.equal(decode(noise(model)), model.decode(noise(model)))
-
-
-def test_latents_have_the_scale_of_the_transformer(model: HunyuanVideoModel) -> None:
-    """The pipeline divides by the factor before it decodes; a round trip hides a wrong sense."""
-    videos = torch.rand(1, 9, 3, 16, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        plain = model.vae.encode(videos.permute(0, 2, 1, 3, 4) * 2.0 - 1.0).latent_dist.mode()
-    torch.testing.assert_close(model.encode(videos), plain * model.vae.config.scaling_factor)
-
-
-@pytest.mark.parametrize(
-    ("size", "message"),
-    [
-        ((8, 16, 16), "model.num_frames: expected a multiple of 4 plus 1, got 8"),
-        ((9, 20, 16), "model.height: expected a multiple of 8, got 20"),
-        ((9, 16, 4), "model.width: expected a multiple of 8, got 4"),
-    ],
-)
-def test_clip_size_that_does_not_divide_is_refused(
-    model: HunyuanVideoModel, size: tuple[int, int, int], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        model.latent_shape(*size)
-
-
-def test_folder_of_another_pipeline_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
-    with pytest.raises(ValueError, match="names 'WanPipeline': expected 'HunyuanVideoPipeline'"):
-        HunyuanVideoModel.load(tmp_path, device=CPU)
-
-
-def test_incomplete_folder_names_what_it_lacks(folder: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "pipeline"
-    shutil.copytree(folder, copy)
-    shutil.rmtree(copy / "tokenizer_2")
-    with pytest.raises(ValueError, match="lacks tokenizer_2"):
-        HunyuanVideoModel.load(copy, device=CPU)

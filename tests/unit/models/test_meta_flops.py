@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rlvid.condition import Condition
 from rlvid.config import LearnerConfig, ModelConfig, Recipe
+from rlvid.flow.prompt_condition import TakesMedia
 from rlvid.launch.estimate.assumptions import Assumptions
 from rlvid.launch.estimate.phases import estimate
 from rlvid.launch.model_size import (
@@ -26,7 +27,7 @@ from rlvid.launch.model_size import (
 from rlvid.launch.planner import plan
 from rlvid.models.meta_flops import count_forward
 from rlvid.models.pipeline_model import PipelineModel
-from tests.unit.models.test_families import FAMILIES, Family, build
+from tests.unit.models.family_checks import FAMILIES, Family, build, frames
 
 LONG = "a red ball " * 200
 """As long as a prompt can be: what is masked Mochi leaves out, and a count does not."""
@@ -74,8 +75,10 @@ def counted(run: Any, *args: Any) -> int:
 def condition_of(name: str) -> Condition:
     family, model = FAMILIES[name], opened(name)
     condition = model.encode_prompts([QUOTED])
-    is_told = family.media is not None and name not in TEXT_ONLY
-    return condition | family.media(model, 1) if is_told and family.media else condition
+    if not family.is_shown_frames or name in TEXT_ONLY:
+        return condition
+    assert isinstance(model, TakesMedia)
+    return condition | model.encode_media(frames(family, model), family.clip[0])
 
 
 def test_forward_is_what_torch_counts(name: str, config: ModelConfig) -> None:
