@@ -34,7 +34,10 @@ class RewriterConfig(Section):
     template: str = "default"
     """What the model is told: a template that ships, or a path that ends in .yaml."""
     temperature: float = Field(default=1.0, gt=0.0)
-    """Log-probabilities are those of the distribution at this temperature, in training too."""
+    """Of the rewrites that are learned from; their log-probabilities are at it too."""
+    use_temperature: float | None = Field(default=None, gt=0.0)
+    """Of rewrites for use, in sampling and evaluation; None is `temperature`. Low, they are the
+    rewriter's likeliest words, where a small one slips now and then at 1."""
     max_new_tokens: int = Field(default=256, ge=8)
     """Reason, prompt and tags; an answer that is cut off is malformed."""
     batch_size: int = Field(default=16, ge=1)
@@ -231,6 +234,11 @@ class PromptEnhancementConfig(Section):
             raise ValueError(
                 f"sampler.kind: vllm swaps an adapter in before every draw: expected learner.mode "
                 f"'lora', got {learner.mode!r}; set sampler.kind=transformers or learner.mode=lora"
+            )
+        if learner.sequence_parallel > 1:
+            raise ValueError(
+                "learner.sequence_parallel: is of video transformers: expected 1, got "
+                f"{learner.sequence_parallel}"
             )
         if learner.activation_checkpointing:
             raise ValueError(

@@ -66,9 +66,17 @@ class Rewriter:
         self._allows_unchanged = allows_unchanged
 
     def rewrite(
-        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[Sequence[int]],
+        *,
+        temperature: float | None = None,
     ) -> list[list[Rewrite]]:
-        """Return rewrites [P][G] of the user's texts [P], one for each of the seeds [P][G]."""
+        """Return rewrites [P][G] of the user's texts [P], one for each of the seeds [P][G].
+
+        Args:
+            temperature: None is that of training.
+        """
         requests: list[SampleRequest] = []
         for prompt, group in zip(prompts, seeds, strict=True):
             tokens = request_tokens(self._tokenizer, self._template, prompt.text, self._length)
@@ -76,7 +84,7 @@ class Rewriter:
         sampled = iter(
             self._sampler.sample(
                 requests,
-                temperature=self._config.temperature,
+                temperature=temperature or self._config.temperature,
                 max_new_tokens=self._config.max_new_tokens,
             )
         )
@@ -88,9 +96,10 @@ class Rewriter:
     def enhance(self, prompts: Sequence[Prompt], *, seed: int) -> EnhancedPrompts:
         """Return each prompt with one rewrite of it, for use and not for training."""
         seeds = [[rewrite_seed(seed, prompt.prompt_id, 0, 0)] for prompt in prompts]
+        rewrites = self.rewrite(prompts, seeds, temperature=self._config.use_temperature)
         failures: Counter[str] = Counter()
         enhanced: list[Prompt] = []
-        for prompt, (rewrite,) in zip(prompts, self.rewrite(prompts, seeds), strict=True):
+        for prompt, (rewrite,) in zip(prompts, rewrites, strict=True):
             if isinstance(rewrite.answer, Enhanced):
                 enhanced.append(with_enhancement(prompt, rewrite.answer))
             else:

@@ -20,7 +20,9 @@ def policy_clips(
 ) -> Tensor:
     """Return [P, S, T, 3, H, W] float32 in [0, 1], from the noise that evaluations sample from."""
     model = open_policy(policy, recipe.model)
-    worker = RolloutWorker(model, recipe.model, actor_id="bench", mode="full")
+    worker = RolloutWorker(
+        model, recipe.model, actor_id="bench", mode="full", student=policy.sampling
+    )
     clips = []
     for position, prompt in enumerate(prompts):
         task = pinned_task(recipe, prompt, label="bench", position=position, num_seeds=num_seeds)

@@ -32,13 +32,14 @@ class Written:
 
     def __init__(self, language: LanguageModel, texts: Sequence[str]) -> None:
         self.requests: list[SampleRequest] = []
+        self.temperature = 0.0
         self._texts = texts
         self._language = language
 
     def sample(
         self, requests: Sequence[SampleRequest], *, temperature: float, max_new_tokens: int
     ) -> list[SampledAnswer]:
-        self.requests = list(requests)
+        self.requests, self.temperature = list(requests), temperature
         answers = []
         for request, text in zip(requests, self._texts, strict=True):
             ids = (*self._language.tokenizer(text)["input_ids"], self._language.end_ids[0])
@@ -53,10 +54,12 @@ class Written:
         return answers
 
 
-def rewriter_of(language: LanguageModel, texts: Sequence[str]) -> tuple[Rewriter, Written]:
+def rewriter_of(
+    language: LanguageModel, texts: Sequence[str], config: RewriterConfig = CONFIG
+) -> tuple[Rewriter, Written]:
     sampler = Written(language, texts)
     template = load_template("default").model_copy(update={"answer_start": ""})
-    return Rewriter(language.tokenizer, sampler, template, CONFIG, LENGTH), sampler
+    return Rewriter(language.tokenizer, sampler, template, config, LENGTH), sampler
 
 
 def test_answers_are_read_in_their_groups(language: LanguageModel) -> None:
@@ -81,6 +84,18 @@ def test_a_prompt_that_cannot_be_enhanced_comes_back_as_it_was_and_is_counted(
     assert [prompt.enhanced_text for prompt in found.prompts] == ["a red ball in soft light", None]
     assert found.prompts[1] == PROMPTS[1]
     assert found.failures == {"text_outside": 1}
+
+
+@pytest.mark.parametrize(("use_temperature", "expected"), [(None, 0.7), (0.1, 0.1)])
+def test_rewrites_for_use_have_their_own_temperature(
+    language: LanguageModel, use_temperature: float | None, expected: float
+) -> None:
+    config = CONFIG.model_copy(update={"temperature": 0.7, "use_temperature": use_temperature})
+    rewriter, sampler = rewriter_of(language, [GOOD, GOOD], config)
+    rewriter.enhance(PROMPTS, seed=0)
+    assert sampler.temperature == expected
+    rewriter.rewrite(PROMPTS, [[1], [2]])
+    assert sampler.temperature == 0.7
 
 
 def test_a_random_model_writes_nothing_that_passes_for_a_rewrite(language: LanguageModel) -> None:
