@@ -236,6 +236,13 @@ def serve_rewards(
     max_body_mb: Annotated[int, typer.Option(min=1, help="Of one request.")] = 256,
     max_clips: Annotated[int, typer.Option(min=1, help="That wait; more are told 429.")] = 4096,
     deadline_s: Annotated[float, typer.Option(min=1.0, help="Of one request.")] = 300.0,
+    media_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of prompts' pictures while they are scored, seen by every machine of the pool; "
+            "this machine's for temporary files when left out."
+        ),
+    ] = None,
 ) -> None:
     """Serve the rewards of a recipe over HTTP, for other trainers and other machines."""
     from rlvid.config.loader import load_recipe
@@ -250,6 +257,7 @@ def serve_rewards(
         max_inflight_bytes=4 * max_body_mb * 2**20,
         max_clips=max_clips,
         deadline_s=deadline_s,
+        media_folder=media_folder,
     )
     serve(loaded, host=host, port=port, token_file=token_file, settings=settings, say=typer.echo)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvid.config import Recipe
-from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.flow.step_plans import make_step_plan, ode_plan
 from rlvid.launch.loop.schedule import training_group_id
+from rlvid.models.noise_levels import sampling_sigmas
 from rlvid.records import GroupSummary, GroupTask, Prompt
 from rlvid.rewards.scoring import GroupScores
 from rlvid.seeds import derive_seed
@@ -26,12 +26,27 @@ class ScoredGroup:
     scores: GroupScores
 
 
+def recipe_sigmas(recipe: Recipe, num_steps: int) -> tuple[float, ...]:
+    """Return the num_steps + 1 noise levels that the recipe's model is sampled with.
+
+    Raises:
+        ValueError: `rollout.shift` does not go with the model.
+    """
+    return sampling_sigmas(recipe.rollout.shift, recipe.model, num_steps)
+
+
 def training_task(
     recipe: Recipe, prompt: Prompt, *, visit: int, step: int, position: int
 ) -> GroupTask:
     """Return the group of a prompt at its `visit`-th turn, a function of the recipe's seed only."""
     rollout = recipe.rollout
-    plan = make_step_plan(rollout, recipe_seed=recipe.seed, prompt_id=prompt.prompt_id, step=step)
+    plan = make_step_plan(
+        rollout,
+        recipe_seed=recipe.seed,
+        prompt_id=prompt.prompt_id,
+        step=step,
+        sigmas=recipe_sigmas(recipe, rollout.num_denoising_steps),
+    )
     indices = range(rollout.group_size)
     noises = [plan.noise_index(index, rollout.group_size) for index in indices]
     seed = recipe.seed
@@ -55,7 +70,7 @@ def pinned_task(
 ) -> GroupTask:
     """Return a deterministic group: Euler steps, fixed seeds that no recipe seed moves."""
     evaluate = recipe.evaluate
-    sigmas = shifted_sigmas(evaluate.num_denoising_steps, recipe.rollout.shift)
+    sigmas = recipe_sigmas(recipe, evaluate.num_denoising_steps)
     plan = ode_plan(sigmas, num_noises=num_seeds)
     seeds = tuple(derive_seed(0, prompt.prompt_id, "evaluate", index) for index in range(num_seeds))
     return GroupTask(

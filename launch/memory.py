@@ -149,12 +149,19 @@ def learner_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
 
 def _rows_together(recipe: Recipe) -> int:
     """Return the rows of a group that one forward may take: of one trained step, or of all."""
+    from rlvid.flow.sigmas import shifted_sigmas
     from rlvid.flow.step_plans import make_step_plan
 
     size = recipe.rollout.group_size
     if recipe.learner.replay == "as_sampled" or recipe.algorithm.use == "refl":
         return size
-    plan = make_step_plan(recipe.rollout, recipe_seed=recipe.seed, prompt_id="memory", step=0)
+    plan = make_step_plan(
+        recipe.rollout,
+        recipe_seed=recipe.seed,
+        prompt_id="memory",
+        step=0,
+        sigmas=shifted_sigmas(recipe.rollout.num_denoising_steps, 1.0),  # only their number counts
+    )
     return size * plan.num_recorded
 
 
@@ -173,7 +180,7 @@ def sft_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     learner = recipe.sft.learner
     memory = _training_state(recipe, learner, size)
     memory["weights"] += size.vae_parameters * 4 / MIB
-    rows = min(learner.micro_batch_rows, sft_rows(recipe) // learner.num_ranks)
+    rows = min(learner.micro_batch_rows, sft_rows(recipe) // learner.data_parallel)
     return {**memory, "activations": activation_bytes(recipe, size, learner, rows) / MIB}
 
 
@@ -198,7 +205,7 @@ def dpo_forward_rows(config: OfflineDpoConfig) -> int:
 
 def dpo_pairs(config: OfflineDpoConfig) -> int:
     """Return the pairs of a step over all ranks, those that only fill up the last rank too."""
-    ranks = config.learner.num_ranks
+    ranks = config.learner.data_parallel
     return math.ceil(config.batch_size / ranks) * ranks
 
 
@@ -260,13 +267,14 @@ def sft_rows(recipe: Recipe) -> int:
     """Return the rows of a step over all ranks, those included that only fill up the last rank."""
     sft = recipe.sft
     wanted = sft.batch_size + (sft.anchor.batch_size if sft.anchor.beta else 0)
-    ranks = sft.learner.num_ranks
+    ranks = sft.learner.data_parallel
     return math.ceil(wanted / ranks) * ranks
 
 
 def activation_bytes(recipe: Recipe, size: ModelSize, learner: LearnerConfig, rows: int) -> float:
-    """Return the bytes that a forward of so many rows keeps for its backward."""
-    layer = rows * size.tokens * size.width * bytes_of(recipe)
+    """Return the bytes that a rank keeps of a forward of so many rows for its backward."""
+    tokens = size.tokens / learner.sequence_parallel
+    layer = rows * tokens * size.width * bytes_of(recipe)
     if learner.activation_checkpointing:
         return layer * (size.num_layers + LAYER_NUMBERS)
     return layer * size.num_layers * LAYER_NUMBERS

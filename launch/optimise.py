@@ -22,10 +22,9 @@ from torch import Tensor
 from rlvid.config import Recipe
 from rlvid.config.inference import InferenceConfig, SearchSpace
 from rlvid.durable import make_folder, write_file
-from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.inference.measure import Bench, Job, Judges
 from rlvid.inference.search import Bounds, Found, LeftOut, Point, pareto_front, search
-from rlvid.launch.groups import weighted_reward
+from rlvid.launch.groups import recipe_sigmas, weighted_reward
 from rlvid.launch.heldout import heldout_prompts
 from rlvid.models.policy import Policy, open_policy
 from rlvid.models.tiny import video_text_folder
@@ -75,7 +74,7 @@ def optimise_policy(
         prompts=heldout_prompts(recipe, settings.num_prompts),
         num_seeds=settings.num_seeds,
         latent_shape=model.latent_shape(size.num_frames, size.height, size.width),
-        sigmas=shifted_sigmas(recipe.evaluate.num_denoising_steps, recipe.rollout.shift),
+        sigmas=recipe_sigmas(recipe, recipe.evaluate.num_denoising_steps),
         guidance_scale=recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale,
         repeats=settings.repeats,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,11 +15,12 @@ from rlvid.flow.step_plans import make_step_plan
 from rlvid.launch.artifact_names import check_artifact, check_dataset, check_enhancer
 from rlvid.launch.data_engine.templates_file import load_templates
 from rlvid.launch.enhancement.checks import check_enhancement
+from rlvid.launch.groups import recipe_sigmas
 from rlvid.launch.heldout import heldout_prompts, prompt_sets
+from rlvid.launch.media_checks import check_phase_media, check_prompts_media
 from rlvid.launch.model_size import count_trainable, trained_shapes
 from rlvid.models import MODELS, model_folder
 from rlvid.plugins import resolve
-from rlvid.records import Prompt
 from rlvid.reward_models.differentiable import open_differentiable
 from rlvid.rewards.registry import open_scorer
 
@@ -35,11 +35,19 @@ def preflight(recipe: Recipe) -> None:
     resolve(recipe.model.use, MODELS, where="model.use")
     if recipe.phases[0] != "tiny_base":
         check_model_folder(recipe.model)
+        recipe_sigmas(recipe, recipe.evaluate.num_denoising_steps)
         _check_store(recipe)
     _check_training(recipe)
     if "grpo" in recipe.phases:
         _check_refl(recipe)
-        make_step_plan(recipe.rollout, recipe_seed=recipe.seed, prompt_id="preflight", step=0)
+        make_step_plan(
+            recipe.rollout,
+            recipe_seed=recipe.seed,
+            prompt_id="preflight",
+            step=0,
+            sigmas=recipe_sigmas(recipe, recipe.rollout.num_denoising_steps),
+        )
+    check_phase_media(recipe)
     check_dataset(recipe)
     check_enhancer(recipe)
     if "data_engine" in recipe.phases:
@@ -53,10 +61,10 @@ def preflight(recipe: Recipe) -> None:
         where = f"rewards.scorers.{position}"
         if not check_artifact(recipe, scorer, where):
             open_scorer(scorer, where)
-    _check_media(recipe, load_prompts(recipe.prompts), "prompts")
+    check_prompts_media(recipe, load_prompts(recipe.prompts), "prompts")
     if "evaluate" in recipe.phases or recipe.grpo.evaluate_every:
         num_heldout = len(heldout_prompts(recipe, 2))
-        _check_media(recipe, load_prompts(recipe.evaluate.prompts), "evaluate.prompts")
+        check_prompts_media(recipe, load_prompts(recipe.evaluate.prompts), "evaluate.prompts")
     if "evaluate" in recipe.phases:
         if num_heldout < 2:
             raise ValueError(
@@ -69,25 +77,6 @@ def preflight(recipe: Recipe) -> None:
             where = f"evaluate.judges.{position}"
             if not check_artifact(recipe, judge, where):
                 open_scorer(judge, where)
-
-
-def _check_media(recipe: Recipe, prompts: Sequence[Prompt], where: str) -> None:
-    """Refuse media of which the model's family knows nothing, and prompts without what it needs.
-
-    A family's class says what all its models need; what one of them needs besides is known when it
-    is loaded (`rlvid.flow.prompt_condition`).
-    """
-    family = resolve(recipe.model.use, MODELS, where="model.use")
-    takes_any = hasattr(family, "encode_media")
-    required: frozenset[str] = getattr(family, "required_media", frozenset())
-    for prompt in prompts:
-        if required - set(prompt.media) or (prompt.media and not takes_any):
-            expected = sorted(required) if takes_any else "none"
-            raise ValueError(
-                f"{where}: prompt {prompt.text!r} has media {sorted(prompt.media)}: model.use "
-                f"{recipe.model.use!r} expects {expected}. Name them under 'media' in a .jsonl "
-                "file, or set model.use and model.path to another family."
-            )
 
 
 def _check_refl(recipe: Recipe) -> None:

@@ -29,7 +29,10 @@ PACKAGES = (
 MAY_CHANGE = (
     ("cluster",),
     ("rollout", "num_actors", "autoscale"),
-    ("learner", "num_ranks", "zero_stage", "num_cpus", "num_gpus", "deadline_s", "stall_s"),
+    (
+        *("learner", "num_ranks", "sequence_parallel", "zero_stage", "num_cpus", "num_gpus"),
+        *("deadline_s", "stall_s"),
+    ),
 )
 """Where a run runs and on how much, a section or keys of one: a job that is queued again gets other
 machines."""

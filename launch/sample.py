@@ -14,10 +14,10 @@ from rlvid.config import ModelConfig
 from rlvid.config.inference import InferenceConfig
 from rlvid.flow.prompt_condition import prompt_condition
 from rlvid.flow.sampler import initial_noise, sample_ode
-from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.inference.optimise import optimise
 from rlvid.inference.streaming import stream_frames
 from rlvid.models.causal_layout import BlockLayout
+from rlvid.models.noise_levels import sampling_sigmas
 from rlvid.models.policy import Policy, open_policy
 from rlvid.models.student import Student, StudentSampling
 from rlvid.records import Prompt
@@ -31,18 +31,20 @@ def sample_clip(
     *,
     seed: int,
     num_denoising_steps: int,
-    shift: float,
+    shift: float | None,
     guidance_scale: float,
     inference: InferenceConfig | None = None,
 ) -> Tensor:
     """Return the clip [T, 3, H, W] in [0, 1] that the policy draws for a prompt from `seed`.
 
     Args:
+        shift: `rollout.shift`; None is the model's own noise levels.
         inference: optimisations; None samples plainly, as the default setting does.
 
     Raises:
         ValueError: this machine or model cannot run the setting.
     """
+    sigmas = sampling_sigmas(shift, model_config, num_denoising_steps)
     model = open_policy(policy, model_config)
     optimised = optimise(model, inference or InferenceConfig())
     shape = model.latent_shape(model_config.num_frames, model_config.height, model_config.width)
@@ -55,7 +57,7 @@ def sample_clip(
         def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
             return clip.guided_velocity(latents, sigma, condition, negative, guidance_scale)
 
-        latents = sample_ode(velocity, noise, shifted_sigmas(num_denoising_steps, shift))
+        latents = sample_ode(velocity, noise, sigmas)
         return optimised.decode(latents)[0].cpu()
 
 

@@ -57,7 +57,11 @@ def serve_rewards(
             pool.health_check(recipe.cluster.start_deadline_s)
             labels = [scorer.label for scorer in recipe.rewards.scorers]
             jobs = ScoringJobs(
-                pool, labels, max_clips=settings.max_clips, kept_answers=settings.kept_answers
+                pool,
+                labels,
+                max_clips=settings.max_clips,
+                kept_answers=settings.kept_answers,
+                media_folder=settings.media_folder,
             )
             app = make_app(jobs, describe(recipe, pool), token=token, settings=settings, pool=pool)
             _run(app, host=host, port=port, say=say, token_path=path)

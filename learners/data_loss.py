@@ -19,18 +19,23 @@ from torch import Tensor
 
 from rlvid.algorithms.data_regulariser import data_loss
 from rlvid.algorithms.flow_matching import add_noise, sample_sigma
+from rlvid.condition import Condition
 from rlvid.config import ModelConfig
 from rlvid.config.algorithm import DataLossConfig
 from rlvid.data.clips import ClipSet, clip_shape, open_clips
 from rlvid.data.engine.manifest import read_manifest
 from rlvid.data.engine.real_clips import ManifestClips
+from rlvid.flow.sigmas import Shift
+from rlvid.learners.own_frames import own_frames
 from rlvid.learners.rows import split_rows
 from rlvid.learners.trainee import Trainee
 from rlvid.learners.training_set import (
     SYNTHETIC,
     ClipSource,
     StoredClips,
+    check_needs_no_frames,
     check_shape,
+    clip_condition,
     is_dataset,
 )
 from rlvid.models.base import VideoModel
@@ -57,6 +62,10 @@ class EncodedClips:
     def text(self, index: int) -> str:
         return self._clips.clip(index)[1]
 
+    def frames(self, index: int) -> Condition | None:
+        """Return what the model is told of the clip's own frames, one row; None where nothing."""
+        return own_frames(self._model, self._clips.clip(index)[0][None])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRows:
@@ -74,7 +83,7 @@ class DataLoss:
     """Adds the gradient of clips to that of an update."""
 
     def __init__(
-        self, config: DataLossConfig, clips: ClipSource, trainee: Trainee, *, shift: float
+        self, config: DataLossConfig, clips: ClipSource, trainee: Trainee, *, shift: Shift
     ) -> None:
         """Args:
         shift: of the sampler's noise levels.
@@ -130,12 +139,16 @@ class DataLoss:
         indices = [drawn.indices[row] for row in rows]
         clean = torch.stack([self._clips.latents(index) for index in indices]).to(device)
         noise, sigma = drawn.noise[rows].to(device), drawn.sigma[rows].to(device)
-        condition = model.encode_prompts([self._clips.text(index) for index in indices])
+        condition = clip_condition(
+            model,
+            [self._clips.text(index) for index in indices],
+            [self._clips.frames(index) for index in indices],
+        )
         velocity = model.velocity(add_noise(clean, noise, sigma), sigma, condition)
         return data_loss(velocity, clean, noise, coefficient=self._config.coefficient)
 
 
-def open_data_loss(config: DataLossConfig, trainee: Trainee, *, shift: float) -> DataLoss | None:
+def open_data_loss(config: DataLossConfig, trainee: Trainee, *, shift: Shift) -> DataLoss | None:
     """Return what the recipe asks for; None with a coefficient of 0.
 
     Raises:
@@ -165,4 +178,5 @@ def _open_clips(config: DataLossConfig, model_config: ModelConfig, model: VideoM
     real = list(read_manifest(folder, kinds=("real",)))
     if real:
         return EncodedClips(ManifestClips(folder, real, shape), model)
+    check_needs_no_frames(model, where=WHERE)
     return StoredClips(folder, list(read_manifest(folder, kinds=SYNTHETIC)))

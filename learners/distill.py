@@ -12,21 +12,28 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor, nn
 
+from rlvid.condition import Condition
 from rlvid.config import DistillationConfig, Recipe
 from rlvid.config.distillation import DMD_STAGES, StageConfig, StageName
-from rlvid.data.prompts import load_text_prompts, prompts_for_step
+from rlvid.data.prompts import load_prompts, load_text_prompts, prompts_for_step
 from rlvid.flow.few_step import student_sigmas
+from rlvid.flow.prompt_condition import prompt_condition
+from rlvid.flow.sigmas import Shift
 from rlvid.learners.rows import split_rows
 from rlvid.learners.trainee import Trainee, TraineeSettings
 from rlvid.models.base import VideoModel
 from rlvid.models.causal_layout import BlockLayout
+from rlvid.models.noise_levels import sampling_sigmas, training_shift
 from rlvid.models.policy import Policy, open_policy
 from rlvid.models.student import StudentSampling
 from rlvid.records import Prompt, StepReport
 from rlvid.seeds import derive_seed
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +47,10 @@ class DistillSettings:
     teacher: Policy
     """What the phase was given: the real score, and the start of the fake one."""
     prompts: tuple[Prompt, ...]
-    shift: float
-    """Of the sigma schedule."""
+    shift: Shift
+    """Of the noise levels."""
+    teacher_sigmas: tuple[float, ...]
+    """That the teacher's clips of the monitor are sampled with, as evaluation does."""
     guidance_scale: float
     """That the teacher's clips of the monitor are sampled with, as evaluation does."""
     folder: Path
@@ -93,11 +102,27 @@ def distill_settings(
         stage=stage,
         config=config,
         teacher=teacher,
-        prompts=load_text_prompts(config.prompts or recipe.prompts, who="distillation.prompts"),
-        shift=recipe.rollout.shift,
+        prompts=distilled_prompts(recipe),
+        shift=training_shift(recipe.rollout.shift, recipe.model),
+        teacher_sigmas=sampling_sigmas(
+            recipe.rollout.shift, recipe.model, config.teacher_denoising_steps
+        ),
         guidance_scale=recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale,
         folder=folder,
     )
+
+
+def distilled_prompts(recipe: Recipe) -> tuple[Prompt, ...]:
+    """Return the phase's prompts.
+
+    Raises:
+        ValueError: they have media, which the recipe's stages would leave out unseen.
+    """
+    config = recipe.distillation
+    source = config.prompts or recipe.prompts
+    if config.tells_media:
+        return load_prompts(source)
+    return load_text_prompts(source, who="distillation.prompts")
 
 
 class StageLearner:
@@ -156,11 +181,19 @@ class StageLearner:
         """Return the seed of a place in the stage."""
         return derive_seed(self.settings.trainee.seed, self.settings.stage, *place)
 
-    def texts(self, step: int) -> list[str]:
+    def prompts(self, step: int) -> list[Prompt]:
         """Return the prompts of a step over all ranks, [batch_size]."""
         size = self.settings.stage_config.batch_size
         visits = prompts_for_step(self.settings.prompts, self.settings.trainee.seed, step, size)
-        return [prompt.model_text for prompt, _ in visits]
+        return [prompt for prompt, _ in visits]
+
+    def texts(self, step: int) -> list[str]:
+        """Return what the model reads of them."""
+        return [prompt.model_text for prompt in self.prompts(step)]
+
+    def conditions(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
+        """Return the condition of prompts with their media, and the negative of guidance."""
+        return prompt_condition(self.trainee.model, prompts, self.latent_shape)
 
     def parts(self, num_rows: int) -> list[tuple[list[int], Tensor]]:
         """Return this rank's micro-batches of a batch; see `split_rows`."""
@@ -181,6 +214,6 @@ def with_transformer(model: VideoModel, transformer: nn.Module) -> VideoModel:
     return other
 
 
-def pick(values: Sequence[str], rows: Sequence[int]) -> list[str]:
+def pick(values: Sequence[Value], rows: Sequence[int]) -> list[Value]:
     """Return the values of rows."""
     return [values[row] for row in rows]

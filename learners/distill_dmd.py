@@ -36,6 +36,7 @@ from rlvid.learners.distill_gan import GanTerm, add_head
 from rlvid.learners.distill_monitor import MotionMonitor
 from rlvid.learners.trainee import Trainee
 from rlvid.models.student import Student
+from rlvid.records import Prompt
 from rlvid.seeds import derive_seed
 
 FAKE = "fake"
@@ -92,12 +93,13 @@ class DmdLearner(StageLearner):
         self._fake.load(folder / FAKE)
 
     def _update_student(self, step: int) -> dict[str, float]:
-        engine, texts = self.trainee.engine, self.texts(step)
-        parts, gradient_sum, gan_sum = self.parts(len(texts)), 0.0, 0.0
+        engine, prompts = self.trainee.engine, self.prompts(step)
+        parts, gradient_sum, gan_sum = self.parts(len(prompts)), 0.0, 0.0
         for number, (rows, counted) in enumerate(parts):
-            condition = self.trainee.model.encode_prompts(pick(texts, rows))
+            condition, negative = self.conditions(pick(prompts, rows))
             clean = self._generate(step, "student", rows, condition)
-            gradient = self._gradient(clean, condition, [self.seed("score", step, r) for r in rows])
+            seeds = [self.seed("score", step, row) for row in rows]
+            gradient = self._gradient(clean, condition, negative, seeds)
             weight = counted.to(engine.device)
             gradient_sum += float((gradient.abs().flatten(1).mean(dim=1) * weight).sum())
             if self._gan is not None:
@@ -106,35 +108,35 @@ class DmdLearner(StageLearner):
                 gan_sum += float((added.abs().flatten(1).mean(dim=1) * weight).sum())
                 gradient = gradient + added
             losses = dmd_loss(clean, gradient) / gradient[0].numel()
-            loss = (losses * weight).sum() / len(texts)
+            loss = (losses * weight).sum() / len(prompts)
             engine.backward(loss, is_last=number == len(parts) - 1)
             self.num_micro_batches += 1
         rate = self.trainee.next_learning_rate()
         norm = self.trainee.step()
         sums = engine.ranks.sum([gradient_sum, gan_sum])
         metrics = {
-            "distillation/dmd_gradient/mean": sums[0] / len(texts),
+            "distillation/dmd_gradient/mean": sums[0] / len(prompts),
             "distillation/grad_norm/total": norm,
             "distillation/learning_rate/value": rate,
         }
         if self._gan is not None:
-            metrics["distillation/gan_gradient/mean"] = sums[1] / len(texts)
+            metrics["distillation/gan_gradient/mean"] = sums[1] / len(prompts)
         return metrics
 
     def _update_fake(self, step: int) -> dict[str, float]:
-        engine, texts = self._fake.engine, self.texts(step)
-        parts, loss_sum, judged_sum = self.parts(len(texts)), 0.0, 0.0
+        engine, prompts = self._fake.engine, self.prompts(step)
+        parts, loss_sum, judged_sum = self.parts(len(prompts)), 0.0, 0.0
         for number, (rows, counted) in enumerate(parts):
             share = counted.to(engine.device)
             if self._gan is not None:
-                judged = (self._real_losses(step, rows) * share).sum() / len(texts)
+                judged = (self._real_losses(step, rows) * share).sum() / len(prompts)
                 engine.backward(judged, is_last=False)
                 judged_sum += float(judged.detach())
-            losses, of_head = self._fake_losses(step, rows, pick(texts, rows))
-            loss = (losses * share).sum() / len(texts)
+            losses, of_head = self._fake_losses(step, rows, pick(prompts, rows))
+            loss = (losses * share).sum() / len(prompts)
             loss_sum += float(loss.detach())
             if of_head is not None:
-                judged = (of_head * share).sum() / len(texts)
+                judged = (of_head * share).sum() / len(prompts)
                 judged_sum += float(judged.detach())
                 loss = loss + judged
             engine.backward(loss, is_last=number == len(parts) - 1)
@@ -150,10 +152,10 @@ class DmdLearner(StageLearner):
         return metrics
 
     def _fake_losses(
-        self, step: int, rows: Sequence[int], texts: Sequence[str]
+        self, step: int, rows: Sequence[int], prompts: Sequence[Prompt]
     ) -> tuple[Tensor, Tensor | None]:
         """Return the fake score's loss [len(rows)] on fresh clips, and the discriminator's."""
-        condition = self.trainee.model.encode_prompts(texts)
+        condition, _ = self.conditions(prompts)
         with torch.no_grad():
             clean = self._generate(step, FAKE, rows, condition)
         sigma, noise = self._noise_of([self.seed("fake score", step, row) for row in rows])
@@ -183,13 +185,15 @@ class DmdLearner(StageLearner):
         )
 
     @torch.no_grad()
-    def _gradient(self, clean: Tensor, condition: Condition, seeds: Sequence[int]) -> Tensor:
+    def _gradient(
+        self, clean: Tensor, condition: Condition, negative: Condition, seeds: Sequence[int]
+    ) -> Tensor:
         """Return the gradient with respect to clips of the student, [B, C, F, H, W]."""
         sigma, noise = self._noise_of(seeds)
         latents = add_noise(clean, noise, sigma)
         scale = self._config.real_guidance_scale
-        negative = None if scale == 1.0 else self.trainee.model.encode_prompts([""])
-        real = guided_velocity(self._teacher, latents, sigma, condition, negative, scale)
+        away = None if scale == 1.0 else negative
+        real = guided_velocity(self._teacher, latents, sigma, condition, away, scale)
         fake = self._fake.model.velocity(latents, sigma, condition)
         return dmd_gradient(clean, latents, sigma, real_velocity=real, fake_velocity=fake)
 

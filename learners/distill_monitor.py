@@ -11,7 +11,6 @@ from rlvid.condition import Condition
 from rlvid.evaluation.motion import has_faded, mean_motion
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import initial_noise, sample_ode
-from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.models.base import VideoModel
 from rlvid.models.student import Student
 
@@ -32,7 +31,7 @@ class MotionMonitor:
         config = stage.settings.config.monitor
         self._config = config
         prompts = stage.settings.prompts
-        self._texts = [prompts[n % len(prompts)].model_text for n in range(config.num_prompts)]
+        self._prompts = [prompts[n % len(prompts)] for n in range(config.num_prompts)]
         self.teacher_motion: float | None = None
         """None until it is measured; every start measures it anew, from the same seeds."""
         self.best = 0.0
@@ -54,30 +53,28 @@ class MotionMonitor:
 
     def _mean(self, *, is_teacher: bool) -> float:
         stage, total = self._stage, 0.0
-        for rows, counted in stage.parts(len(self._texts)):
-            condition = stage.trainee.model.encode_prompts([self._texts[row] for row in rows])
+        for rows, counted in stage.parts(len(self._prompts)):
+            condition, negative = stage.conditions([self._prompts[row] for row in rows])
             seeds = [stage.seed("motion", row) for row in rows]
             clips = (
-                self._by_teacher(seeds, condition)
+                self._by_teacher(seeds, condition, negative)
                 if is_teacher
                 else self._by_student(seeds, condition)
             )
             total += float((mean_motion(stage.trainee.model.decode(clips)).cpu() * counted).sum())
             stage.num_micro_batches += 1
-        return stage.trainee.engine.ranks.sum([total])[0] / len(self._texts)
+        return stage.trainee.engine.ranks.sum([total])[0] / len(self._prompts)
 
     def _by_student(self, seeds: list[int], condition: Condition) -> Tensor:
         return self._student.generate(seeds, self._stage.latent_shape, condition)
 
-    def _by_teacher(self, seeds: list[int], condition: Condition) -> Tensor:
+    def _by_teacher(self, seeds: list[int], condition: Condition, negative: Condition) -> Tensor:
         settings, model = self._stage.settings, self._teacher
         noise = torch.stack([initial_noise(seed, self._stage.latent_shape) for seed in seeds])
         scale = settings.guidance_scale
-        negative = None if scale == 1.0 else model.encode_prompts([""])
+        away = None if scale == 1.0 else negative
         return sample_ode(
-            lambda latents, sigma: guided_velocity(
-                model, latents, sigma, condition, negative, scale
-            ),
+            lambda latents, sigma: guided_velocity(model, latents, sigma, condition, away, scale),
             noise.to(model.device),
-            shifted_sigmas(settings.config.teacher_denoising_steps, settings.shift),
+            settings.teacher_sigmas,
         )

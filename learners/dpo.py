@@ -24,9 +24,9 @@ from rlvid.learners.report import UpdateTotals
 from rlvid.learners.rows import Visit, split_rows
 from rlvid.learners.trainee import Trainee, TraineeSettings
 from rlvid.models.base import VideoModel
+from rlvid.models.noise_levels import training_shift
 from rlvid.models.policy import Policy
-from rlvid.records import Prompt, StepReport
-from rlvid.seeds import prompt_id
+from rlvid.records import StepReport
 
 METRICS = (
     "dpo/loss/mean",
@@ -73,6 +73,7 @@ class DpoLearner:
     def __init__(self, settings: DpoSettings, model: VideoModel | None = None) -> None:
         """Open and wrap the policy and find the pairs; a collective of all ranks."""
         self._settings = settings
+        self._shift = training_shift(settings.rollout.shift, settings.trainee.model)
         self.trainee = Trainee(settings.trainee, model, before_wrapping=self._choose_objective)
         self._objective.attach(self.trainee.engine)
         self._preferences = open_preferences(
@@ -112,17 +113,17 @@ class DpoLearner:
         noised anew.
         """
         config, clips = self._settings.dpo, self._preferences.clips
-        chosen, rejected = self._preferences.pairs[self._visits[row].clip(step)]
-        text = clips.text(chosen)
+        place = self._visits[row].clip(step)
+        chosen, rejected = self._preferences.pairs[place]
         return noised(
-            Prompt(prompt_id=prompt_id(text), text=text),
+            self._preferences.prompts[place],
             [clips.latents(chosen), clips.latents(rejected)],
             torch.tensor([1.0, -1.0]),
             [(0, 1)],
             config.forward,
             name=f"{step:06d}-{row:04d}",
             seed=self._settings.trainee.seed,
-            shift=self._settings.rollout.shift,
+            shift=self._shift,
             device=self.trainee.engine.device,
         )
 
@@ -154,6 +155,7 @@ class DpoLearner:
             rollout=self._settings.rollout,
             learner=trainee.learner,
             seed=trainee.seed,
+            shift=self._shift,
         )
 
     def _train_step(self, step: int) -> StepReport:

@@ -18,6 +18,7 @@ from rlvid.algorithms.base import ForwardAlgorithm, GroupCredit, LossTerms
 from rlvid.algorithms.forward_batch import ForwardBatch, assemble_forward, split_units
 from rlvid.config import AlgorithmConfig, KlConfig, LearnerConfig, RolloutConfig
 from rlvid.flow.prompt_condition import prompt_condition
+from rlvid.flow.sigmas import Shift
 from rlvid.learners.objective_base import ObjectiveBase
 from rlvid.learners.old_policy import OldPolicy
 from rlvid.learners.open_batch import MicroBatch, OpenBatch, planned_rollouts
@@ -40,10 +41,12 @@ class ForwardObjective(ObjectiveBase):
         rollout: RolloutConfig,
         learner: LearnerConfig,
         seed: int,
+        shift: Shift,
     ) -> None:
         """Take copies of the policy where the algorithm asks for them; it is bare here.
 
         Args:
+            shift: of the sampler's noise levels.
             seed: the recipe's; noise follows from it.
         """
         self._algorithm = algorithm
@@ -52,6 +55,7 @@ class ForwardObjective(ObjectiveBase):
         self._rollout = rollout
         self._learner = learner
         self._seed = seed
+        self._shift = shift
         others = algorithm.other_policies(config)
         kind = KlConfig(kind="reference" if others.reference else "none")
         self._reference = Reference(model, kind, mode=learner.mode)
@@ -110,7 +114,7 @@ class ForwardObjective(ObjectiveBase):
             units,
             self._config.forward,
             seed=self._seed,
-            shift=self._rollout.shift,
+            shift=self._shift,
             pulled=credit.pulled,
             device=self._attached.device,
         )

@@ -18,6 +18,7 @@ from rlvid.algorithms.base import Algorithm, ForwardAlgorithm, GroupCredit, Loss
 from rlvid.algorithms.opening import open_algorithm
 from rlvid.algorithms.refl import Refl
 from rlvid.config import AlgorithmConfig, LearnerConfig, RolloutConfig
+from rlvid.flow.sigmas import Shift
 from rlvid.learners.forward_objective import ForwardObjective
 from rlvid.learners.open_batch import MicroBatch, OpenBatch
 from rlvid.learners.publish import WeightsSource
@@ -91,12 +92,14 @@ def open_objective(
     learner: LearnerConfig,
     max_drift_frac: float,
     seed: int,
+    shift: Shift,
 ) -> Objective:
     """Return what the recipe's algorithm trains; `model` is ready for training and not wrapped.
 
     Args:
         max_drift_frac: `grpo.max_replay_drift_frac`.
         seed: the recipe's.
+        shift: of the sampler's noise levels.
     """
     found = open_algorithm(algorithm)
     if isinstance(found, Refl):
@@ -105,7 +108,13 @@ def open_objective(
         )
     if isinstance(found, ForwardAlgorithm):
         return ForwardObjective(
-            found, model, config=algorithm, rollout=rollout, learner=learner, seed=seed
+            found,
+            model,
+            config=algorithm,
+            rollout=rollout,
+            learner=learner,
+            seed=seed,
+            shift=shift,
         )
     return StepObjective(
         found,

@@ -1,7 +1,8 @@
 """A batch on its way through the learner, chunk by chunk, up to its optimiser step.
 
 Letters: P groups planned for the batch, G rollouts in a group. A group's row is its place in the
-batch, 0 to P-1; rank row % R of R trains it, and a turn is the R rows that the ranks take together.
+batch, 0 to P-1; rank row % R of R trains it, and a turn is the R rows that the ranks take together
+(ranks that share the tokens of a clip are one here).
 All of it follows from the row, so neither the cut into chunks nor the order in which groups became
 ready moves a bit of the gradient.
 """

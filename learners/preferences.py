@@ -18,16 +18,20 @@ from rlvid.data.clips import clip_shape
 from rlvid.data.engine.manifest import read_manifest
 from rlvid.data.engine.records import ClipRecord
 from rlvid.data.pairs import PAIRS_FILE, open_folder_pairs
+from rlvid.flow.prompt_condition import check_prompt_media
 from rlvid.learners.latents import open_latents
 from rlvid.learners.ranks import Ranks
 from rlvid.learners.training_set import (
     SYNTHETIC,
     ClipSource,
     StoredClips,
+    check_needs_no_frames,
     check_shape,
     is_dataset,
 )
 from rlvid.models.base import VideoModel
+from rlvid.records import Prompt
+from rlvid.seeds import prompt_id
 
 WHERE = "dpo.pairs"
 REWARD = "reward"
@@ -41,6 +45,8 @@ class Preferences:
     clips: ClipSource
     pairs: tuple[tuple[int, int], ...]
     """(chosen, rejected) places among the clips, both of one text."""
+    prompts: tuple[Prompt, ...]
+    """Of each pair."""
 
 
 def open_preferences(
@@ -55,11 +61,13 @@ def open_preferences(
     A collective.
 
     Raises:
-        ValueError: nothing there, clips of another shape, or no pair among them.
+        ValueError: nothing there, clips of another shape, no pair among them, or prompts without
+            the media that the model needs.
     """
     source = Path(config.pairs)
     if is_dataset(config.pairs):
         check_shape(source, model_config, where=WHERE)
+        check_needs_no_frames(model, where=WHERE)
         return of_dataset(source, config)
     if config.by != REWARD or config.min_margin:
         raise ValueError(
@@ -67,11 +75,15 @@ def open_preferences(
             f"{str(source)!r} is none, so expected them left out, got {config.by!r} and "
             f"{config.min_margin:g}"
         )
-    clips, pairs = open_folder_pairs(source, clip_shape(model_config))
+    found = open_folder_pairs(source, clip_shape(model_config))
+    for prompt in found.prompts:
+        check_prompt_media(model, prompt)
     listed = hashlib.blake2b((source / PAIRS_FILE).read_bytes(), digest_size=16).hexdigest()
     settings = {"pairs": str(source.resolve()), "listed": listed}
-    latents = open_latents(folder, clips, settings, model_config, model, ranks, where=WHERE)
-    return Preferences(clips=latents, pairs=pairs)
+    latents = open_latents(
+        folder, found.clips, settings, model_config, model, ranks, where=WHERE, keeps_frames=False
+    )
+    return Preferences(clips=latents, pairs=found.pairs, prompts=found.prompts)
 
 
 def of_dataset(source: Path, config: OfflineDpoConfig) -> Preferences:
@@ -96,9 +108,11 @@ def of_dataset(source: Path, config: OfflineDpoConfig) -> Preferences:
             f"{config.by!r} differs by {config.min_margin:g} or more, of {len(records)} that have "
             "the score. Lower dpo.min_margin, take another dpo.by, or render more clips a prompt"
         )
+    texts = [records[pair.chosen].text for pair in pairs]
     return Preferences(
         clips=StoredClips(source, records),
         pairs=tuple((pair.chosen, pair.rejected) for pair in pairs),
+        prompts=tuple(Prompt(prompt_id=prompt_id(text), text=text) for text in texts),
     )
 
 

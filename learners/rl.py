@@ -31,6 +31,7 @@ from rlvid.learners.ranks import Ranks
 from rlvid.learners.report import Usage, advantage_metrics, memory_metrics
 from rlvid.learners.trainee import Trainee, TraineeSettings
 from rlvid.models.base import VideoModel
+from rlvid.models.noise_levels import training_shift
 from rlvid.models.policy import Policy
 from rlvid.records import RolloutGroup, StepPlan, StepReport, WeightsManifest
 from rlvid.weights import Bucket
@@ -80,12 +81,13 @@ class RlLearner:
         """Open and wrap the policy; a collective of all ranks."""
         torch.set_num_threads(settings.trainee.num_threads)
         self._settings = settings
+        self._shift = training_shift(settings.rollout.shift, settings.trainee.model)
         self.trainee = Trainee(settings.trainee, model, before_wrapping=self._choose_objective)
         self._objective.attach(self.trainee.engine)
         self._data_loss: DataLoss | None = open_data_loss(
             settings.algorithm.data_loss,
             self.trainee,
-            shift=settings.rollout.shift,
+            shift=self._shift,
         )
         self._published = Published(settings.rollout.max_staleness)
         self._cutter = ChunkCutter(self._ranks, self._objective, self._published)
@@ -166,7 +168,7 @@ class RlLearner:
                 if first_row == 0:
                     self._begin(chunk, step, num_groups, is_last=is_last, plans=plans)
                 batch = self._opened(step, num_groups)
-                batch.check_place(first_row, tuple(chunk.ids), self._ranks.world_size)
+                batch.check_place(first_row, tuple(chunk.ids), self._ranks.data_parallel)
                 self._add(batch, chunk, rewards, is_last=is_last)
                 batch.next_row = max([first_row + 1, *(row + 1 for row in chunk.ids)])
                 return self._finish(batch) if is_last else None
@@ -262,6 +264,7 @@ class RlLearner:
             learner=settings.trainee.learner,
             max_drift_frac=settings.grpo.max_replay_drift_frac,
             seed=settings.trainee.seed,
+            shift=self._shift,
         )
 
     @property

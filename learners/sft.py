@@ -20,11 +20,14 @@ from torch import Tensor
 
 from rlvid.algorithms.flow_matching import add_noise, flow_matching_loss, sample_sigma
 from rlvid.algorithms.projection import project_conflicts
+from rlvid.condition import Condition
 from rlvid.config import Recipe, SftConfig
+from rlvid.flow.sigmas import Shift
 from rlvid.learners.rows import Visit, split_rows
 from rlvid.learners.trainee import Trainee, TraineeSettings
-from rlvid.learners.training_set import TrainingSet, open_training_set
+from rlvid.learners.training_set import TrainingSet, clip_condition, open_training_set
 from rlvid.models.base import VideoModel
+from rlvid.models.noise_levels import training_shift
 from rlvid.models.policy import Policy
 from rlvid.records import StepReport
 from rlvid.seeds import derive_seed
@@ -39,7 +42,7 @@ class SftSettings:
 
     trainee: TraineeSettings
     sft: SftConfig
-    shift: float
+    shift: Shift
     """Of the sigma schedule; training visits the levels that sampling visits."""
     folder: Path
     """Where the encoded clips are kept."""
@@ -60,7 +63,7 @@ def sft_settings(recipe: Recipe, policy: Policy, folder: Path) -> SftSettings:
             initialise=recipe.sft.initialise,
         ),
         sft=recipe.sft,
-        shift=recipe.rollout.shift,
+        shift=training_shift(recipe.rollout.shift, recipe.model),
         folder=folder,
     )
 
@@ -198,25 +201,24 @@ class SftLearner:
         """Return the loss [len(rows)] of rows of the batch."""
         device = self.trainee.engine.device
         clips = [self._clip(batch, row) for row in rows]
-        clean = torch.stack([latents for latents, _ in clips]).to(device)
+        clean = torch.stack([latents for latents, _, _ in clips]).to(device)
         noise = batch.noise[list(rows)].to(device)
         sigma = batch.sigma[list(rows)].to(device)
         texts = [
             "" if batch.drops_prompt[row] else text
-            for row, (_, text) in zip(rows, clips, strict=True)
+            for row, (_, text, _) in zip(rows, clips, strict=True)
         ]
         model = self.trainee.model
-        velocity = model.velocity(
-            add_noise(clean, noise, sigma), sigma, model.encode_prompts(texts)
-        )
+        condition = clip_condition(model, texts, [frames for _, _, frames in clips])
+        velocity = model.velocity(add_noise(clean, noise, sigma), sigma, condition)
         return flow_matching_loss(velocity, clean, noise)
 
-    def _clip(self, batch: SftBatch, row: int) -> tuple[Tensor, str]:
-        """Return latents and caption of a row of the batch."""
+    def _clip(self, batch: SftBatch, row: int) -> tuple[Tensor, str, Condition | None]:
+        """Return latents, caption and own frames of a row of the batch."""
         source = self._set.real if batch.tasks[row] == REAL else self._set.clips
         assert source is not None, "an anchor has real clips"
         index = batch.indices[row]
-        return source.latents(index), source.text(index)
+        return source.latents(index), source.text(index), source.frames(index)
 
 
 def _visits(config: SftConfig, training: TrainingSet, seed: int) -> tuple[Visit, ...]:

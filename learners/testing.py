@@ -21,6 +21,7 @@ from rlvid.flow.sampler import sample_group
 from rlvid.flow.step_plans import make_step_plan
 from rlvid.learners.rl import RlSettings, rl_settings
 from rlvid.models.base import VideoModel
+from rlvid.models.noise_levels import sampling_sigmas
 from rlvid.models.policy import Policy
 from rlvid.records import Prompt, Rollout, RolloutGroup
 from rlvid.seeds import derive_seed, prompt_id
@@ -63,7 +64,11 @@ def tiny_groups(
     for number in range(num_groups):
         text = PROMPTS[number % len(PROMPTS)]
         plan = make_step_plan(
-            rollout, recipe_seed=recipe.seed, prompt_id=f"{prompt_id(text)}{number}", step=step
+            rollout,
+            recipe_seed=recipe.seed,
+            prompt_id=f"{prompt_id(text)}{number}",
+            step=step,
+            sigmas=sampling_sigmas(rollout.shift, recipe.model, rollout.num_denoising_steps),
         )
         size = rollout.group_size
         noises = [plan.noise_index(g, size) for g in range(size)]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rlvid.algorithms.reward_weighted import clip_weights, keep_best, standardise
+from rlvid.condition import Condition, concatenate
 from rlvid.config import ModelConfig, SftConfig
 from rlvid.config.sft import WeightingConfig
 from rlvid.data.clips import clip_shape
@@ -24,6 +25,7 @@ from rlvid.data.engine.real_clips import ManifestClips
 from rlvid.data.engine.records import ClipKind, ClipRecord
 from rlvid.data.engine.store import open_rows
 from rlvid.learners.latents import clips_of, open_latents
+from rlvid.learners.own_frames import needed_frames
 from rlvid.learners.ranks import Ranks
 from rlvid.models.base import VideoModel
 
@@ -43,6 +45,10 @@ class ClipSource(Protocol):
         ...
 
     def text(self, index: int) -> str: ...
+
+    def frames(self, index: int) -> Condition | None:
+        """Return what the model is told of the clip's own frames, one row; None where nothing."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,17 @@ class StoredClips:
 
     def text(self, index: int) -> str:
         return self._records[index].text
+
+    def frames(self, index: int) -> None:
+        """Return None: the data engine renders by text alone."""
+
+
+def clip_condition(
+    model: VideoModel, texts: Sequence[str], frames: Sequence[Condition | None]
+) -> Condition:
+    """Return what the model is told of B clips: texts, and their own frames where it needs them."""
+    condition, told = model.encode_prompts(texts), [rows for rows in frames if rows is not None]
+    return condition | concatenate(told).to(model.device) if told else condition
 
 
 def is_dataset(source: str) -> bool:
@@ -155,6 +172,7 @@ def _of_dataset(
 ) -> TrainingSet:
     source = Path(config.clips)
     check_shape(source, model_config, where=where)
+    check_needs_no_frames(model, where=where)
     records = list(read_manifest(source, kinds=SYNTHETIC))
     if dimension is not None:
         records = [record for record in records if record.dimension == dimension]
@@ -224,6 +242,20 @@ def weighted(
         normalise=config.normalise,
     )
     return chosen, weights
+
+
+def check_needs_no_frames(model: VideoModel, *, where: str) -> None:
+    """Refuse a data set of the phase data_engine for a model that is told a frame with the text.
+
+    Raises:
+        ValueError: its clips were rendered by a text alone, and nobody kept their frames.
+    """
+    if frames := needed_frames(model):
+        raise ValueError(
+            f"{where}: a data set holds clips of texts alone, and {type(model).__name__} needs "
+            f"{list(frames)} with each: expected a folder of .mp4 clips, whose own frames it is "
+            "told, or a text-to-video model."
+        )
 
 
 def _place(source: Path, dimension: str | None) -> str:

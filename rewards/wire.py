@@ -8,7 +8,7 @@ too large, cut off, of wrong types or with a key too many is one WireError that 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgpack
@@ -85,7 +85,7 @@ class Array(Message):
 
 
 class WirePrompt(Message):
-    """See records.Prompt."""
+    """See records.Prompt; its media travel as each way allows (isolation, service)."""
 
     prompt_id: Name
     text: Text
@@ -94,7 +94,14 @@ class WirePrompt(Message):
     questions: list[Text] = []
 
     def prompt(self) -> Prompt:
-        return Prompt(**{**self.model_dump(), "questions": tuple(self.questions)})
+        """Return the record, without media."""
+        return Prompt(
+            prompt_id=self.prompt_id,
+            text=self.text,
+            enhanced_text=self.enhanced_text,
+            facts=self.facts,
+            questions=tuple(self.questions),
+        )
 
 
 M = TypeVar("M")
@@ -115,7 +122,7 @@ def array(tensor: Tensor) -> dict[str, Any]:
 
 
 def prompt(record: Prompt) -> dict[str, Any]:
-    """Return what `WirePrompt` reads."""
+    """Return what `WirePrompt` reads: all but the media."""
     return {
         "prompt_id": record.prompt_id,
         "text": record.text,
@@ -191,8 +198,3 @@ def _first(error: ValidationError) -> str:
     path = ".".join(str(part) for part in details["loc"])
     reason = str(details.get("ctx", {}).get("error", "")) or details["msg"]
     return f"{path}: {reason}" if path else reason
-
-
-def prompts(records: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """Return what a list of `WirePrompt` reads."""
-    return [prompt(record) for record in records]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from rlvid.config import Recipe
 from rlvid.data.engine.records import ClipKind, ClipRecord, content_id
-from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.flow.step_plans import ode_plan
+from rlvid.launch.groups import recipe_sigmas
 from rlvid.models import digest_folder, model_folder
 from rlvid.models.policy import Policy
 from rlvid.records import GroupTask, Prompt
@@ -103,7 +103,7 @@ def rendering_of(recipe: Recipe, policy: Policy) -> Rendering:
     lora = digest_folder(policy.lora_path) if policy.lora_path else ""
     return Rendering(
         policy_digest=content_id(base, lora),
-        sigmas=shifted_sigmas(engine.num_denoising_steps, recipe.rollout.shift),
+        sigmas=recipe_sigmas(recipe, engine.num_denoising_steps),
         guidance_scale=engine.guidance_scale or recipe.rollout.guidance_scale,
         shape=(model.num_frames, model.height, model.width),
         seed=recipe.seed,

@@ -16,9 +16,8 @@ from torch import Tensor
 from rlvid.config import Recipe
 from rlvid.enhancement.answer import Answer, to_render
 from rlvid.enhancement.rewards import clip_means
-from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.flow.step_plans import ode_plan
-from rlvid.launch.groups import ScoredGroup
+from rlvid.launch.groups import ScoredGroup, recipe_sigmas
 from rlvid.launch.loop.line import Issue
 from rlvid.launch.roles import SamplingRoles
 from rlvid.records import GroupTask, Prompt
@@ -82,7 +81,7 @@ def rendering_of(recipe: Recipe) -> RewriteRendering:
     """Return how the recipe's prompt_enhancement renders."""
     config = recipe.prompt_enhancement
     return RewriteRendering(
-        sigmas=shifted_sigmas(config.num_denoising_steps, recipe.rollout.shift),
+        sigmas=recipe_sigmas(recipe, config.num_denoising_steps),
         guidance_scale=config.guidance_scale or recipe.rollout.guidance_scale,
         num_clips=config.clips_per_rewrite,
         seed=recipe.seed,

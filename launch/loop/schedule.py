@@ -77,6 +77,7 @@ def chunk_size(*, groups_per_step: int, num_ranks: int, chunk_groups: int, strea
     """Return the groups of a chunk: whole turns of the ranks, or the whole step.
 
     Args:
+        num_ranks: among which groups are dealt out, `learner.data_parallel`.
         chunk_groups: what the recipe asks for; rounded up to a multiple of the ranks.
         streams: False where credit looks at the whole batch.
     """

@@ -19,6 +19,7 @@ from rlvid.evaluation.dimension_mean import mean_of_means_bootstrap
 from rlvid.evaluation.drift import Pair
 from rlvid.evaluation.statistics import Interval, paired_bootstrap
 from rlvid.launch.enhancement.apply import ShownPrompts, enhanced_prompts
+from rlvid.launch.groups import recipe_sigmas
 from rlvid.launch.heldout import Measurement, heldout_prompts, measure, with_judges
 from rlvid.launch.phases.base import Artifacts, PhaseContext
 from rlvid.launch.roles import SamplingRoles, open_sampling
@@ -246,6 +247,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
             "kind": "euler",
             "num_denoising_steps": recipe.evaluate.num_denoising_steps,
             "shift": recipe.rollout.shift,
+            "sigmas": list(recipe_sigmas(recipe, recipe.evaluate.num_denoising_steps)),
             "guidance_scale": recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale,
             "seeds_per_prompt": recipe.evaluate.seeds_per_prompt,
         },

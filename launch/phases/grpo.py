@@ -289,7 +289,7 @@ def loop_settings(recipe: Recipe) -> LoopSettings:
         groups_per_step=rollout.groups_per_step,
         chunk_groups=chunk_size(
             groups_per_step=rollout.groups_per_step,
-            num_ranks=recipe.learner.num_ranks,
+            num_ranks=recipe.learner.data_parallel,
             chunk_groups=recipe.learner.chunk_groups,
             streams=streams(recipe.algorithm, recipe.rewards.aggregation),
         ),

@@ -27,7 +27,7 @@ def plan_of(recipe: Recipe, costs: CostModel) -> SimulationPlan:
         group_size=rollout.group_size,
         chunk_groups=chunk_size(
             groups_per_step=rollout.groups_per_step,
-            num_ranks=learner.num_ranks,
+            num_ranks=learner.data_parallel,
             chunk_groups=learner.chunk_groups,
             streams=streams(recipe.algorithm, recipe.rewards.aggregation),
         ),

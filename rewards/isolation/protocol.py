@@ -6,10 +6,15 @@ not import; every later one is msgpack. A request and its answer carry the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rlvid.records import Prompt
+from rlvid.rewards import wire
 from rlvid.rewards.wire import Array, Message, Name, Text, WirePrompt
 
 
@@ -36,11 +41,21 @@ class Open(Message):
     num_threads: int
 
 
+class LocalPrompt(WirePrompt):
+    """A prompt whose media are read where they lie: both ends are on one machine."""
+
+    media: dict[Name, Text] = {}
+    """Name to an absolute path."""
+
+    def prompt(self) -> Prompt:
+        return replace(super().prompt(), media=self.media)
+
+
 class ScoreClips(Message):
     kind: Literal["score"] = "score"
     id: int
     videos: Array
-    prompts: Annotated[list[WirePrompt], Field(min_length=1)]
+    prompts: Annotated[list[LocalPrompt], Field(min_length=1)]
     """As many as clips, or the one of the whole group."""
 
 
@@ -82,3 +97,14 @@ class Failed(Message):
 
 
 Answer = Annotated[Opened | Scored | Connected | Failed, Field(discriminator="kind")]
+
+
+def local_prompts(records: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """Return what a list of `LocalPrompt` reads."""
+    return [
+        {
+            **wire.prompt(record),
+            "media": {name: str(Path(path).absolute()) for name, path in record.media.items()},
+        }
+        for record in records
+    ]

@@ -38,6 +38,7 @@ from rlvid.rewards.isolation.protocol import (
     Open,
     Opened,
     Scored,
+    local_prompts,
 )
 
 HELLO_DEADLINE_S = 120.0
@@ -164,7 +165,7 @@ class _Link:
                 "kind": "score",
                 "id": next(self._ids),
                 "videos": wire.array(videos),
-                "prompts": wire.prompts(prompts),
+                "prompts": local_prompts(prompts),
             }
             answer = self._ask(message, Scored, deadline)
         return answer.scores.tensor()

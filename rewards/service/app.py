@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import prometheus_client
@@ -58,6 +59,9 @@ class ServiceSettings:
     deadline_s: float = 300.0
     """Seconds one request may take; its scores are kept for a repeated id."""
     kept_answers: int = 4096
+    media_folder: Path | None = None
+    """Where the media of prompts lie while their clips are scored, seen by every machine of the
+    pool; None is this machine's folder for temporary files."""
 
 
 class HasMetrics(Protocol):

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import xxhash
@@ -21,6 +22,7 @@ import xxhash
 from rlvid.records import Prompt, Score
 from rlvid.rewards.base import RewardError
 from rlvid.rewards.scoring import GroupScores
+from rlvid.rewards.service.media import MediaFolder
 from rlvid.rewards.service.protocol import (
     ClipGroup,
     ClipScore,
@@ -86,6 +88,7 @@ class _Job:
     labels: tuple[str, ...]
     num_clips: int
     groups: list[ScoredGroup | None]
+    media: MediaFolder
     future: Future[ScoreAnswer] = field(default_factory=Future)
 
 
@@ -104,13 +107,23 @@ class ScoringJobs:
     """Owns the thread that collects from the pool. Any thread may submit."""
 
     def __init__(
-        self, pool: ClipPool, labels: Sequence[str], *, max_clips: int, kept_answers: int
+        self,
+        pool: ClipPool,
+        labels: Sequence[str],
+        *,
+        max_clips: int,
+        kept_answers: int,
+        media_folder: Path | None = None,
     ) -> None:
-        """`labels` of the pool's scorers; `max_clips` may wait at a time."""
+        """`labels` of the pool's scorers; `max_clips` may wait at a time.
+
+        `media_folder` is that of `ServiceSettings`.
+        """
         self._pool = pool
         self._labels = tuple(labels)
         self._max_clips = max_clips
         self._kept_answers = kept_answers
+        self._media_folder = media_folder
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._parts: dict[int, _Part] = {}
@@ -148,7 +161,7 @@ class ScoringJobs:
         Raises:
             QueueFullError: too many clips wait already.
             ReusedIdError: the id belongs to another request.
-            ValueError: an unknown scorer.
+            ValueError: an unknown scorer, or a prompt's media that do not decode.
             HandOverError: the pool does not take it; nothing is wrong with the request.
             RewardError: a scorer needs other clips; nothing was submitted.
         """
@@ -157,38 +170,61 @@ class ScoringJobs:
             self._check(group, labels)
         digests = [tuple(group.digests()) for group in request.groups]
         identity = _identity(request, digests)
+        media = MediaFolder(self._media_folder)
+        job = _Job(
+            request.request_id, identity, labels, request.num_clips, [None] * len(digests), media
+        )
+        try:
+            prompts = media.prompts([group.prompt for group in request.groups])
+            taken = self._take_in(request, job, prompts, digests)
+        except BaseException:
+            media.close()
+            raise
+        if taken is not job:  # asked before
+            media.close()
+        return taken.future
+
+    def _take_in(
+        self,
+        request: ScoreRequest,
+        job: _Job,
+        prompts: Sequence[Prompt],
+        digests: Sequence[tuple[str, ...]],
+    ) -> _Job:
+        """Return the job, now in the pool's hands, or the one that has its id already."""
         with self._lock:
             if self._error is not None:
                 raise HandOverError(f"rewards: the pool has ended: {self._error}")
             known = self._jobs.get(request.request_id)
             if known is not None:
-                if known.digest != identity:
+                if known.digest != job.digest:
                     raise ReusedIdError(
                         f"request_id {request.request_id!r} belongs to another request; "
                         "make a new id for each"
                     )
-                return known.future
+                return known
             if self._num_clips and self._num_clips + request.num_clips > self._max_clips:
                 raise QueueFullError(f"{self._num_clips} clips wait, {self._max_clips} may")
-            job = _Job(
-                request.request_id, identity, labels, request.num_clips, [None] * len(digests)
-            )
-            tickets = self._hand_over(request, job, digests)
+            tickets = self._hand_over(request, job, prompts, digests)
             self._parts.update(tickets)
             self._jobs[job.request_id] = job
             self._num_clips += job.num_clips
             self._arrived.notify_all()
-        return job.future
+        return job
 
     def _hand_over(
-        self, request: ScoreRequest, job: _Job, digests: Sequence[tuple[str, ...]]
+        self,
+        request: ScoreRequest,
+        job: _Job,
+        prompts: Sequence[Prompt],
+        digests: Sequence[tuple[str, ...]],
     ) -> dict[int, _Part]:
         """Give every group to the pool; of a request that it takes only in part nothing is read."""
         parts = {}
         for position, group in enumerate(request.groups):
             name = f"{request.request_id}/{group.group_id}"
             try:
-                ticket = self._give(group, name, job.labels)
+                ticket = self._give(group, prompts[position], name, job.labels)
             except Exception as error:  # whatever ended the pool is raised here as well
                 raise HandOverError(
                     f"rewards: the pool does not take clips: {type(error).__name__}: {error}"
@@ -197,8 +233,7 @@ class ScoringJobs:
             parts[ticket] = _Part(job, position, group.group_id, clip_ids, digests[position])
         return parts
 
-    def _give(self, group: ClipGroup, name: str, labels: Sequence[str]) -> int:
-        prompt = group.prompt.prompt()
+    def _give(self, group: ClipGroup, prompt: Prompt, name: str, labels: Sequence[str]) -> int:
         if group.files is not None:
             return self._pool.submit_files(group.files, prompt, group_id=name, scorers=labels)
         assert group.frames is not None, "the schema says so"
@@ -256,6 +291,7 @@ class ScoringJobs:
                 return
             self._num_clips -= job.num_clips
             self._forget_old()
+        job.media.close()
         job.future.set_result(ScoreAnswer(request_id=job.request_id, groups=groups))
 
     def _forget_old(self) -> None:
@@ -270,6 +306,7 @@ class ScoringJobs:
             self._num_clips = 0
             waiting = [job for job in self._jobs.values() if not job.future.done()]
         for job in waiting:
+            job.media.close()
             job.future.set_exception(RewardError(f"rewards: the pool has ended: {error}"))
 
 
@@ -278,7 +315,7 @@ def _identity(request: ScoreRequest, digests: Sequence[Sequence[str]]) -> str:
     hasher = xxhash.xxh3_128()
     for group, clips in zip(request.groups, digests, strict=True):
         shape = group.frames.shape if group.frames is not None else ()
-        parts = (group.group_id, group.prompt, group.clip_ids, group.fps, shape, clips)
+        parts = (group.group_id, group.prompt.identity, group.clip_ids, group.fps, shape, clips)
         hasher.update(repr(parts).encode())
     hasher.update(repr(request.scorers).encode())
     return str(hasher.hexdigest())

@@ -11,7 +11,8 @@ from typing import Annotated
 import xxhash
 from pydantic import Field, model_validator
 
-from rlvid.rewards.wire import Array, Message, Name, Text, WirePrompt
+from rlvid.rewards.service.media import SentPrompt
+from rlvid.rewards.wire import Array, Message, Name, Text
 
 MEDIA_TYPE = "application/msgpack"
 MAX_GROUPS = 1024
@@ -23,7 +24,7 @@ class ClipGroup(Message):
     """Clips of one prompt; group-wise scorers judge them together, others one by one."""
 
     group_id: Name
-    prompt: WirePrompt
+    prompt: SentPrompt
     clip_ids: Annotated[list[Name], Field(min_length=1, max_length=MAX_CLIPS)]
     fps: Annotated[float, Field(gt=0)] | None = None
     """Of `frames`; MP4 files say it themselves."""

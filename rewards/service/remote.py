@@ -10,6 +10,7 @@ from torch import Tensor
 from rlvid.records import Prompt
 from rlvid.rewards import wire
 from rlvid.rewards.base import ClipSpec, Serving
+from rlvid.rewards.service.media import sent_prompt
 from rlvid.rewards.service.protocol import ClipGroup
 from rlvid.rewards.service.remote_client import RemoteConfig, ServiceClient
 
@@ -74,7 +75,7 @@ def _group(name: str, frames: Tensor, prompt: Prompt, fps: int) -> ClipGroup:
     sent = wire.array(frames)
     return ClipGroup(
         group_id=name,
-        prompt=wire.WirePrompt(**wire.prompt(prompt)),
+        prompt=sent_prompt(prompt),
         clip_ids=[f"c{n}" for n in range(len(frames))],
         fps=float(fps),
         frames=wire.Array(**{**sent, "data": bytes(sent["data"])}),

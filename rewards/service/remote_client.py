@@ -116,7 +116,8 @@ class ServiceClient:
         request_id = uuid.uuid4().hex
         message = {
             "request_id": request_id,
-            "groups": [group.model_dump() for group in groups],
+            # Without what is left out, so that an older service reads all that it knows.
+            "groups": [group.model_dump(exclude_defaults=True) for group in groups],
             "scorers": list(self.weights),
         }
         body = wire.pack(message)

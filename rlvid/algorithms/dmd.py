@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rlvid.flow.predictions import predicted_clean
 from rlvid.flow.sde import per_row
+from rlvid.flow.sigmas import Shift, shifted
 
 FAKE_UPDATES_PER_STUDENT = 5
 """Updates of the fake score for each one of the student (DMD2; Self-Forcing)."""
@@ -37,7 +38,7 @@ def draw_score_sigma(
     num_rows: int,
     *,
     generator: torch.Generator,
-    shift: float = 1.0,
+    shift: Shift = 1.0,
     sigma_range: tuple[float, float] = SIGMA_RANGE,
     device: torch.device | None = None,
 ) -> Tensor:
@@ -53,7 +54,7 @@ def draw_score_sigma(
     if not 0.0 < low < high < 1.0:
         raise ValueError(f"dmd: sigma_range: expected 0 < low < high < 1, got {sigma_range}.")
     u = torch.rand(num_rows, generator=generator)
-    return (shift * u / (1.0 + (shift - 1.0) * u)).clamp(low, high).to(device)
+    return shifted(u, shift).clamp(low, high).to(device)
 
 
 @torch.no_grad()

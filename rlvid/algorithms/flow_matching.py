@@ -10,12 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rlvid.flow.sigmas import Shift, shifted
+
 
 def sample_sigma(
     num_rows: int,
     *,
     density: Literal["uniform", "logit_normal"],
-    shift: float,
+    shift: Shift,
     generator: torch.Generator,
     device: torch.device | None = None,
 ) -> Tensor:
@@ -25,7 +27,7 @@ def sample_sigma(
     logit_normal:  u = 1 / (1 + exp(-n)),  n ~ N(0, 1)
 
     then  sigma = shift * u / (1 + (shift - 1) * u), the sampler's own shift (Stable Diffusion 3,
-    arXiv:2403.03206, section 3.1), so that training sees the levels sampling visits.
+    arXiv:2403.03206, section 3.1), or its table, so that training sees the levels sampling visits.
 
     Args:
         generator: on the CPU; the draw is then the same on every device.
@@ -37,7 +39,7 @@ def sample_sigma(
         u = torch.rand(num_rows, generator=generator)
     else:
         u = torch.randn(num_rows, generator=generator).sigmoid()
-    return (shift * u / (1.0 + (shift - 1.0) * u)).to(device)
+    return shifted(u, shift).to(device)
 
 
 def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlvid.algorithms.flow_matching import add_noise, sample_sigma
 from rlvid.config.algorithm import ForwardConfig
+from rlvid.flow.sigmas import Shift
 from rlvid.records import Prompt, RolloutGroup
 from rlvid.seeds import derive_seed
 
@@ -60,7 +61,7 @@ def assemble_forward(
     config: ForwardConfig,
     *,
     seed: int,
-    shift: float,
+    shift: Shift,
     pulled: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> ForwardBatch:
@@ -101,7 +102,7 @@ def noised(
     *,
     name: str,
     seed: int,
-    shift: float,
+    shift: Shift,
     pulled: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> ForwardBatch:
@@ -163,7 +164,7 @@ def split_units(batch: ForwardBatch, max_rows: int) -> list[ForwardBatch]:
 
 
 def _draw(
-    seed: int, shape: torch.Size, config: ForwardConfig, shift: float
+    seed: int, shape: torch.Size, config: ForwardConfig, shift: Shift
 ) -> tuple[Tensor, Tensor]:
     """Return sigma [1] and noise [*shape], drawn on the CPU: the same on every device."""
     generator = torch.Generator().manual_seed(seed)

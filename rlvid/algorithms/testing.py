@@ -202,7 +202,12 @@ def _velocity(latents: Tensor, sigma: Tensor) -> Tensor:
 def _group(kind: str) -> RolloutGroup:
     """Sample a group of a policy that is one number."""
     config = RolloutConfig.model_validate(
-        {"group_size": GROUP_SIZE, "step_plan": {"kind": kind}, "initial_noise": "independent"}
+        {
+            "shift": 3.0,
+            "group_size": GROUP_SIZE,
+            "step_plan": {"kind": kind},
+            "initial_noise": "independent",
+        }
     )
     plan = make_step_plan(config, recipe_seed=0, prompt_id="check", step=0)
     sample: GroupSample = sample_group(

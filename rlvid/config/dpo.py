@@ -19,7 +19,8 @@ class OfflineDpoConfig(Section):
     pairs: str = ""
     """A data set of phase data_engine, by its folder or as `artifact:<data_engine.name>`, whose
     scored clips of one prompt are paired; or a folder of .mp4 clips and a pairs.jsonl ({"text":
-    ..., "chosen": "a.mp4", "rejected": "b.mp4"})."""
+    ..., "chosen": "a.mp4", "rejected": "b.mp4"}, and {"media": {"first_frame": "c.png"}} beside
+    for a model that is told it)."""
     by: str = "reward"
     """Of a data set: what orders its clips, "reward", the weighted mean of all scorers, or the
     label of one of them."""

@@ -69,8 +69,10 @@ class RolloutConfig(Section):
     groups_per_step: int = Field(default=8, ge=1)
     """Prompts per optimiser step."""
     num_denoising_steps: int = Field(default=10, ge=1)
-    shift: float = Field(default=3.0, gt=0.0)
-    """Time shift of the sigma schedule: sigma = shift u / (1 + (shift - 1) u)."""
+    shift: float | None = Field(default=None, gt=0.0)
+    """Time shift of even noise levels: sigma = shift u / (1 + (shift - 1) u). None takes the levels
+    of the model's own scheduler at the clip's size; of the shipped tiny model it takes shift 3,
+    which all its figures were measured with. A model that is no flow model takes no number."""
     guidance_scale: float = Field(default=3.0, ge=1.0)
     """Classifier-free guidance in rollouts and in grpo's training; 1 turns it off. nft needs 1, and
     awm and dpo train without it, however they sample."""

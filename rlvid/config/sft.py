@@ -92,7 +92,8 @@ class SftConfig(Section):
     """Clips per optimiser step, over all ranks."""
     clips: str = "tiny_world"
     """"tiny_world"; a folder of .mp4 clips and a captions.jsonl ({"file": ..., "text": ...}); or a
-    data set of the phase data_engine, by its folder or as `artifact:<data_engine.name>`."""
+    data set of the phase data_engine, by its folder or as `artifact:<data_engine.name>`. A model
+    that needs a first frame, or a last one, is told the clip's own; a data set has none of them."""
     num_clips: int = Field(default=8192, ge=1)
     """Clips rendered from the tiny world; a folder gives what it holds."""
     clip_seed: int = 0

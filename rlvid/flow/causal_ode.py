@@ -17,6 +17,7 @@ from rlvid.flow.predictions import predicted_clean
 from rlvid.flow.sampler import VelocityFunction
 from rlvid.flow.sde import euler_step
 from rlvid.flow.self_forcing import BlockModel
+from rlvid.flow.sigmas import Shift, shifted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +30,10 @@ class Trajectories:
     """[B, C, F, H, W], where they end."""
 
 
-def ode_schedule(sigmas: Sequence[float], num_steps: int, shift: float) -> tuple[float, ...]:
+def ode_schedule(sigmas: Sequence[float], num_steps: int, shift: Shift) -> tuple[float, ...]:
     """Return descending levels from 1 to 0: `num_steps` even ones, shifted, and all of `sigmas`."""
     even = (1.0 - j / num_steps for j in range(num_steps + 1))
-    levels = {shift * u / (1.0 + (shift - 1.0) * u) for u in even}
+    levels = {shifted(u, shift) for u in even}
     return tuple(sorted(levels | set(sigmas), reverse=True))
 
 

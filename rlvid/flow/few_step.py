@@ -17,19 +17,20 @@ from torch import Tensor
 
 from rlvid.flow.predictions import predicted_clean
 from rlvid.flow.sampler import VelocityFunction, initial_noise
+from rlvid.flow.sigmas import Shift, shifted
 from rlvid.seeds import derive_seed
 
 StepNoise = Callable[[int], Tensor]
 """Level j, from 1, to the fresh noise [B, C, F, H, W] added before it."""
 
 
-def student_sigmas(steps: Sequence[float], shift: float) -> tuple[float, ...]:
+def student_sigmas(steps: Sequence[float], shift: Shift) -> tuple[float, ...]:
     """Return the student's S noise levels, descending from 1: the sampler's shift on `steps`.
 
     sigma = shift u / (1 + (shift - 1) u); [1, 0.75, 0.5, 0.25] at shift 5 are Self-Forcing's. There
     is no 0 at the end: after the last level the predicted clean video is the sample.
     """
-    return tuple(shift * u / (1.0 + (shift - 1.0) * u) for u in steps)
+    return tuple(shifted(u, shift) for u in steps)
 
 
 def denoise_to_exit(

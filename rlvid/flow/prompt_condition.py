@@ -104,7 +104,7 @@ def _media_condition(
 ) -> Condition | None:
     """Return the condition of the prompts' media, a row for each; None where they have none."""
     for prompt in prompts:
-        _check_names(model, prompt)
+        check_prompt_media(model, prompt)
     kinds = {tuple(sorted(prompt.media)) for prompt in prompts}
     if len(kinds) > 1:
         raise ValueError(
@@ -117,7 +117,7 @@ def _media_condition(
     return concatenate([_kept_condition(model, prompt, size) for prompt in prompts])
 
 
-def _check_names(model: VideoModel, prompt: Prompt) -> None:
+def check_prompt_media(model: VideoModel, prompt: Prompt) -> None:
     """Raise ValueError unless the model takes the prompt's media and needs no more."""
     takes, needs = frozenset[str](), frozenset[str]()
     if isinstance(model, TakesMedia):
@@ -126,8 +126,8 @@ def _check_names(model: VideoModel, prompt: Prompt) -> None:
     if missing or unknown:
         raise ValueError(
             f"prompt {prompt.text!r}: media {sorted(prompt.media)}: {type(model).__name__} needs "
-            f"{sorted(needs)} and takes {sorted(takes)}. Name them under 'media' of the prompt "
-            "set's .jsonl file, or set model.use and model.path to a model that takes these."
+            f"{sorted(needs)} and takes {sorted(takes)}. Name them under 'media' in the set's "
+            ".jsonl file, or set model.use and model.path to a model that takes these."
         )
 
 

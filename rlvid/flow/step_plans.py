@@ -12,7 +12,12 @@ from rlvid.seeds import derive_seed
 
 
 def make_step_plan(
-    config: RolloutConfig, *, recipe_seed: int, prompt_id: str, step: int
+    config: RolloutConfig,
+    *,
+    recipe_seed: int,
+    prompt_id: str,
+    step: int,
+    sigmas: tuple[float, ...] | None = None,
 ) -> StepPlan:
     """Return the plan of the group of `prompt_id` in optimiser step `step`.
 
@@ -20,13 +25,18 @@ def make_step_plan(
     last denoising step is never stochastic: noise added there would stay in the video, and CPS has
     none there.
 
+    Args:
+        sigmas: the noise levels (`rlvid.models.noise_levels`); None shifts even ones by a number
+            of `config.shift`.
+
     Raises:
-        ValueError: settings under which no step could be trained.
+        ValueError: settings under which no step could be trained, or there are no levels.
     """
     is_ode = config.step_plan.kind == "ode"
     if not is_ode:
         _check_noise(config)
-    sigmas = shifted_sigmas(config.num_denoising_steps, config.shift)
+    if sigmas is None:
+        sigmas = _shifted_levels(config)
     rng = random.Random(derive_seed(recipe_seed, prompt_id, step, "step_plan"))
     stochastic, trained = _choose_steps(config, rng, step)
     is_tree = config.step_plan.kind == "tree"
@@ -56,6 +66,15 @@ def ode_plan(sigmas: tuple[float, ...], *, num_noises: int) -> StepPlan:
         noise=NoiseSettings(schedule="flash", eta=0.0, truncation=0.45, first_sigma=sigmas[1]),
         num_noises=num_noises,
     )
+
+
+def _shifted_levels(config: RolloutConfig) -> tuple[float, ...]:
+    if config.shift is None:
+        raise ValueError(
+            "make_step_plan: rollout.shift is null, so the levels are the model's: expected "
+            "`sigmas` of rlvid.models.noise_levels.sampling_sigmas, or a number as rollout.shift"
+        )
+    return shifted_sigmas(config.num_denoising_steps, config.shift)
 
 
 def _num_noises(config: RolloutConfig) -> int:

@@ -17,8 +17,8 @@ from rlvid.config import ModelConfig
 from rlvid.config.reward_model import RungConfig
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import initial_noise, sample_ode
-from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.models.base import VideoModel
+from rlvid.models.noise_levels import sampling_sigmas
 from rlvid.models.policy import Policy, open_policy
 
 BATCH = 16
@@ -33,7 +33,8 @@ class Ladder:
     policy: Policy
     """The newest policy of the run."""
     model: ModelConfig
-    shift: float
+    shift: float | None
+    """`rollout.shift`; None is the model's own noise levels."""
     guidance_scale: float
     folder: Path
     """Sampled clips are kept here, so that a resume does not sample again."""
@@ -70,7 +71,7 @@ class Ladder:
     ) -> Tensor:
         size = (self.model.num_frames, self.model.height, self.model.width)
         shape = model.latent_shape(*size)
-        sigmas = shifted_sigmas(rung.num_denoising_steps, self.shift)
+        sigmas = sampling_sigmas(self.shift, self.model, rung.num_denoising_steps)
         scale = self.guidance_scale
         made = []
         for start in range(0, len(texts), BATCH):

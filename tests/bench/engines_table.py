@@ -27,7 +27,7 @@ from rlvid.config import Recipe
 from rlvid.config.loader import load_recipe
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import initial_noise, sample_ode
-from rlvid.flow.sigmas import shifted_sigmas
+from rlvid.launch.groups import recipe_sigmas
 from rlvid.launch.heldout import heldout_prompts
 from rlvid.launch.run import artifacts_of
 from rlvid.models.policy import Policy, open_policy
@@ -152,7 +152,7 @@ def drift(recipe: Recipe, policy: Policy) -> float:
     trained = open_policy(policy, recipe.model)
     config, evaluate = recipe.model, recipe.evaluate
     shape = base.latent_shape(config.num_frames, config.height, config.width)
-    sigmas = shifted_sigmas(evaluate.num_denoising_steps, recipe.rollout.shift)
+    sigmas = recipe_sigmas(recipe, evaluate.num_denoising_steps)
     scale = evaluate.guidance_scale or recipe.rollout.guidance_scale
     moved, size = 0.0, 0.0
     for prompt in heldout_prompts(recipe, DRIFT_PROMPTS):

@@ -60,7 +60,7 @@ class BenchSettings:
     width: int
     dtype: str = "float32"
     device: str = "cpu"
-    rollout: RolloutConfig = RolloutConfig(group_size=4)
+    rollout: RolloutConfig = RolloutConfig(group_size=4, shift=3.0)
     repeats: int = 3
     """Timed runs of each stage, after one to warm up."""
 
@@ -310,6 +310,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> tuple[BenchSetting
         dtype=given.dtype,
         device=given.device,
         rollout=RolloutConfig(
+            shift=3.0,
             group_size=given.group_size,
             num_denoising_steps=given.denoising_steps,
             guidance_scale=given.guidance_scale,

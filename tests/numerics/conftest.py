@@ -52,7 +52,7 @@ def sample() -> SampleGroup:
     def make(
         velocity: VelocityFunction, *, dtype: torch.dtype = torch.float32, **settings: Any
     ) -> RolloutGroup:
-        config = RolloutConfig(group_size=4, **settings)
+        config = RolloutConfig(shift=3.0, group_size=4, **settings)
         plan = make_step_plan(config, recipe_seed=0, prompt_id="ball", step=0)
         noise_seeds = [100 + plan.noise_index(i, 4) for i in range(4)]
         drawn = sample_group(

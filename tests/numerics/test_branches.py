@@ -25,7 +25,7 @@ def each_plan(group_size: int = SIZE, **plan: Any) -> StepPlan:
     """Six denoising steps, branches at 1, 2 and 3; two noises of six rollouts."""
     each = {"kind": "branch", "branch_at": "each", "range_frac": (1 / 6, 4 / 6), **plan}
     config = RolloutConfig.model_validate(
-        {"group_size": group_size, "num_denoising_steps": 6, "step_plan": each}
+        {"shift": 3.0, "group_size": group_size, "num_denoising_steps": 6, "step_plan": each}
     )
     return make_step_plan(config, recipe_seed=0, prompt_id="ball", step=0)
 

@@ -20,7 +20,7 @@ SHAPE = (4, 3, 4, 4)
 
 
 def plan_of(**settings: Any) -> StepPlan:
-    config = RolloutConfig(group_size=4, **settings)
+    config = RolloutConfig(shift=3.0, group_size=4, **settings)
     return make_step_plan(config, recipe_seed=0, prompt_id="ball", step=0)
 
 

@@ -16,6 +16,7 @@ KINDS = ["all", "fraction", "window", "random", "isotemporal", "branch"]
 def plan_of(kind: str, *, prompt_id: str = "ball", step: int = 0, **settings: Any) -> StepPlan:
     plan = {"kind": kind, "num_steps": 2, "window_every": 5, **settings.pop("step_plan", {})}
     config = RolloutConfig(
+        shift=3.0,
         group_size=8,
         num_denoising_steps=20,
         step_plan=StepPlanConfig.model_validate(plan),
@@ -103,7 +104,7 @@ def test_settings_that_train_nothing_are_errors(settings: dict[str, Any], names:
 
 def test_a_single_denoising_step_cannot_be_trained() -> None:
     """Its only step is the last one."""
-    config = RolloutConfig(num_denoising_steps=1)
+    config = RolloutConfig(shift=3.0, num_denoising_steps=1)
     with pytest.raises(ValueError, match="num_denoising_steps"):
         make_step_plan(config, recipe_seed=0, prompt_id="ball", step=0)
 

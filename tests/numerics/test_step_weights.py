@@ -66,7 +66,7 @@ def test_guard_weight_and_ratio_flatten_together() -> None:
 @pytest.mark.parametrize("kind", ["inverse_lambda", "tempflow"])
 def test_normalised_weights_have_mean_one_over_the_update(kind: str) -> None:
     """The learning rate keeps its meaning whichever steps the prompts happened to draw."""
-    config = RolloutConfig(num_denoising_steps=20)
+    config = RolloutConfig(shift=3.0, num_denoising_steps=20)
     plans = [make_step_plan(config, recipe_seed=0, prompt_id=str(i), step=0) for i in range(16)]
     weights = torch.cat(update_step_weights(kind, plans))
     assert len(set(weights.tolist())) > 1

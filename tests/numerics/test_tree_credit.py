@@ -23,6 +23,7 @@ LEAVES = (3.0, 1.0, 0.0, -4.0)
 def plan_of(kind: str = "tree", **plan: Any) -> StepPlan:
     config = RolloutConfig.model_validate(
         {
+            "shift": 3.0,
             "group_size": 4,
             "num_denoising_steps": 5,
             "step_plan": {"kind": kind, "split_steps": (0, 2), **plan},
@@ -107,7 +108,7 @@ def test_fusion_by_path_differs_from_the_mean_among_three_nodes() -> None:
     """Three children of a root, three leaves each: values 2.5, 0, -1 by path, 2, 0, -1 by mean."""
     tree = {"kind": "tree", "split_steps": (0, 2), "num_branches": 3, "between": "ode"}
     config = RolloutConfig.model_validate(
-        {"group_size": 9, "num_denoising_steps": 5, "step_plan": tree}
+        {"shift": 3.0, "group_size": 9, "num_denoising_steps": 5, "step_plan": tree}
     )
     plan = make_step_plan(config, recipe_seed=0, prompt_id="ball", step=0)
     leaves = torch.tensor([4.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, -1.0, -1.0])
@@ -173,7 +174,7 @@ def test_pruned_leaves_count_for_the_credit_and_train_nothing_behind_the_last_sp
 def test_width_pruning_costs_what_the_paper_says(width: str) -> None:
     """8.625 forwards a leaf in place of some 13.6: 20 stochastic steps, splits (0, 3, 6, 9)."""
     config = RolloutConfig.model_validate(
-        {"group_size": 16, "num_denoising_steps": 21, "step_plan": {"kind": "tree"}}
+        {"shift": 3.0, "group_size": 16, "num_denoising_steps": 21, "step_plan": {"kind": "tree"}}
     )
     plan = make_step_plan(config, recipe_seed=0, prompt_id="ball", step=0)
     for tree, rows in ((TreeConfig(), 218), (TreeConfig.model_validate({"width": width}), 138)):
@@ -225,6 +226,7 @@ def test_a_missing_branch_is_no_rival() -> None:
 def each_plan() -> StepPlan:
     config = RolloutConfig.model_validate(
         {
+            "shift": 3.0,
             "group_size": 8,
             "num_denoising_steps": 5,
             "step_plan": {"kind": "branch", "branch_at": "each", "range_frac": (0.0, 0.4)},

@@ -19,6 +19,7 @@ SHAPE = (4, 3, 4, 4)
 def tree_plan(group_size: int = 4, *, step: int = 0, **plan: Any) -> StepPlan:
     config = RolloutConfig.model_validate(
         {
+            "shift": 3.0,
             "group_size": group_size,
             "num_denoising_steps": 6,
             "step_plan": {"kind": "tree", "split_steps": (0, 2), **plan},

@@ -62,6 +62,8 @@ class Obeys:
             scores[:] = float(self._servers)
         if order == "deadline":
             scores[:] = self._deadline_s
+        if order == "media":
+            scores[:] = float(len(Path(prompts[0].media[argument]).read_bytes()))
         if order == "pid":
             scores = torch.full((len(videos),), float(os.getpid()), dtype=torch.float64)
         return scores

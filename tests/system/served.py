@@ -181,7 +181,11 @@ def served(
     settings = settings or ServiceSettings()
     pool = pool or ThreadPool(scorers)
     jobs = ScoringJobs(
-        pool, list(scorers), max_clips=settings.max_clips, kept_answers=settings.kept_answers
+        pool,
+        list(scorers),
+        max_clips=settings.max_clips,
+        kept_answers=settings.kept_answers,
+        media_folder=settings.media_folder,
     )
     app: Any = make_app(jobs, describe(scorers), token=TOKEN, settings=settings, pool=pool)
     if around is not None:

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from rlvid.config.rewards import ScorerConfig
+from rlvid.data.prompts import with_media
 from rlvid.records import Prompt
 from rlvid.rewards.base import (
     ClipSpec,
@@ -113,6 +115,15 @@ def test_endpoints_of_a_model_server_reach_it(scorer: Any) -> None:
     assert isinstance(scorer, UsesServer)
     scorer.connect([Endpoint(url="http://127.0.0.1:1", model="m", model_digest="d")] * 2)
     assert ask(scorer, "servers") == [2.0] * 3
+
+
+def test_media_of_a_prompt_reach_it(scorer: Any, tmp_path: Path) -> None:
+    """A scorer of image-to-video compares the clip with the picture; the child is elsewhere."""
+    Image.new("RGB", (40, 30), (200, 40, 90)).save(tmp_path / "first.png")
+    order = Prompt(prompt_id="p", text="media first_frame")
+    prompt = with_media(order, {"first_frame": "first.png"}, where="test", folder=tmp_path)
+    size = float((tmp_path / "first.png").stat().st_size)
+    assert scorer.score(CLIPS, [prompt] * len(CLIPS)).tolist() == [size] * len(CLIPS)
 
 
 def test_the_deadline_of_the_recipe_reaches_it(scorer: Any) -> None:

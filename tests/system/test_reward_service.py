@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from rlvid.data.prompts import with_media
+from rlvid.media import read_media
 from rlvid.records import Prompt
 from rlvid.rewards import wire
 from rlvid.rewards.base import ClipSpec, RewardError
@@ -70,8 +75,33 @@ class NotFirst:
         return scores
 
 
-READS, NOT_FIRST = ReadsId(), NotFirst()
+class SeesMedia:
+    """Scores by the red of the prompt's first frame; 0 where it has none."""
+
+    clip_spec = ClipSpec()
+
+    def __init__(self) -> None:
+        self.prompts: list[Prompt] = []
+
+    def score(self, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        self.prompts += prompts
+        size = {"num_frames": 1, "height": 8, "width": 8}
+        shown = [
+            read_media("first_frame", prompt.media["first_frame"], **size)[0].mean()
+            if prompt.media
+            else torch.tensor(0.0)
+            for prompt in prompts
+        ]
+        return torch.stack(shown)
+
+
+READS, NOT_FIRST, SEES = ReadsId(), NotFirst(), SeesMedia()
 SETTINGS = ServiceSettings(max_body_bytes=200_000, max_clips=20, deadline_s=2.0, kept_answers=50)
+
+
+@pytest.fixture(scope="module")
+def media_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("media")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +110,12 @@ def url() -> Iterator[str]:
         "mean": Mean(), "reads": READS, "not_first": NOT_FIRST, "ranks": Ranks()
     }  # fmt: skip
     with served(scorers, settings=SETTINGS) as base:
+        yield base
+
+
+@pytest.fixture(scope="module")
+def seeing_url(media_folder: Path) -> Iterator[str]:
+    with served({"sees": SEES}, settings=replace(SETTINGS, media_folder=media_folder)) as base:
         yield base
 
 
@@ -287,6 +323,80 @@ def test_the_client_weighs_the_scorers_it_names(url: str, token_file: str) -> No
     assert got[0] == 2.0 * score_of(8) + 1.0
     assert got[1] != got[1], "a clip without one of its scores has no sum"
     assert got[2] == 2.0 * score_of(9) + 1.0
+
+
+def pictured(folder: Path, red: int) -> Prompt:
+    """A prompt with a picture of this red, 0 to 255."""
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (40, 30), (red, 0, 0)).save(folder / f"{red}.png")
+    return with_media(PROMPT, {"first_frame": f"{red}.png"}, where="test", folder=folder)
+
+
+def test_media_of_a_prompt_travel_with_its_clips(
+    seeing_url: str, token_file: str, media_folder: Path, tmp_path: Path
+) -> None:
+    """The service may be on another machine, where the client's paths say nothing."""
+    remote = client(seeing_url, token_file)
+    prompts = [pictured(tmp_path / "own", 255), pictured(tmp_path / "own", 51), PROMPT]
+    got = remote.score(numbered_videos([1, 2, 3]), prompts).tolist()
+    assert got == pytest.approx([1.0, 0.2, 0.0])
+    seen = SEES.prompts[-3:]
+    assert [p.prompt_id for p in seen[:2]] == [p.prompt_id for p in prompts[:2]]
+    assert all(Path(p.media["first_frame"]).is_relative_to(media_folder) for p in seen[:2])
+    assert list(media_folder.iterdir()) == [], "nothing of it stays"
+
+
+def test_another_picture_of_the_same_name_is_another_request(seeing_url: str) -> None:
+    """An id repeated with another picture would be answered with the scores of the first."""
+    bodies = [medium(picture_bytes(red)) for red in (255, 51)]
+    assert post(seeing_url, media_request(bodies[0], "one-picture")).status_code == 200
+    assert post(seeing_url, media_request(bodies[1], "one-picture")).status_code == 409
+    again = scores_in(post(seeing_url, media_request(bodies[0], "one-picture")))
+    assert again["clip1", "sees"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ({"first_frame": {"suffix": ".png", "data": b"no picture"}}, "does not decode"),
+        ({"first_frame": {"suffix": ".mp4", "data": b"x"}}, "first_frame: expected a .png"),
+        ({"first_frame": {"suffix": "/../x.png", "data": b"x"}}, "media.first_frame.suffix"),
+        ({"../first_frame": {"suffix": ".png", "data": b"x"}}, "media.../first_frame"),
+        ({"first_frame": "/etc/passwd"}, "media.first_frame"),
+    ],
+)
+def test_bad_media_are_one_line(
+    seeing_url: str, media_folder: Path, sent: dict[str, Any], reason: str
+) -> None:
+    """Above all no client may name a path of the service's machine."""
+    response = post(seeing_url, media_request(sent, "bad-media-here"))
+    assert response.status_code == 422
+    assert reason in response.json()["error"]
+    assert list(media_folder.iterdir()) == []
+
+
+def test_picture_that_changed_is_not_sent(seeing_url: str, token_file: str, tmp_path: Path) -> None:
+    prompt = pictured(tmp_path, 255)
+    Image.new("RGB", (40, 30)).save(tmp_path / "255.png")
+    with pytest.raises(RewardError, match="other files than those that the prompt set"):
+        client(seeing_url, token_file).score(numbered_videos([1]), [prompt])
+    (tmp_path / "255.png").write_bytes(b"")
+    with pytest.raises(RewardError, match=r"media\.first_frame: .* has 0 bytes: expected 1 to"):
+        client(seeing_url, token_file).score(numbered_videos([1]), [prompt])
+
+
+def picture_bytes(red: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (red, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def medium(data: bytes) -> dict[str, Any]:
+    return {"first_frame": {"suffix": ".png", "data": data}}
+
+
+def media_request(media: dict[str, Any], request_id: str) -> dict[str, Any]:
+    return request([1], request_id=request_id, prompt={**wire.prompt(PROMPT), "media": media})
 
 
 def test_scorers_of_whole_groups_need_whole_groups(url: str, token_file: str) -> None:

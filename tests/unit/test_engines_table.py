@@ -6,6 +6,7 @@ import pytest
 
 from rlvid.config.loader import load_recipe
 from rlvid.flow.step_plans import make_step_plan
+from rlvid.launch.groups import recipe_sigmas
 from rlvid.launch.planner import learned_forwards
 from rlvid.launch.preflight import preflight
 from rlvid.models.policy import Policy
@@ -32,7 +33,13 @@ def test_forwards_that_the_table_speaks_of() -> None:
     for name, changes in {**ENGINES, "published": published}.items():
         recipe = load_recipe(RECIPE, tuple(changes))
         plans = [
-            make_step_plan(recipe.rollout, recipe_seed=0, prompt_id="a", step=step)
+            make_step_plan(
+                recipe.rollout,
+                recipe_seed=0,
+                prompt_id="a",
+                step=step,
+                sigmas=recipe_sigmas(recipe, recipe.rollout.num_denoising_steps),
+            )
             for step in range(6)
         ]
         trained[name] = sum(learned_forwards(recipe, plan) for plan in plans) / len(plans)

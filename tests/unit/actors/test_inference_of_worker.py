@@ -22,7 +22,7 @@ SETTINGS = WorkerSettings(
     weights_config=None,
     num_threads=1,
 )
-ROLLOUT = RolloutConfig(group_size=2, num_denoising_steps=4)
+ROLLOUT = RolloutConfig(shift=3.0, group_size=2, num_denoising_steps=4)
 TASK = GroupTask(
     group_id="000000-00",
     lease_id="",

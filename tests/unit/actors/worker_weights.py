@@ -15,7 +15,7 @@ from rlvid.testing import tiny_model
 from rlvid.weights import Bucket, base_digest, pack, trainable_parameters
 
 CLIP = ModelConfig(num_frames=5, height=16, width=16)
-SAMPLING = RolloutConfig(group_size=2, num_denoising_steps=2, guidance_scale=1.0)
+SAMPLING = RolloutConfig(shift=3.0, group_size=2, num_denoising_steps=2, guidance_scale=1.0)
 LORA = LoraConfig(rank=2, alpha=4.0)
 
 

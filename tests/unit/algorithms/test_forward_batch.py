@@ -20,7 +20,7 @@ ADVANTAGE = torch.tensor([1.0, -1.0, 0.5, -0.5])
 def group_of(group_id: str = "000000-00") -> RolloutGroup:
     """Return a group whose rollout g is all g; nothing else of it is looked at."""
     config = RolloutConfig.model_validate(
-        {"step_plan": {"kind": "ode"}, "initial_noise": "independent"}
+        {"shift": 3.0, "step_plan": {"kind": "ode"}, "initial_noise": "independent"}
     )
     nothing = torch.zeros(0, 2, 1, 2, 2)
     return RolloutGroup(

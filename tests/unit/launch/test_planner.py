@@ -142,6 +142,13 @@ def test_average_is_shared_out_in_every_stage(stage: int) -> None:
         assert memory["EMA"] * MIB == pytest.approx(size.transformer_parameters)
 
 
+def test_ranks_that_share_clips_share_activations() -> None:
+    """Two ranks hold half each of what a rank of its own would."""
+    alone = plan(recipe()).roles[-1].memory_mib["activations"]
+    sharing = plan(recipe(learner={"num_ranks": 2, "sequence_parallel": 2}))
+    assert sharing.roles[-1].memory_mib["activations"] == pytest.approx(alone / 2)
+
+
 def test_checkpointing_saves_activations() -> None:
     kept = plan(recipe()).roles[-1].memory_mib["activations"]
     saved = plan(recipe(learner={"activation_checkpointing": True}))

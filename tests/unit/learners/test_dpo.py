@@ -141,7 +141,8 @@ def line(chosen: int, rejected: int, text: str = "a ball") -> dict[str, str]:
 def test_pairs_of_a_user_are_encoded_and_trained_on(tmp_path: Path) -> None:
     """A video in two pairs is one clip; under another text it is another."""
     folder = folder_of_pairs(tmp_path / "pairs", [line(0, 1), line(2, 1), line(1, 0, "a cube")])
-    clips, pairs = open_folder_pairs(folder, SHAPE)
+    found = open_folder_pairs(folder, SHAPE)
+    clips, pairs = found.clips, found.pairs
     assert (len(clips), pairs) == (5, ((0, 1), (2, 1), (3, 4)))
     learner = opened(tmp_path / "run", folder)
     assert learner.num_pairs == 3

@@ -23,7 +23,7 @@ PROMPT = Prompt(prompt_id="ab", text="a red ball", facts={"colour": "red"})
 
 
 def body(**changes: Any) -> bytes:
-    message = {"videos": wire.array(torch.zeros(2, 3)), "prompts": wire.prompts([PROMPT])}
+    message = {"videos": wire.array(torch.zeros(2, 3)), "prompts": [wire.prompt(PROMPT)]}
     return wire.pack({**message, **changes})
 
 
