@@ -12,7 +12,7 @@ JOIN = """
 import torch
 from rlvid.learners import zero_engine
 
-zero_engine._join(torch.device("cpu"), timeout_s=30.0)
+zero_engine.join_ranks(torch.device("cpu"), timeout_s=30.0)
 """
 
 

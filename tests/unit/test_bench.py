@@ -66,7 +66,7 @@ def test_trained_flops_are_nearly_those_torch_counts() -> None:
         num_frames=5,
         height=32,
         width=32,
-        rollout=RolloutConfig(group_size=2, num_denoising_steps=2),
+        rollout=RolloutConfig(group_size=2, num_denoising_steps=2, shift=3.0),
         repeats=1,
     )
     model = ShapeModel(settings)
@@ -108,7 +108,7 @@ def test_every_stage_runs_at_tiny_size_and_the_first_ratio_is_one(dtype: str) ->
             height=32,
             width=32,
             dtype=dtype,
-            rollout=RolloutConfig(group_size=2, num_denoising_steps=4),
+            rollout=RolloutConfig(group_size=2, num_denoising_steps=4, shift=3.0),
             repeats=1,
         )
     )
