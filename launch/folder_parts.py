@@ -38,7 +38,7 @@ def has_part(model: ModelConfig, part: str) -> bool:
     folder = model_folder(model)
     known = published(folder)
     if known:
-        return hasattr(known, part)
+        return getattr(known, part, None) is not None
     return _class_of(folder, part) is not None
 
 

@@ -57,15 +57,18 @@ class PublishedPipeline:
     text_encoder: Mapping[str, Any]
     text_tokens: int
     """`model_max_length` of its tokenizer."""
+    transformer_2: Mapping[str, Any] | None = None
+    """The second expert's, where there are two."""
 
 
-def _wan(name: str, **transformer: int) -> PublishedPipeline:
+def _wan(name: str, *, has_experts: bool = False, **transformer: int) -> PublishedPipeline:
     return PublishedPipeline(
         hub_id=f"Wan-AI/{name}",
         transformer={**_WAN, **transformer},
         vae=_WAN_VAE,
         text_encoder=_UMT5_XXL,
         text_tokens=512,
+        transformer_2={**_WAN, **transformer} if has_experts else None,
     )
 
 
@@ -75,6 +78,13 @@ PUBLISHED = {
     ),
     "Wan2.1-T2V-14B-Diffusers": _wan(
         "Wan2.1-T2V-14B-Diffusers", num_attention_heads=40, num_layers=40, ffn_dim=13824
+    ),
+    "Wan2.2-T2V-A14B-Diffusers": _wan(
+        "Wan2.2-T2V-A14B-Diffusers",
+        has_experts=True,
+        num_attention_heads=40,
+        num_layers=40,
+        ffn_dim=13824,
     ),
 }
 """Name of the folder to what is published under it."""
@@ -87,7 +97,7 @@ def published(folder: Path) -> PublishedPipeline | None:
 
 @lru_cache(maxsize=8)
 def published_shapes(name: str, part: str) -> Shapes:
-    """Return name and shape of every tensor of a part: transformer, vae or text_encoder."""
+    """Return name and shape of every tensor of a part that the pipeline has, e.g. vae."""
     config: Mapping[str, Any] = getattr(PUBLISHED[name], part)
     shapes = closed_shapes(config["_class_name"], config)
     assert shapes is not None, "a part whose shapes nobody wrote down cannot be in PUBLISHED"

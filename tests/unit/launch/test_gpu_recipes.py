@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -37,28 +36,8 @@ BOUNDARY = 0.875
 
 @pytest.fixture(autouse=True)
 def _no_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Have a home with no model but the configuration files of Wan 2.2 A14B.
-
-    The planner knows the others' sizes by their folder's name.
-    """
+    """Have a home without models: the planner knows their sizes by their folder's name."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    folder = tmp_path / "models" / "Wan2.2-T2V-A14B-Diffusers"
-    shapes = PUBLISHED["Wan2.1-T2V-14B-Diffusers"]  # each expert has this one's
-    parts = {
-        "transformer": shapes.transformer,
-        "transformer_2": shapes.transformer,
-        "text_encoder": shapes.text_encoder,
-        "vae": shapes.vae,
-    }
-    files = {f"{part}/config.json": dict(config) for part, config in parts.items()}
-    files["tokenizer/tokenizer_config.json"] = {"model_max_length": shapes.text_tokens}
-    files["model_index.json"] = {
-        "boundary_ratio": BOUNDARY,
-        **{part: ["", config["_class_name"]] for part, config in parts.items()},
-    }
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(content))
 
 
 def test_every_recipe_for_gpus_is_in_the_table() -> None:
