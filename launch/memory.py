@@ -6,6 +6,11 @@ P parameters, T trainable ones, b bytes a number of `model.dtype`:
 - Training state is 4 T (gradients) + 8 T (Adam) + 4 T (float32 master, when b is 2) + 4 T (EMA).
   ZeRO 1 divides Adam and master by the ranks, 2 also the gradients, 3 also the parameters; the
   average is divided in every stage, whole parameters going to one rank each (`learners/ema.py`).
+- Of a rank with a GPU this is the GPU's memory, and what `learner.offload` moves is not in it: Adam
+  and master, at stage 3 the gradients (DeepSpeed keeps those of stages 1 and 2 on the GPU up to the
+  step), and parameters but for those gathered at a time. The plan has no column for the host, which
+  then holds 16 T / ranks (master, Adam, gradients; 4 T / ranks of gradients more at stage 3) and
+  P b / ranks, and two temporaries of torch's AdamW. On a rank without a GPU all of it stays.
 - A transformer layer keeps 34 bytes for each token and channel in 16-bit training with fused
   attention (Korthikanti et al., arXiv:2205.05198, section 4.1), so 17 b; a third more for the
   cross-attention of text-to-video models. Checkpointing keeps b a layer and one layer whole.
@@ -29,6 +34,8 @@ from rlvid.launch.model_size import ModelSize
 
 LAYER_NUMBERS = 17 * 4 / 3
 """Numbers a layer keeps for the backward pass, a token and channel."""
+LIVE_NUMBERS = 1e9
+"""Parameters whole at a time on a rank of ZeRO 3, at most (DeepSpeed's default)."""
 MIB = 2**20
 SMOLLM2_PARAMETERS = 134.5e6
 """Of SmolLM2-135M-Instruct, input and output embeddings being one."""
@@ -225,7 +232,7 @@ def distillation_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     transformer = size.transformer_parameters * bytes_of(recipe) / MIB
     third = 0.0
     if set(DMD_STAGES) & set(config.stages):
-        third = transformer / (learner.num_ranks if learner.zero_stage == 3 else 1)
+        third = _held_numbers(learner, size.transformer_parameters) * bytes_of(recipe) / MIB
         memory["gradients"] *= 2
         memory["optimiser"] *= 2
     if "causal_init" in config.stages and config.causal_init.method == "consistency":
@@ -248,7 +255,8 @@ def enhancer_memory(recipe: Recipe) -> dict[str, float]:
         over = {least: ranks if stage >= least else 1 for least in (1, 2)}
         master = 4 if width == 2 else 0
         memory["gradients"] = 4 * parameters / over[2] / MIB
-        memory["optimiser"] = (8 + master) * parameters / over[1] / MIB
+        if not _is_optimizer_offloaded(config.learner):
+            memory["optimiser"] = (8 + master) * parameters / over[1] / MIB
         if config.algorithm.kl_coefficient:
             memory["reference"] = parameters * width / MIB
     return memory
@@ -288,12 +296,31 @@ def bytes_of(recipe: Recipe) -> int:
 def _training_state(recipe: Recipe, learner: LearnerConfig, size: ModelSize) -> dict[str, float]:
     """Return MiB of weights, gradients, optimiser and average of one rank."""
     width, trainable = bytes_of(recipe), size.trainable_parameters
-    over = {stage: learner.num_ranks if learner.zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    over = {stage: learner.num_ranks if learner.zero_stage >= stage else 1 for stage in (1, 2)}
     master = 4 if width == 2 else 0
-    copies = size.transformer_parameters * width / over[3]
+    gradients, optimiser = 4 * trainable / over[2], (8 + master) * trainable / over[1]
+    if _is_optimizer_offloaded(learner):
+        gradients, optimiser = 0.0 if learner.zero_stage == 3 else gradients, 0.0
+    held = _held_numbers(learner, size.transformer_parameters) * width
     return {
-        "weights": (copies + size.text_encoder_parameters * width) / MIB,
-        "gradients": 4 * trainable / over[2] / MIB,
-        "optimiser": (8 + master) * trainable / over[1] / MIB,
+        "weights": (held + size.text_encoder_parameters * width) / MIB,
+        "gradients": gradients / MIB,
+        "optimiser": optimiser / MIB,
         "EMA": (4 * trainable / learner.num_ranks if learner.ema else 0) / MIB,
     }
+
+
+def _held_numbers(learner: LearnerConfig, parameters: float) -> float:
+    """Return how many of a trained transformer's parameters lie in a rank's memory, its GPU's if
+    it has one."""
+    if learner.zero_stage < 3:
+        return parameters
+    if learner.num_gpus and learner.offload is not None and learner.offload.parameters == "cpu":
+        return min(parameters, LIVE_NUMBERS)
+    return parameters / learner.num_ranks
+
+
+def _is_optimizer_offloaded(learner: LearnerConfig) -> bool:
+    """Return whether the optimiser's state is in another memory than the one planned."""
+    offload = learner.offload
+    return bool(learner.num_gpus) and offload is not None and offload.optimizer == "cpu"

@@ -30,8 +30,8 @@ MAY_CHANGE = (
     ("cluster",),
     ("rollout", "num_actors", "autoscale"),
     (
-        *("learner", "num_ranks", "sequence_parallel", "zero_stage", "num_cpus", "num_gpus"),
-        *("deadline_s", "stall_s"),
+        *("learner", "num_ranks", "sequence_parallel", "zero_stage", "offload"),
+        *("num_cpus", "num_gpus", "deadline_s", "stall_s"),
     ),
 )
 """Where a run runs and on how much, a section or keys of one: a job that is queued again gets other

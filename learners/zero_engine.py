@@ -25,6 +25,7 @@ from torch import distributed as dist
 
 from rlvid.config import LearnerConfig
 from rlvid.learners.ranks import Ranks
+from rlvid.learners.zero_settings import check_dtypes, deepspeed_config, groups_by_dtype
 from rlvid.learners.zero_state import ZeroState
 from rlvid.weights import TensorSpec, trainable_parameters
 
@@ -42,7 +43,7 @@ class ZeroEngine:
     ) -> None:
         """Wrap `transformer`; what it trains is what `requires_grad` says."""
         deepspeed = _deepspeed()
-        _check_dtypes(transformer, config)
+        check_dtypes(transformer, config)
         join_ranks(device, timeout_s=config.deadline_s)
         self.ranks = Ranks(device, sequence_parallel=config.sequence_parallel)
         self.device = device
@@ -52,8 +53,11 @@ class ZeroEngine:
             _enable_checkpointing(transformer)
         if config.zero_stage >= 2:
             _keep_order(transformer)
-        optimizer = torch.optim.AdamW(
-            _groups_by_dtype(self._parameters.values()),
+        adam = torch.optim.AdamW
+        if config.offload is not None and config.offload.adam == "deepspeed":
+            adam = deepspeed.ops.adam.DeepSpeedCPUAdam
+        optimizer = adam(
+            groups_by_dtype(self._parameters.values(), config),
             lr=config.optimizer.learning_rate,
             betas=config.optimizer.betas,
             eps=config.optimizer.eps,
@@ -62,10 +66,12 @@ class ZeroEngine:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=transformer,
             optimizer=optimizer,
-            config=_deepspeed_config(config, self.ranks.world_size),
+            config=deepspeed_config(
+                config, self.ranks.world_size, persistent_elements=PERSISTENT_ELEMENTS
+            ),
             dist_init_required=False,
         )
-        self._state = ZeroState(self._optimizer, config.zero_stage, self._parameters, self.ranks)
+        self._state = ZeroState(self._optimizer, config, self._parameters, self.ranks)
         self._gathered = deepspeed.zero.GatheredParameters
         self._full_master = deepspeed.utils.safe_get_full_fp32_param
 
@@ -115,6 +121,7 @@ class ZeroEngine:
                 self._engine.step()
             finally:
                 self._optimizer.loss_scale = 1.0
+            self._state.forget_offloaded_gradient()
         if norm is None:
             norm = float(self._engine.get_global_grad_norm())
         if not math.isfinite(norm):
@@ -154,6 +161,9 @@ class ZeroEngine:
         if self._config.zero_stage == 0:
             return
         optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda" and self._config.offload is not None:
+            torch.cuda.synchronize(self.device)  # gradients may still be on their way to the host
+        self._state.forget_offloaded_gradient()
         if self._config.zero_stage == 3:
             optimizer.averaged_gradients = {}
             return
@@ -329,53 +339,3 @@ def _keep_order(transformer: nn.Module) -> None:
     keep_order = getattr(transformer, "keep_order", None)
     if callable(keep_order):
         keep_order()
-
-
-def _check_dtypes(transformer: nn.Module, config: LearnerConfig) -> None:
-    """Refuse what DeepSpeed would do badly or not at all.
-
-    Stage 0 keeps no float32 master, so small steps on bf16 parameters would be rounded away. Stage
-    3 lays all it trains into one flat buffer, which has one dtype.
-    """
-    trained = trainable_parameters(transformer, config.mode).values()
-    dtypes = sorted({str(parameter.dtype) for parameter in trained})
-    if config.zero_stage == 0 and dtypes != ["torch.float32"]:
-        raise ValueError(
-            f"learner.zero_stage: 0 would train {dtypes} without a float32 master; use zero_stage 1"
-        )
-    if config.zero_stage == 3 and len(dtypes) > 1:
-        raise ValueError(
-            f"learner.zero_stage: 3 trains parameters of one dtype only, got {dtypes} (diffusers "
-            "keeps norms and time embedding in float32). Use zero_stage 2, mode 'lora', or "
-            "model.dtype 'float32'"
-        )
-
-
-def _groups_by_dtype(parameters: Any) -> list[dict[str, Any]]:
-    """One optimiser group per dtype: ZeRO flattens a group into one buffer, which has one dtype."""
-    by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
-    for parameter in parameters:
-        by_dtype.setdefault(parameter.dtype, []).append(parameter)
-    return [{"params": group} for group in by_dtype.values()]
-
-
-def _deepspeed_config(config: LearnerConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's settings. Batch sizes are formal: the accumulation boundary is ours.
-
-    No bf16 section: it would cast the parts that diffusers keeps in float32. Dtypes stay as loaded;
-    ZeRO keeps a float32 master of every bf16 group.
-    """
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "train_batch_size": world_size,
-        "gradient_clipping": config.max_grad_norm,
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**9,
-        "zero_optimization": {
-            "stage": config.zero_stage,
-            "overlap_comm": False,
-            "contiguous_gradients": True,
-            "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS,
-        },
-    }

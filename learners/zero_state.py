@@ -4,6 +4,9 @@
     stages 1, 2  a run of a flat buffer, for parameters of this rank's partition
     stage 3      this rank's part of every parameter, in flat buffers
 
+With `learner.offload` the flat buffers, their moments and gradients lie on the host; a checkpoint
+is the same. DeepSpeed then keeps the gradient's buffer, which it drops with the step otherwise.
+
 It reads attributes of DeepSpeed's optimisers (0.19) and imports none of it; `zero_engine` asks.
 """
 
@@ -17,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlvid.config import LearnerConfig
 from rlvid.learners.fragments import Piece, PieceReader, check_names, write_pieces
 from rlvid.learners.ranks import Ranks
 
@@ -46,8 +50,14 @@ class ZeroState:
     """This rank's share of the training state."""
 
     def __init__(
-        self, optimizer: Any, stage: int, parameters: Mapping[str, nn.Parameter], ranks: Ranks
+        self,
+        optimizer: Any,
+        config: LearnerConfig,
+        parameters: Mapping[str, nn.Parameter],
+        ranks: Ranks,
     ) -> None:
+        stage = config.zero_stage
+        self._is_offloaded = config.offload is not None and config.offload.optimizer == "cpu"
         self._optimizer = optimizer
         self._adam: torch.optim.Optimizer = optimizer if stage == 0 else optimizer.optimizer
         self._stage = stage
@@ -91,6 +101,29 @@ class ZeroState:
             if optimizer.persistent_parameters:
                 optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
+    def forget_offloaded_gradient(self) -> None:
+        """Zero the gradient that lies on the host, and what was measured of it; no collective.
+
+        A step writes only where a parameter has a gradient: the next one would go along this one's
+        again for an expert that saw no row. Nothing to do without optimiser offload.
+        """
+        if not self._is_offloaded:
+            return
+        self._optimizer.reset_cpu_buffers()
+        for owner in self._flat():
+            assert owner.grad is not None, "an offloaded partition has its gradient from the start"
+            owner.grad.zero_()
+
+    def _flat(self) -> list[Tensor]:
+        """Return the float32 buffers of stages 1 to 3, by group."""
+        optimizer = self._optimizer
+        flat: list[Tensor] = (
+            optimizer.fp32_partitioned_groups_flat
+            if self._stage == 3
+            else optimizer.single_partition_of_fp32_groups
+        )
+        return flat
+
     def _pieces(self) -> Iterator[Piece]:
         for index, run in enumerate(self._runs()):
             if self._stage == 0 and index % self._ranks.world_size != self._ranks.rank:
@@ -102,10 +135,14 @@ class ZeroState:
                     yield Piece(moment, run.name, run.start, run.of(state[moment]))
 
     def _state_of(self, owner: Tensor, num_steps: int) -> dict[str, Tensor]:
-        """Return Adam's state of a tensor, made as its first step would make it."""
-        state: dict[str, Tensor] = self._adam.state[owner]
+        """Return Adam's state of a tensor, made as its first step would make it.
+
+        torch counts its steps in a float tensor, DeepSpeedCPUAdam in an int.
+        """
+        state: dict[str, Any] = self._adam.state[owner]
         if not state:
-            state["step"] = torch.tensor(float(num_steps), dtype=torch.float32)
+            is_torch = isinstance(self._adam, torch.optim.AdamW)
+            state["step"] = torch.tensor(float(num_steps)) if is_torch else num_steps
             for moment in MOMENTS:
                 state[moment] = torch.zeros_like(owner, memory_format=torch.preserve_format)
         return state
@@ -117,7 +154,7 @@ class ZeroState:
         elif self._stage == 3:
             yield from self._runs_of_stage_3()
         else:
-            flat = self._optimizer.single_partition_of_fp32_groups
+            flat = self._flat()
             for name, parameter in self._parameters.items():
                 mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]
                 if mapping is None:
@@ -133,5 +170,4 @@ class ZeroState:
             start = padded * self._ranks.rank
             length = min(padded, int(parameter.ds_numel) - start)  # type: ignore[attr-defined]
             if length > 0:
-                owner = optimizer.fp32_partitioned_groups_flat[group]
-                yield _Run(name, start, owner, offset, length)
+                yield _Run(name, start, self._flat()[group], offset, length)

@@ -7,7 +7,13 @@ from rlvid.config.data_engine import DataEngineConfig
 from rlvid.config.distillation import DistillationConfig
 from rlvid.config.dpo import OfflineDpoConfig
 from rlvid.config.elasticity import AutoscaleConfig
-from rlvid.config.learner import EmaConfig, LearnerConfig, LoraConfig, OptimizerConfig
+from rlvid.config.learner import (
+    EmaConfig,
+    LearnerConfig,
+    LoraConfig,
+    OffloadConfig,
+    OptimizerConfig,
+)
 from rlvid.config.model import ModelConfig
 from rlvid.config.phases import EvaluateConfig, GrpoConfig, TinyBaseConfig
 from rlvid.config.prompts import PromptsConfig
@@ -34,6 +40,7 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "OfflineDpoConfig",
+    "OffloadConfig",
     "OptimizerConfig",
     "PromptsConfig",
     "Recipe",

@@ -48,6 +48,57 @@ class SleepingConfig(Section):
     """Seconds of a publish."""
 
 
+class OffloadConfig(Section):
+    """What ZeRO keeps in the host's memory instead of the GPU's (ZeRO-Offload, arXiv:2101.06840).
+
+    On a machine without a GPU both are the same memory, and it saves nothing. A step is the one
+    without it; where the gradient is clipped, but for the rounding of its norm. Checkpoints are the
+    same, and go on with it or without.
+    """
+
+    optimizer: Literal["none", "cpu"] = "cpu"
+    """cpu: float32 values and Adam's moments lie on the host and the optimiser steps there, the
+    reduced gradients being copied to it. Needs zero_stage 1 or more."""
+    parameters: Literal["none", "cpu"] = "none"
+    """cpu: each rank's share of the parameters, frozen ones too, lies on the host and comes to the
+    GPU layer by layer. Needs zero_stage 3."""
+    adam: Literal["torch", "deepspeed"] = "torch"
+    """Of the optimiser on the host. torch: `torch.optim.AdamW`, as without offload. deepspeed:
+    `DeepSpeedCPUAdam`, vectorised, which rounds otherwise, and in the last bits after a resume too.
+    A C++ compiler builds it for minutes at its first use on each machine, so have it built before
+    the run; `ds_report` shows whether `cpu_adam` can be."""
+    pin_memory: bool = True
+    """Page-locked, for copies at full speed beside the computation; false where `ulimit -l` or the
+    host's memory is too small for it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.optimizer == "none" and self.parameters == "none":
+            raise ValueError(
+                "optimizer: expected 'cpu' for optimizer or parameters, got 'none' for both: leave "
+                "the section out to keep everything on the GPU"
+            )
+        if self.adam == "deepspeed" and self.optimizer == "none":
+            raise ValueError(
+                "adam: 'deepspeed' steps on the host only: expected optimizer 'cpu', got 'none'. "
+                "Set optimizer to 'cpu', or adam to 'torch'"
+            )
+        return self
+
+    def check_stage(self, zero_stage: int) -> None:
+        """Refuse a ZeRO stage that cannot do this, naming the key; DeepSpeed would ignore it."""
+        if self.optimizer == "cpu" and zero_stage < 1:
+            raise ValueError(
+                f"offload.optimizer: 'cpu' needs zero_stage 1, 2 or 3, got {zero_stage}, which has "
+                "no optimiser of ZeRO's. Raise zero_stage, or leave the section out"
+            )
+        if self.parameters == "cpu" and zero_stage < 3:
+            raise ValueError(
+                f"offload.parameters: 'cpu' needs zero_stage 3, got {zero_stage}, which keeps "
+                "whole parameters on every rank. Set zero_stage to 3, or parameters to 'none'"
+            )
+
+
 class LearnerConfig(Section):
     """A group of DeepSpeed ranks."""
 
@@ -66,6 +117,7 @@ class LearnerConfig(Section):
     num_gpus: float = Field(default=0.0, ge=0.0)
     """Ray GPUs per rank."""
     zero_stage: Literal[0, 1, 2, 3] = 2
+    offload: OffloadConfig | None = None
     mode: Literal["full", "lora"] = "lora"
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -107,4 +159,10 @@ class LearnerConfig(Section):
                 f"sequence_parallel: {self.sequence_parallel} ranks to a clip do not divide "
                 f"num_ranks {self.num_ranks}: expected a divisor of it. Set num_ranks to a multiple"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> Self:
+        if self.offload is not None:
+            self.offload.check_stage(self.zero_stage)
         return self

@@ -18,19 +18,21 @@ from rlvid.learners.rl import RlLearner
 from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
 from rlvid.testing import tiny_model
 from rlvid.weights import digest_tensors
+from tests.zero_layouts import learner_section
 
 NUM_STEPS = 5
 SAVED_AT = 2
-CASES = [(stage, mode) for mode in ("lora", "full") for stage in (0, 1, 2, 3)]
-RESUMED = [(2, "lora"), (3, "full")]
+LAYOUTS = ("0", "1", "2", "3", "2-offload", "3-offload")
+CASES = [(layout, mode) for mode in ("lora", "full") for layout in LAYOUTS]
+RESUMED = [("2", "lora"), ("3", "full")]
 RESUMED_STEPS = 4
 
 
-def recipe_of(stage: int, mode: str) -> Recipe:
+def recipe_of(layout: str, mode: str) -> Recipe:
     """Three groups on two ranks, so one rank pads; a small norm, so that clipping acts."""
     return tiny_recipe(
         learner={
-            "zero_stage": stage,
+            **learner_section(layout),
             "mode": mode,
             "num_ranks": 2,
             "max_grad_norm": 0.01,
@@ -45,9 +47,9 @@ def recipe_of(stage: int, mode: str) -> Recipe:
     )
 
 
-def open_learner(stage: int, mode: str, *, seed: int = 0) -> RlLearner:
+def open_learner(layout: str, mode: str, *, seed: int = 0) -> RlLearner:
     torch.manual_seed(seed)
-    return RlLearner(tiny_settings(recipe_of(stage, mode)), tiny_model(0))
+    return RlLearner(tiny_settings(recipe_of(layout, mode)), tiny_model(0))
 
 
 def train(learner: RlLearner, recipe: Recipe, first: int, last: int) -> list[float]:
@@ -68,49 +70,49 @@ def train(learner: RlLearner, recipe: Recipe, first: int, last: int) -> list[flo
 
 def stages(folder: Path) -> None:
     """Train every case and write parameters and averages."""
-    for stage, mode in CASES:
-        learner = open_learner(stage, mode)
-        train(learner, recipe_of(stage, mode), 0, NUM_STEPS)
+    for layout, mode in CASES:
+        learner = open_learner(layout, mode)
+        train(learner, recipe_of(layout, mode), 0, NUM_STEPS)
         assert learner.trainee.ema is not None
         values = {f"live/{n}": v for n, v in learner.trainee.engine.full_parameters()}
         values |= {f"ema/{n}": v for n, v in learner.trainee.ema.full_parameters()}
         if learner.trainee.rank == 0:
-            save_file(values, folder / f"{mode}-{stage}.safetensors")
+            save_file(values, folder / f"{mode}-{layout}.safetensors")
 
 
 def uninterrupted(folder: Path) -> None:
-    for stage, mode in RESUMED:
-        learner = open_learner(stage, mode)
-        train(learner, recipe_of(stage, mode), 0, SAVED_AT)
-        draws = train(learner, recipe_of(stage, mode), SAVED_AT, RESUMED_STEPS)
-        write_state(learner, draws, folder / f"uninterrupted-{mode}-{stage}")
+    for layout, mode in RESUMED:
+        learner = open_learner(layout, mode)
+        train(learner, recipe_of(layout, mode), 0, SAVED_AT)
+        draws = train(learner, recipe_of(layout, mode), SAVED_AT, RESUMED_STEPS)
+        write_state(learner, draws, folder / f"uninterrupted-{mode}-{layout}")
 
 
 def killed(folder: Path) -> None:
     """Checkpoint in the middle, go on for a step, and die without a word."""
-    for stage, mode in RESUMED:
-        learner = open_learner(stage, mode)
-        train(learner, recipe_of(stage, mode), 0, SAVED_AT)
-        place = folder / f"checkpoints-{mode}-{stage}"
+    for layout, mode in RESUMED:
+        learner = open_learner(layout, mode)
+        train(learner, recipe_of(layout, mode), 0, SAVED_AT)
+        place = folder / f"checkpoints-{mode}-{layout}"
         ranks = learner.trainee.engine.ranks
         begun = str(checkpoint.begin(place, SAVED_AT)) if ranks.rank == 0 else ""
         temporary = Path(ranks.gather_json(begun)[0])
         learner.save(temporary)
         if learner.trainee.rank == 0:
             checkpoint.commit(temporary, step=SAVED_AT, keep=2)
-        train(learner, recipe_of(stage, mode), SAVED_AT, SAVED_AT + 1)
+        train(learner, recipe_of(layout, mode), SAVED_AT, SAVED_AT + 1)
     learner.trainee.engine.ranks.barrier()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def resumed(folder: Path) -> None:
-    for stage, mode in RESUMED:
-        learner = open_learner(stage, mode, seed=999)
-        latest = checkpoint.find_latest(folder / f"checkpoints-{mode}-{stage}")
+    for layout, mode in RESUMED:
+        learner = open_learner(layout, mode, seed=999)
+        latest = checkpoint.find_latest(folder / f"checkpoints-{mode}-{layout}")
         assert latest is not None
         learner.load(latest.path)
-        draws = train(learner, recipe_of(stage, mode), latest.step, RESUMED_STEPS)
-        write_state(learner, draws, folder / f"resumed-{mode}-{stage}")
+        draws = train(learner, recipe_of(layout, mode), latest.step, RESUMED_STEPS)
+        write_state(learner, draws, folder / f"resumed-{mode}-{layout}")
 
 
 def write_state(learner: RlLearner, draws: list[float], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Run as one rank by test_relayout: FOLDER STAGE READ WRITE. Not a test itself.
+"""Run as one rank by test_relayout: FOLDER LAYOUT READ WRITE. Not a test itself.
 
 Goes on from checkpoint READ ("-": from the start), writes what it then holds as WRITE-again, takes
 a step, and writes that as WRITE.
@@ -18,6 +18,7 @@ from rlvid.learners.rl import RlLearner
 from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
 from rlvid.testing import tiny_model
 from rlvid.weights import digest_tensors
+from tests.zero_layouts import learner_section
 
 
 def save(learner: RlLearner, folder: Path) -> None:
@@ -50,10 +51,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     # Tiny parameters would all stay whole at stage 3; both kinds are to be there.
     zero_engine.PERSISTENT_ELEMENTS = 200
-    place, stage, read, write = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    place, layout, read, write = Path(sys.argv[1]), *sys.argv[2:5]
     recipe = tiny_recipe(
         learner={
-            "zero_stage": stage,
+            **learner_section(layout),
             "mode": "full",
             "optimizer": {"learning_rate": 1e-3},
             "ema": {"decay": 0.5, "every": 1},

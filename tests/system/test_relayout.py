@@ -14,8 +14,15 @@ from rlvid.learners.fragments import PieceReader
 from rlvid.learners.testing import run_ranks
 
 WORKER = Path(__file__).with_name("relayout_ranks.py")
-WAY = [(1, 2, "-", "a"), (2, 3, "a", "b"), (1, 0, "b", "c"), (2, 1, "c", "d")]
-"""Ranks, stage, checkpoint read and written."""
+WAY = [
+    (1, "2", "-", "a"),
+    (2, "3", "a", "b"),
+    (1, "2-offload", "b", "c"),
+    (2, "3-offload", "c", "d"),
+    (1, "0", "d", "e"),
+    (2, "1", "e", "f"),
+]
+"""Ranks, stage with or without offload, checkpoint read and written."""
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +31,8 @@ pytestmark = pytest.mark.slow
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A step each, with another layout each."""
     folder = tmp_path_factory.mktemp("relayout")
-    for num_ranks, stage, read, write in WAY:
-        arguments = (str(folder), str(stage), read, write)
+    for num_ranks, layout, read, write in WAY:
+        arguments = (str(folder), layout, read, write)
         assert run_ranks(WORKER, num_ranks, *arguments) == [0] * num_ranks
     return folder
 

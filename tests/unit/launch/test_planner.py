@@ -132,6 +132,26 @@ def test_zero_stages_divide_what_they_say(stage: int, bytes_per_parameter: int) 
     assert state == pytest.approx(expected / MIB, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("num_gpus", "stage", "parameters", "bytes_per_parameter"),
+    [(1.0, 2, "none", 4 + 2), (1.0, 3, "none", 2), (1.0, 3, "cpu", 4), (0.0, 3, "cpu", 2 + 2 + 4)],
+)
+def test_offload_leaves_the_gpu_and_not_a_machine_without_one(
+    num_gpus: float, stage: int, parameters: str, bytes_per_parameter: int
+) -> None:
+    """As above; offloaded parameters of this small model may all be gathered at a time."""
+    learner = {
+        **{"mode": "full", "num_ranks": 2, "num_gpus": num_gpus, "zero_stage": stage},
+        "offload": {"parameters": parameters},
+    }
+    chosen = recipe(learner=learner)
+    size = read_model_size(chosen.model, chosen.learner)
+    memory = learner_memory(chosen, size)
+    state = memory["weights"] + memory["gradients"] + memory["optimiser"]
+    expected = bytes_per_parameter * size.transformer_parameters + 4 * size.text_encoder_parameters
+    assert state == pytest.approx(expected / MIB, rel=1e-12)
+
+
 @pytest.mark.parametrize("stage", [0, 3])
 def test_average_is_shared_out_in_every_stage(stage: int) -> None:
     """float32, 4 bytes a parameter over the whole gang: a quarter of them on each of 4 ranks."""
