@@ -28,13 +28,15 @@ def gradients(trainee: Trainee) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in live.items() if p.grad is not None}
 
 
-def capture(trainee: Trainee) -> dict[str, Tensor]:
-    """Make the trainee note its gradient instead of stepping on it."""
+def capture(trainee: Trainee, *, goes_on: bool = False) -> dict[str, Tensor]:
+    """Make the trainee note the gradient of its first step, and step on it only if it `goes_on`."""
     noted: dict[str, Tensor] = {}
+    step = trainee.step
 
     def note(*, divisor: float = 1.0) -> float:
-        noted.update({name: value / divisor for name, value in gradients(trainee).items()})
-        return 0.0
+        if not noted:
+            noted.update({name: value / divisor for name, value in gradients(trainee).items()})
+        return step(divisor=divisor) if goes_on else 0.0
 
     trainee.step = note  # type: ignore[method-assign]
     return noted

@@ -19,11 +19,10 @@ from rlvid.learners import zero_engine
 from rlvid.learners.rl import RlLearner
 from rlvid.learners.sft import SftLearner, sft_settings
 from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
-from rlvid.learners.trainee import Trainee
 from rlvid.models.policy import Policy
 from rlvid.records import RolloutGroup
 from rlvid.testing import tiny_model
-from tests.numerics.layout_ranks import gradients
+from tests.numerics.layout_ranks import capture
 
 CLIP = {"num_frames": 9, "height": 32, "width": 32}
 """48 tokens."""
@@ -42,20 +41,6 @@ def section(stage: int, sequence_parallel: int) -> dict[str, Any]:
         "max_grad_norm": 1e9,
         "activation_checkpointing": True,
     }
-
-
-def note_first_gradient(trainee: Trainee) -> dict[str, Tensor]:
-    """Have the trainee note the gradient of its first step."""
-    noted: dict[str, Tensor] = {}
-    step = trainee.step
-
-    def note(*, divisor: float = 1.0) -> float:
-        if not noted:
-            noted.update({name: value / divisor for name, value in gradients(trainee).items()})
-        return step(divisor=divisor)
-
-    trainee.step = note  # type: ignore[method-assign]
-    return noted
 
 
 def rl(stage: int, sequence_parallel: int) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -78,7 +63,7 @@ def rl(stage: int, sequence_parallel: int) -> tuple[dict[str, float], dict[str, 
     digest = learner.published_digest(0)
     groups = tiny_groups(tiny_model(0), recipe, digest=digest, num_groups=2)
     again = tiny_groups(learner.trainee.model, recipe, digest=digest, num_groups=2)
-    noted = note_first_gradient(learner.trainee)
+    noted = capture(learner.trainee, goes_on=True)
     report = learner.train(groups, tiny_rewards(groups), step=0)
     metrics = {name: report.metrics[name] for name in NAMES}
     return metrics | {"sampled_off": farthest(groups, again)}, noted
@@ -98,7 +83,7 @@ def sft(sequence_parallel: int, folder: Path) -> dict[str, Tensor]:
     sft = {"batch_size": 3, "num_clips": 4, "learner": section(0, sequence_parallel)}
     recipe = tiny_recipe(model=CLIP, sft=sft)
     learner = SftLearner(sft_settings(recipe, Policy(model_path="tiny"), folder), tiny_model(0))
-    noted = note_first_gradient(learner.trainee)
+    noted = capture(learner.trainee, goes_on=True)
     learner.train_steps(0, 1)
     return noted
 
