@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,24 @@ from rlvid.flow.sampler import sample_ode
 from rlvid.models.lora import add_lora
 from rlvid.models.pipeline_model import set_attention_backend
 from rlvid.models.sequence_parallel import open_sequence_group, spread_tokens
+from tests.unit.models import family_checks
+from tests.unit.models.family_checks import FAMILIES
 
-FAMILIES = {
-    "cogvideox": ("cogvideox:build_model", (9, 16, 32)),
-    "cogvideox_i2v": ("cogvideox:build_image_model", (9, 32, 32)),
-    "hunyuan_video": ("hunyuan_video:build_model", (9, 16, 16)),
-    "hunyuan_video15": ("hunyuan_video15:build_model", (9, 32, 32)),
-    "hunyuan_video15_i2v": ("hunyuan_video15:build_image_model", (9, 32, 32)),
-    "ltx": ("ltx:build_model", (9, 32, 64)),
-    "mochi": ("mochi:build_model", (13, 16, 32)),
-    "sd3": ("sd3:build_model", (1, 16, 32)),
-    "wan": ("wan:tiny_t2v", (9, 32, 32)),
-    "wan_experts": ("wan:tiny_experts", (9, 32, 32)),
-    "wan_i2v": ("wan:tiny_i2v", (9, 32, 32)),
-    "wan_ti2v": ("wan:tiny_ti2v", (9, 32, 32)),
+CLIPS = {
+    "cogvideox": (9, 16, 32),
+    "cogvideox_i2v": (9, 32, 32),
+    "hunyuan_video": (9, 16, 16),
+    "hunyuan_video15": (9, 32, 32),
+    "hunyuan_video15_i2v": (9, 32, 32),
+    "ltx": (9, 32, 64),
+    "mochi": (13, 16, 32),
+    "sd3": (1, 16, 32),
+    "wan": (9, 32, 32),
+    "wan_experts": (9, 32, 32),
+    "wan_i2v": (9, 32, 32),
+    "wan_ti2v": (9, 32, 32),
 }
-"""Family to the function of `rlvid.models.tiny_families` that builds it, and a clip of it."""
+"""Family of `family_checks` to a clip whose tokens divide."""
 TEXTS = ["a red ball falls", "a blue square"]
 SIGMA = torch.tensor([0.9, 0.3])
 """On both sides of the experts' boundary."""
@@ -49,17 +50,12 @@ Found = dict[str, Tensor]
 
 
 def build(family: str) -> Any:
-    module, _, function = FAMILIES[family][0].partition(":")
-    if function == "tiny_t2v":
-        from rlvid.testing import tiny_model
-
-        return tiny_model(0)
-    return getattr(import_module(f"rlvid.models.tiny_families.{module}"), function)()
+    return family_checks.build(FAMILIES[family])
 
 
 def told(family: str, model: Any) -> tuple[Tensor, Condition]:
     """Return two latents and what they are told: a text each, and a picture where there is one."""
-    size = FAMILIES[family][1]
+    size = CLIPS[family]
     latents = torch.randn(2, *model.latent_shape(*size), generator=torch.Generator().manual_seed(7))
     condition = model.encode_prompts(TEXTS)
     if hasattr(model, "encode_media"):

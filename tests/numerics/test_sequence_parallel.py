@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlvid.learners.testing import run_ranks
-from tests.numerics.sequence_ranks import FAMILIES
+from tests.numerics.sequence_ranks import CLIPS
 
 ROUNDING = 1e-5
 """Of the largest element. Each rank multiplies matrices of other sizes, and parameters' gradients
@@ -18,7 +18,7 @@ are sums of two ranks' instead of one; 2.4e-6 was the most that any family here 
 LAYOUTS = {1: ("1", "0"), 2: ("2", "0", "2", "3"), 4: ("2", "0")}
 """Ranks to how many share a clip, and the ZeRO stages tried."""
 CASES = (
-    *(f"{family}/full" for family in FAMILIES),
+    *(f"{family}/full" for family in CLIPS),
     *(f"{family}/lora" for family in ("cogvideox", "hunyuan_video", "mochi", "wan", "wan_experts")),
 )
 
