@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlvid.config import LearnerConfig, OfflineDpoConfig, Recipe
 from rlvid.config.distillation import DMD_STAGES
@@ -31,6 +32,9 @@ from rlvid.config.enhancement import RewriterConfig
 from rlvid.config.rewards import ServerConfig
 from rlvid.launch.folder_parts import count_parameters, tensor_shapes
 from rlvid.launch.model_size import ModelSize
+
+if TYPE_CHECKING:
+    from rlvid.records import StepPlan
 
 LAYER_NUMBERS = 17 * 4 / 3
 """Numbers a layer keeps for the backward pass, a token and channel."""
@@ -156,20 +160,22 @@ def learner_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
 
 def _rows_together(recipe: Recipe) -> int:
     """Return the rows of a group that one forward may take: of one trained step, or of all."""
-    from rlvid.flow.sigmas import shifted_sigmas
-    from rlvid.flow.step_plans import make_step_plan
-
     size = recipe.rollout.group_size
     if recipe.learner.replay == "as_sampled" or recipe.algorithm.use == "refl":
         return size
-    plan = make_step_plan(
-        recipe.rollout,
-        recipe_seed=recipe.seed,
-        prompt_id="memory",
-        step=0,
-        sigmas=shifted_sigmas(recipe.rollout.num_denoising_steps, 1.0),  # only their number counts
+    return size * plan_to_count(recipe, prompt_id="memory", step=0).num_recorded
+
+
+def plan_to_count(recipe: Recipe, *, prompt_id: str, step: int) -> StepPlan:
+    """Return the step plan of a prompt, on noise levels of which only the number counts."""
+    from rlvid.flow.sigmas import shifted_sigmas
+    from rlvid.flow.step_plans import make_step_plan
+
+    config = recipe.rollout
+    levels = shifted_sigmas(config.num_denoising_steps, 1.0)
+    return make_step_plan(
+        config, recipe_seed=recipe.seed, prompt_id=prompt_id, step=step, sigmas=levels
     )
-    return size * plan.num_recorded
 
 
 def _is_whole_copy(held: str, learner: LearnerConfig) -> bool:

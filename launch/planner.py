@@ -21,6 +21,7 @@ from rlvid.launch.memory import (
     dpo_memory,
     enhancer_memory,
     learner_memory,
+    plan_to_count,
     server_memory,
     sft_memory,
 )
@@ -179,16 +180,10 @@ def forwards_per_step(recipe: Recipe) -> tuple[float, float]:
     a tree those of one node.
     Engines on the forward process train noised final videos instead, without guidance.
     """
-    from rlvid.flow.sigmas import shifted_sigmas
-    from rlvid.flow.step_plans import make_step_plan
-
     config = recipe.rollout
-    levels = shifted_sigmas(config.num_denoising_steps, 1.0)  # only their number counts here
     sampling, learning = [], []
     for number in range(SAMPLED_PLANS):
-        drawn = make_step_plan(
-            config, recipe_seed=recipe.seed, prompt_id=str(number), step=number, sigmas=levels
-        )
+        drawn = plan_to_count(recipe, prompt_id=str(number), step=number)
         nodes = [drawn.nodes_before(j, config.group_size) for j in range(drawn.num_steps)]
         sampling.append(sum(nodes))
         learning.append(learned_forwards(recipe, drawn))
