@@ -67,7 +67,10 @@ class ZeroEngine:
             model=transformer,
             optimizer=optimizer,
             config=deepspeed_config(
-                config, self.ranks.world_size, persistent_elements=PERSISTENT_ELEMENTS
+                config,
+                self.ranks.world_size,
+                persistent_elements=PERSISTENT_ELEMENTS,
+                trained_elements=sum(value.numel() for value in self._parameters.values()),
             ),
             dist_init_required=False,
         )

@@ -11,6 +11,9 @@ from torch import nn
 from rlvid.config import LearnerConfig, OffloadConfig
 from rlvid.weights import trainable_parameters
 
+MAX_BUCKET_ELEMENTS = 500_000_000
+"""Of the buffer in which gradients go to other ranks (DeepSpeed's default of its size)."""
+
 
 def check_dtypes(transformer: nn.Module, config: LearnerConfig) -> None:
     """Refuse what DeepSpeed would do badly or not at all.
@@ -50,7 +53,7 @@ def groups_by_dtype(
 
 
 def deepspeed_config(
-    config: LearnerConfig, world_size: int, *, persistent_elements: int
+    config: LearnerConfig, world_size: int, *, persistent_elements: int, trained_elements: int
 ) -> dict[str, Any]:
     """DeepSpeed's settings. Batch sizes are formal: the accumulation boundary is ours.
 
@@ -59,6 +62,8 @@ def deepspeed_config(
 
     Args:
         persistent_elements: stage 3 keeps smaller parameters whole on every rank between uses.
+        trained_elements: of all trained parameters, whole. DeepSpeed allocates the buffer of
+            gradients on their way to other ranks at its full size, however few there are.
     """
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -72,6 +77,7 @@ def deepspeed_config(
             "stage": config.zero_stage,
             "overlap_comm": False,
             "contiguous_gradients": True,
+            "reduce_bucket_size": min(MAX_BUCKET_ELEMENTS, trained_elements),
             "stage3_param_persistence_threshold": persistent_elements,
             **_offload_config(config.offload),
         },

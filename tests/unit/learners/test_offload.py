@@ -6,6 +6,7 @@ offload, which keeps gradients elsewhere and adds them up otherwise, but none of
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,21 @@ def test_bfloat16_gradients_are_added_up_in_float32(
             _add(engine, 7, "left", is_last=part == num_parts - 1)
         norms.append(engine.step(LEARNING_RATE))
     assert norms[1] == pytest.approx(64 * norms[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_gradient_buffer_is_as_large_as_what_is_trained(stage: int) -> None:
+    """DeepSpeed allocates its default, 2 GB, whole; a process with many of them cannot fork."""
+    before = _reserved_bytes()
+    engine = _open(stage, None)
+    _add(engine, 0, "left", is_last=True)
+    assert _reserved_bytes() - before < 10**9
+
+
+def _reserved_bytes() -> int:
+    """Return the size of this process's address space, memory never touched included."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize(("stage", "offload"), OFFLOADS)
