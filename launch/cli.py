@@ -154,6 +154,7 @@ def run(
 @app.command(
     epilog="Examples: rlvid plan quickstart_cpu rollout.num_actors=4 | "
     "rlvid plan my.yaml --assume sampling_mfu=0.5 --assume 'gpu=NVIDIA H200' | "
+    "rlvid plan wan2.1_14b_lora --cluster 4x8xH200 --price 3.5 | "
     "rlvid plan my.yaml --simulate --costs runs/first --actors 1,4,16 --staleness 0,1"
 )
 def plan(
@@ -187,6 +188,16 @@ def plan(
             help="Of the cost estimate, e.g. sampling_mfu=0.5; may be repeated.",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODESxGPUSxKIND",
+            help="Split these GPUs best between the roles of the RL phase, e.g. 4x8xH100.",
+        ),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0.0, help="With --cluster: of one GPU for an hour.")
+    ] = None,
 ) -> None:
     """Show what a recipe needs: processes, GPUs, memory, and each phase's cost; or its times."""
     from rlvid.config.loader import load_recipe
@@ -194,8 +205,10 @@ def plan(
     loaded = load_recipe(recipe, overrides or ())
     options = (actors, staleness, costs, failures, steps, as_json or None)
     if simulate:
-        if assume:
-            raise ValueError("plan: --assume belongs to the estimate; leave out --simulate")
+        if assume or cluster or price is not None:
+            raise ValueError(
+                "plan: --assume, --cluster and --price belong to the estimate; leave out --simulate"
+            )
         from rlvid.launch.cli_simulate import simulate_recipe
 
         typer.echo(
@@ -215,9 +228,11 @@ def plan(
             "plan: --actors, --staleness, --costs, --failures, --steps and --json belong to "
             "--simulate; add it"
         )
+    if price is not None and cluster is None:
+        raise ValueError("plan: --price is of a GPU of --cluster; add it, e.g. --cluster 4x8xH100")
     from rlvid.launch.cli_plan import print_plan
 
-    print_plan(loaded, assume or ())
+    print_plan(loaded, assume or (), cluster=cluster, price=price)
 
 
 @app.command(

@@ -14,23 +14,34 @@ WIDTH = 110
 """Columns that the tables need; a narrower terminal folds their lines."""
 
 
-def print_plan(recipe: Recipe, assume: Sequence[str]) -> None:
+def print_plan(
+    recipe: Recipe,
+    assume: Sequence[str],
+    *,
+    cluster: str | None = None,
+    price: float | None = None,
+) -> None:
     """Print the plan of a recipe.
 
     Args:
         assume: "sampling_mfu=0.5" and the like.
+        cluster: "4x8xH100", whose GPUs are to be split between the roles of the RL phase.
+        price: of one of its GPUs for an hour.
 
     Raises:
-        ValueError: an assumption is unknown, or the recipe cannot be planned; once all is printed,
-            a process that does not fit onto its GPUs, or more CPUs or GPUs than there are.
+        ValueError: an assumption or the cluster is unknown, or the recipe cannot be planned; once
+            all is printed, a process that does not fit onto its GPUs, no split that fits the
+            cluster, or, without one, more CPUs or GPUs than there are.
     """
     from rich.console import Console
 
     from rlvid.launch import planner
     from rlvid.launch.estimate import phases, render
     from rlvid.launch.estimate.assumptions import read_assumptions
+    from rlvid.launch.estimate.gpu_cluster import assume_cluster, read_cluster
 
-    assumed = read_assumptions(assume)
+    gpus = None if cluster is None else read_cluster(cluster)
+    assumed = read_assumptions(assume) if gpus is None else assume_cluster(gpus, assume)
     planned = planner.plan(recipe)
     estimates = phases.estimate(recipe, planned, assumed)
     console = Console(width=max(Console().width, WIDTH))
@@ -44,7 +55,16 @@ def print_plan(recipe: Recipe, assume: Sequence[str]) -> None:
             f"{free / render.GIB:.1f} GiB free; give a --run-folder with more room",
             highlight=False,
         )
-    misfits = phases.misfits(planned, assumed)
+    misfits = [f"plan: {line}" for line in phases.misfits(planned, assumed)]
+    if gpus is not None:
+        from rlvid.launch.estimate.recipe_split import split_problem
+        from rlvid.launch.estimate.render_split import split_lines
+
+        problem = split_problem(recipe, planned, assumed, gpus)
+        if problem is not None:
+            lines = split_lines(recipe, problem, gpus, price=price)
+            console.print("", *lines, sep="\n", highlight=False, soft_wrap=True)
     if misfits:
-        raise ValueError("\n".join(f"plan: {line}" for line in misfits))
-    planner.check_machine(recipe)
+        raise ValueError("\n".join(misfits))
+    if gpus is None:
+        planner.check_machine(recipe)

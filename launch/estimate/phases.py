@@ -1,7 +1,8 @@
 """From a recipe to what each of its phases costs, and what of it does not fit.
 
 A role's hours are its FLOPs over the peak of its GPUs at the assumed utilisation. Roles that work
-beside one another take as long as the slowest; GPUs are held for all of that, busy or not.
+beside one another take as long as the slowest, and those that share a GPU take turns on it
+(`launch/estimate/sharing.py`); GPUs are held for all of that, busy or not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ from rlvid.launch.estimate.assumptions import Assumptions
 from rlvid.launch.estimate.distillation import distillation_work, encoded_clips
 from rlvid.launch.estimate.records import ACTORS, DECODER, LEARNER, Counted, Work, count_model
 from rlvid.launch.estimate.sampling import data_engine_work, evaluate_work, num_rendered
+from rlvid.launch.estimate.sharing import (
+    Held,
+    held_devices,
+    shared_devices,
+    together,
+    usable_devices,
+)
 from rlvid.launch.estimate.training import dpo_work, grpo_work, num_encoded, sft_work
 from rlvid.launch.memory import bytes_of
 from rlvid.launch.model_size import ModelSize, read_model_size
@@ -96,43 +104,58 @@ _WAYS_OUT = {
 
 def _phase(recipe: Recipe, planned: Plan, phase: str, counted: Counted) -> PhaseEstimate:
     work = tuple(
-        (item, _gpu_hours(item, _gpus(recipe, phase, item.role), counted.assumed))
-        for item in MAKERS[phase](recipe, counted)
+        (item, _hours_of(recipe, phase, item, counted)) for item in MAKERS[phase](recipe, counted)
     )
-    stages: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for item, hours in work:
-        if hours is not None:
-            stages[item.stage][item.role] += hours / _gpus(recipe, phase, item.role)
     here = [role for role in planned.roles if phase in role.phases]
     on_gpus = [role for role in here if role.num_gpus] or here
+    held = [Held(num_processes=role.num_processes, num_gpus=role.num_gpus) for role in here]
     return PhaseEstimate(
         phase=phase,
         work=work,
-        hours=sum(max(roles.values()) for roles in stages.values()),
-        num_gpus=sum(role.num_processes * role.num_gpus for role in here),
+        hours=_phase_hours(recipe, phase, work, shared_devices(held)),
+        num_gpus=held_devices(held),
         peak_mib=max((role.total_mib for role in on_gpus), default=0.0),
         disk_bytes=disk_bytes(recipe, phase, counted.assumed),
     )
 
 
-def _gpu_hours(work: Work, num_gpus: float, assumed: Assumptions) -> float | None:
-    if work.flops is None or not num_gpus:
+def _phase_hours(
+    recipe: Recipe, phase: str, work: tuple[tuple[Work, float | None], ...], num_shared: int
+) -> float:
+    """Return the hours of the stages of a phase, one after the other."""
+    stages: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for item, gpu_hours in work:
+        if gpu_hours is not None:
+            stages[item.stage][item.role] += gpu_hours
+    total = 0.0
+    for roles in stages.values():
+        held = {role: held_by(recipe, phase, role) for role in roles}
+        alone = {role: roles[role] / usable_devices(held[role], num_shared) for role in roles}
+        total += together(roles, alone, held, num_shared)
+    return total
+
+
+def _hours_of(recipe: Recipe, phase: str, work: Work, counted: Counted) -> float | None:
+    """Return the GPU-hours of work; None where its FLOPs are unknown, or its role is on CPUs."""
+    if work.flops is None or not held_by(recipe, phase, work.role).num_gpus:
         return None
-    return work.flops / (assumed.peak * work.mfu) / 3600
+    return work.flops / (counted.assumed.peak * work.mfu) / 3600
 
 
-def _gpus(recipe: Recipe, phase: str, role: str) -> float:
-    """Return the GPUs that a role has in a phase, all of its processes together."""
+def held_by(recipe: Recipe, phase: str, role: str) -> Held:
+    """Return the GPUs that a role has in a phase."""
     rewards, rollout = recipe.rewards, recipe.rollout
     if role == ACTORS:
-        return rollout.num_actors * rollout.num_gpus
+        return Held(num_processes=rollout.num_actors, num_gpus=rollout.num_gpus)
     if role == DECODER:
-        return rewards.decode_replicas * rewards.decode_gpus
+        return Held(num_processes=rewards.decode_replicas, num_gpus=rewards.decode_gpus)
     if role == LEARNER:
         learner = learner_of(recipe, phase)
-        return learner.num_ranks * learner.num_gpus
+        return Held(num_processes=learner.num_ranks, num_gpus=learner.num_gpus)
     server = rewards.servers.get(role)
-    return 0.0 if server is None or server.urls else server.num_replicas * server.num_gpus
+    if server is None or server.urls:
+        return Held(num_processes=0, num_gpus=0.0)
+    return Held(num_processes=server.num_replicas, num_gpus=server.num_gpus)
 
 
 def disk_bytes(recipe: Recipe, phase: str, assumed: Assumptions) -> float:

@@ -73,7 +73,10 @@ def phase_lines(estimates: Sequence[PhaseEstimate]) -> list[str]:
 
 def assumption_lines(assumed: Assumptions) -> list[str]:
     """Return what the estimate stands on."""
-    values = ", ".join(f"{name}={value}" for name, value in assumed.model_dump().items())
+    values = ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in assumed.model_dump().items()
+    )
     return [
         f"assumed, not measured (--assume NAME=VALUE): {values}",
         f"peak {assumed.peak / 1e12:.1f} TFLOP/s dense bfloat16 a GPU; busy: work over peak and "
