@@ -69,8 +69,8 @@ def with_judges(recipe: Recipe) -> Recipe:
 
 def independent_judges(recipe: Recipe) -> tuple[str, ...]:
     """Return the labels of the judges that are no trained scorer under another name."""
-    trained = {scorer.use for scorer in recipe.rewards.scorers if scorer.weight}
-    return tuple(judge.label for judge in recipe.evaluate.judges if judge.use not in trained)
+    trained = recipe.trained_opinions
+    return tuple(judge.label for judge in recipe.evaluate.judges if judge.opinion not in trained)
 
 
 def heldout_prompts(

@@ -17,7 +17,7 @@ from rlvid.config.model import ModelConfig
 from rlvid.config.phases import EvaluateConfig, GrpoConfig, TinyBaseConfig
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.reward_model import RewardModelConfig
-from rlvid.config.rewards import RewardsConfig
+from rlvid.config.rewards import RewardsConfig, opinion_of
 from rlvid.config.rollout import RolloutConfig
 from rlvid.config.sft import SftConfig
 from rlvid.config.stages import check_stages
@@ -55,11 +55,8 @@ class Recipe(Section):
     def _check(self) -> Recipe:
         if not self.phases:
             raise ValueError("phases must name at least one phase, e.g. [grpo, evaluate]")
-        # By what they are, not by label: a trained scorer under another name is no second opinion.
-        trained = {scorer.use for scorer in self.rewards.scorers if scorer.weight}
-        if self.algorithm.use == "refl":
-            trained.add(self.algorithm.refl.reward.use)
-        judges = {judge.use for judge in self.evaluate.judges}
+        trained = self.trained_opinions
+        judges = {judge.opinion for judge in self.evaluate.judges}
         if "evaluate" in self.phases and judges <= trained:
             raise ValueError(
                 "evaluate.judges must name at least one scorer that did not train, "
@@ -90,6 +87,15 @@ class Recipe(Section):
             )
         return self
 
+    @property
+    def trained_opinions(self) -> set[str]:
+        """What trains, not by label: a trained scorer under another name is no second opinion."""
+        trained = {scorer.opinion for scorer in self.rewards.scorers if scorer.weight}
+        if self.algorithm.use == "refl":
+            reward = self.algorithm.refl.reward
+            trained.add(opinion_of(reward.use, reward.config))
+        return trained
+
     def _check_transport(self) -> None:
         without = [
             name
@@ -113,14 +119,13 @@ class Recipe(Section):
             )
 
     def _check_stages(self, trained: set[str]) -> None:
-        """`trained` names what trains by what it is, so another label makes no judge of it."""
         if self.evaluate.stages is None:
             return
         scorers = (*self.rewards.scorers, *self.evaluate.judges)
         check_stages(
             self.evaluate.stages,
             known={scorer.label for scorer in scorers},
-            trained={scorer.label for scorer in scorers if scorer.use in trained},
+            trained={scorer.label for scorer in scorers if scorer.opinion in trained},
             use_ema=self.evaluate.use_ema,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -41,6 +42,19 @@ class ScorerConfig(Section):
     @property
     def label(self) -> str:
         return self.name or self.use
+
+    @property
+    def opinion(self) -> str:
+        return opinion_of(self.use, self.config)
+
+
+def opinion_of(use: str, config: Mapping[str, Any]) -> str:
+    """Return whose opinion a scorer gives, whatever its label, part or threshold.
+
+    Scorers of one class are one opinion unless their weights lie in folders of their own.
+    """
+    folder = config.get("folder")
+    return f"{use} of {folder}" if folder else use
 
 
 class ServerConfig(Section):

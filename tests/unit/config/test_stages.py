@@ -39,6 +39,26 @@ def test_axes_are_checked_when_the_recipe_is_read(axes: dict[str, list[str]], me
         _recipe({"axes": axes})
 
 
+@pytest.mark.parametrize(("folder", "is_judge"), [("artifact:own", True), ("", False)])
+def test_a_reward_model_judges_another_one_but_not_itself(folder: str, is_judge: bool) -> None:
+    """Its weights make an opinion; another part of the same weights is none."""
+    trained = {"use": "trained_reward", "config": {"folder": folder, "part": "VQ"}}
+    recipe = {
+        "name": "one",
+        "phases": ["reward_model", "grpo", "evaluate"],
+        "rewards": {"scorers": [trained]},
+        "evaluate": {
+            "judges": [{"use": "trained_reward", "name": "judged", "config": {"part": "MQ"}}],
+            "stages": {"axes": {"overall": ["judged"]}},
+        },
+    }
+    if is_judge:
+        assert Recipe.model_validate(recipe).trained_opinions == {"trained_reward of artifact:own"}
+    else:
+        with pytest.raises(ValueError, match=r"that did not train, got \['trained_reward'\]"):
+            Recipe.model_validate(recipe)
+
+
 def test_an_axis_has_a_name_of_its_own() -> None:
     judges = [{"use": "attribute_judge", "name": "TA"}]
     with pytest.raises(ValueError, match="'TA' is also the name of a scorer"):
@@ -52,7 +72,8 @@ def test_averages_are_no_stages() -> None:
 
 def test_the_shipped_recipe_has_the_whole_pipeline() -> None:
     recipe = load_recipe("post_train_tiny_cpu", ("evaluate.stages.tie_margin=0.2",))
-    assert recipe.phases == ("sft", "grpo", "prompt_enhancement", "distillation", "evaluate")
+    stages_in_order = ("sft", "grpo", "prompt_enhancement", "distillation", "evaluate")
+    assert recipe.phases == ("reward_model", *stages_in_order)
     stages = recipe.evaluate.stages
     assert stages is not None
     assert stages.tie_margin == 0.2
