@@ -29,7 +29,7 @@ from tests.bench.timing import environment, t_interval
 RECIPE = "post_train_tiny_cpu"
 RESULT = "stages.json"
 FIRST_SEED = 1
-"""The reward model that ships, which judges, was trained from seed 0; the run trains its own."""
+"""The reward model that ships was trained from seed 0; a run trains another, to judge."""
 BASE = "base"
 BEFORE_RL = "sft"
 """The stage from which the gain of RL is counted."""
