@@ -10,7 +10,7 @@ from rlvid.config.base import Section
 class ClusterConfig(Section):
     """Where Ray runs."""
 
-    address: str | None = None
+    address: str | None = Field(default=None, min_length=1)
     """None starts Ray on this machine for the length of the run; else an address to join."""
     num_cpus: int | None = None
     """Logical CPUs of a local cluster; None counts what the recipe's roles ask for."""
