@@ -25,7 +25,7 @@ from torch import distributed as dist
 
 from rlvid.config import LearnerConfig
 from rlvid.learners.ranks import Ranks
-from rlvid.learners.zero_settings import check_dtypes, deepspeed_config, groups_by_dtype
+from rlvid.learners.zero_settings import check_dtypes, deepspeed_config, optimizer_groups
 from rlvid.learners.zero_state import ZeroState
 from rlvid.weights import TensorSpec, trainable_parameters
 
@@ -57,7 +57,7 @@ class ZeroEngine:
         if config.offload is not None and config.offload.adam == "deepspeed":
             adam = deepspeed.ops.adam.DeepSpeedCPUAdam
         optimizer = adam(
-            groups_by_dtype(self._parameters.values(), config),
+            optimizer_groups(self._parameters.values(), config, self.ranks.world_size),
             lr=config.optimizer.learning_rate,
             betas=config.optimizer.betas,
             eps=config.optimizer.eps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,8 +11,12 @@ from torch import nn
 from rlvid.config import LearnerConfig, OffloadConfig
 from rlvid.weights import trainable_parameters
 
-MAX_BUCKET_ELEMENTS = 500_000_000
-"""Of the buffer in which gradients go to other ranks (DeepSpeed's default of its size)."""
+MAX_BUCKET_ELEMENTS = 50_000_000
+"""Of the buffer in which gradients go to other ranks. Stages 2 and 3 and offload free gradients by
+the bucket, so up to 10 bytes for each of these wait: DeepSpeed's default is ten times as many."""
+STEP_ELEMENTS = 2**25
+"""Elements on which a rank's optimiser steps at a time. ZeRO copies so many gradients, and AdamW
+makes two temporaries as large: three times 4 bytes for each, whatever the model's size."""
 
 
 def check_dtypes(transformer: nn.Module, config: LearnerConfig) -> None:
@@ -35,10 +39,12 @@ def check_dtypes(transformer: nn.Module, config: LearnerConfig) -> None:
         )
 
 
-def groups_by_dtype(
-    parameters: Iterable[nn.Parameter], config: LearnerConfig
+def optimizer_groups(
+    parameters: Iterable[nn.Parameter], config: LearnerConfig, world_size: int
 ) -> list[dict[str, Any]]:
-    """One optimiser group per dtype: ZeRO flattens a group into one buffer, which has one dtype.
+    """Groups of one dtype and of about `STEP_ELEMENTS` to a rank, but for larger parameters.
+
+    ZeRO flattens a group into one buffer, which has one dtype, and steps on group after group.
 
     With offload the narrowest comes first. Where the first group is float32, stages 1 and 2 add the
     others' micro-batches up on the host in their own dtype, and a bf16 sum of many loses most.
@@ -49,7 +55,21 @@ def groups_by_dtype(
     dtypes = list(by_dtype)
     if config.offload is not None:
         dtypes.sort(key=lambda dtype: dtype.itemsize)
-    return [{"params": by_dtype[dtype]} for dtype in dtypes]
+    limit = STEP_ELEMENTS * world_size
+    return [{"params": part} for dtype in dtypes for part in _cut(by_dtype[dtype], limit)]
+
+
+def _cut(parameters: Iterable[nn.Parameter], limit: int) -> Iterator[list[nn.Parameter]]:
+    """Yield runs of parameters of at most so many elements, or of one that has more."""
+    run: list[nn.Parameter] = []
+    size = 0
+    for parameter in parameters:
+        if run and size + parameter.numel() > limit:
+            yield run
+            run, size = [], 0
+        run.append(parameter)
+        size += parameter.numel()
+    yield run
 
 
 def deepspeed_config(
@@ -87,7 +107,9 @@ def deepspeed_config(
 def _offload_config(offload: OffloadConfig | None) -> dict[str, Any]:
     if offload is None:
         return {}
-    places = {"offload_optimizer": offload.optimizer, "offload_param": offload.parameters}
+    # DeepSpeed is not told of a disk: what `zero_state` puts there is on the host to it.
+    optimizer = "cpu" if offload.optimizer == "disk" else offload.optimizer
+    places = {"offload_optimizer": optimizer, "offload_param": offload.parameters}
     return {
         key: {"device": place, "pin_memory": offload.pin_memory}
         for key, place in places.items()

@@ -4,8 +4,9 @@
     stages 1, 2  a run of a flat buffer, for parameters of this rank's partition
     stage 3      this rank's part of every parameter, in flat buffers
 
-With `learner.offload` the flat buffers, their moments and gradients lie on the host; a checkpoint
-is the same. DeepSpeed then keeps the gradient's buffer, which it drops with the step otherwise.
+With `learner.offload` the flat buffers, their moments and gradients lie on the host, all but the
+gradients in files if it says so; a checkpoint is the same. DeepSpeed then keeps the gradient's
+buffer, which it drops with the step otherwise.
 
 It reads attributes of DeepSpeed's optimisers (0.19) and imports none of it; `zero_engine` asks.
 """
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rlvid.config import LearnerConfig
+from rlvid.learners.disk_state import disk_zeros
 from rlvid.learners.fragments import Piece, PieceReader, check_names, write_pieces
 from rlvid.learners.ranks import Ranks
 
@@ -57,12 +59,17 @@ class ZeroState:
         ranks: Ranks,
     ) -> None:
         stage = config.zero_stage
-        self._is_offloaded = config.offload is not None and config.offload.optimizer == "cpu"
+        offload = config.offload
+        self._is_offloaded = offload is not None and offload.optimizer != "none"
         self._optimizer = optimizer
         self._adam: torch.optim.Optimizer = optimizer if stage == 0 else optimizer.optimizer
         self._stage = stage
         self._parameters = parameters
         self._ranks = ranks
+        self._folder: Path | None = None
+        if offload is not None and offload.folder is not None:
+            self._folder = Path(offload.folder).expanduser()
+            self._move_to(self._folder)
 
     def save(self, folder: Path) -> None:
         """Write this rank's share."""
@@ -114,6 +121,15 @@ class ZeroState:
             assert owner.grad is not None, "an offloaded partition has its gradient from the start"
             owner.grad.zero_()
 
+    @torch.no_grad()
+    def _move_to(self, folder: Path) -> None:
+        """Put the float32 values into files and make the moments there, before the first step."""
+        for owner in self._flat():
+            owner.data = disk_zeros(folder, owner.numel()).copy_(owner)
+            self._state_of(owner, 0)
+        if self._stage in (1, 2):
+            self._optimizer._link_all_hp_params()  # its views are of what was in memory
+
     def _flat(self) -> list[Tensor]:
         """Return the float32 buffers of stages 1 to 3, by group."""
         optimizer = self._optimizer
@@ -135,17 +151,22 @@ class ZeroState:
                     yield Piece(moment, run.name, run.start, run.of(state[moment]))
 
     def _state_of(self, owner: Tensor, num_steps: int) -> dict[str, Tensor]:
-        """Return Adam's state of a tensor, made as its first step would make it.
+        """Return Adam's state of a tensor after so many steps, made as its first would make it.
 
         torch counts its steps in a float tensor, DeepSpeedCPUAdam in an int.
         """
         state: dict[str, Any] = self._adam.state[owner]
-        if not state:
-            is_torch = isinstance(self._adam, torch.optim.AdamW)
-            state["step"] = torch.tensor(float(num_steps)) if is_torch else num_steps
-            for moment in MOMENTS:
-                state[moment] = torch.zeros_like(owner, memory_format=torch.preserve_format)
+        is_torch = isinstance(self._adam, torch.optim.AdamW)
+        state["step"] = torch.tensor(float(num_steps)) if is_torch else num_steps
+        for moment in MOMENTS:
+            if moment not in state:
+                state[moment] = self._zeros_like(owner)
         return state
+
+    def _zeros_like(self, owner: Tensor) -> Tensor:
+        if self._folder is None:
+            return torch.zeros_like(owner, memory_format=torch.preserve_format)
+        return disk_zeros(self._folder, owner.numel())
 
     def _runs(self) -> Iterator[_Run]:
         if self._stage == 0:

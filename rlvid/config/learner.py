@@ -51,14 +51,19 @@ class SleepingConfig(Section):
 class OffloadConfig(Section):
     """What ZeRO keeps in the host's memory instead of the GPU's (ZeRO-Offload, arXiv:2101.06840).
 
-    On a machine without a GPU both are the same memory, and it saves nothing. A step is the one
-    without it; where the gradient is clipped, but for the rounding of its norm. Checkpoints are the
-    same, and go on with it or without.
+    On a machine without a GPU both are the same memory, and only a disk saves any. A step is the
+    one without it; where the gradient is clipped, but for the rounding of its norm. Checkpoints are
+    the same, and go on with it or without.
     """
 
-    optimizer: Literal["none", "cpu"] = "cpu"
+    optimizer: Literal["none", "cpu", "disk"] = "cpu"
     """cpu: float32 values and Adam's moments lie on the host and the optimiser steps there, the
-    reduced gradients being copied to it. Needs zero_stage 1 or more."""
+    reduced gradients being copied to it. disk: the same, with values and moments in files of
+    `folder`. Both need zero_stage 1 or more."""
+    folder: str | None = None
+    """With disk, and only then: where, on every node for itself. A rank takes 12 bytes there for
+    each parameter of its share, reads and writes them at every step, and gives them back when it
+    ends, however it ends. In a folder that is kept in memory (tmpfs) it saves nothing."""
     parameters: Literal["none", "cpu"] = "none"
     """cpu: each rank's share of the parameters, frozen ones too, lies on the host and comes to the
     GPU layer by layer. Needs zero_stage 3."""
@@ -75,8 +80,14 @@ class OffloadConfig(Section):
     def _check(self) -> Self:
         if self.optimizer == "none" and self.parameters == "none":
             raise ValueError(
-                "optimizer: expected 'cpu' for optimizer or parameters, got 'none' for both: leave "
-                "the section out to keep everything on the GPU"
+                "optimizer: expected 'cpu' or 'disk', or 'cpu' for parameters, got 'none' for "
+                "both: leave the section out to keep everything on the GPU"
+            )
+        if (self.optimizer == "disk") != (self.folder is not None):
+            raise ValueError(
+                "folder: expected one with optimizer 'disk' and none without, got "
+                f"{self.folder!r} with {self.optimizer!r}. Name a folder on a local disk, or set "
+                "optimizer to 'disk'"
             )
         if self.adam == "deepspeed" and self.optimizer == "none":
             raise ValueError(
@@ -87,10 +98,11 @@ class OffloadConfig(Section):
 
     def check_stage(self, zero_stage: int) -> None:
         """Refuse a ZeRO stage that cannot do this, naming the key; DeepSpeed would ignore it."""
-        if self.optimizer == "cpu" and zero_stage < 1:
+        if self.optimizer != "none" and zero_stage < 1:
             raise ValueError(
-                f"offload.optimizer: 'cpu' needs zero_stage 1, 2 or 3, got {zero_stage}, which has "
-                "no optimiser of ZeRO's. Raise zero_stage, or leave the section out"
+                f"offload.optimizer: {self.optimizer!r} needs zero_stage 1, 2 or 3, got "
+                f"{zero_stage}, which has no optimiser of ZeRO's. Raise zero_stage, or leave the "
+                "section out"
             )
         if self.parameters == "cpu" and zero_stage < 3:
             raise ValueError(

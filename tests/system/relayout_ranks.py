@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from rlvid.learners import zero_engine
+from rlvid.learners import zero_engine, zero_settings
 from rlvid.learners.rl import RlLearner
 from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
 from rlvid.testing import tiny_model
@@ -51,6 +51,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     # Tiny parameters would all stay whole at stage 3; both kinds are to be there.
     zero_engine.PERSISTENT_ELEMENTS = 200
+    zero_settings.STEP_ELEMENTS = 5000  # or they would all be one group
     place, layout, read, write = Path(sys.argv[1]), *sys.argv[2:5]
     recipe = tiny_recipe(
         learner={

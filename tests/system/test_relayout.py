@@ -18,11 +18,11 @@ WAY = [
     (1, "2", "-", "a"),
     (2, "3", "a", "b"),
     (1, "2-offload", "b", "c"),
-    (2, "3-offload", "c", "d"),
+    (2, "3-disk", "c", "d"),
     (1, "0", "d", "e"),
     (2, "1", "e", "f"),
 ]
-"""Ranks, stage with or without offload, checkpoint read and written."""
+"""Ranks, stage with or without offload or state on disk, checkpoint read and written."""
 
 pytestmark = pytest.mark.slow
 

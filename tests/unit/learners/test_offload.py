@@ -15,17 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from rlvid.config import LearnerConfig
-from rlvid.learners import zero_engine
+from rlvid.learners import zero_engine, zero_settings
+from rlvid.learners.disk_state import disk_zeros
 from rlvid.learners.zero_engine import ZeroEngine
 
+DISK = {"optimizer": "disk", "folder": "state"}
 OFFLOADS = [
     (1, {"optimizer": "cpu"}),
+    (1, DISK),
+    (2, DISK),
+    (3, DISK),
     (2, {"optimizer": "cpu"}),
     (3, {"optimizer": "cpu"}),
     (3, {"optimizer": "none", "parameters": "cpu"}),
     (3, {"optimizer": "cpu", "parameters": "cpu", "pin_memory": False}),
 ]
 LEARNING_RATE = 1e-2
+STEP_ELEMENTS = 200
+"""More than the smaller parameters have together, fewer than two larger ones."""
 ROUNDING = 1e-6
 """Of a float32 norm, whose squares are added up in another order."""
 
@@ -52,9 +59,14 @@ class TwoBranches(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _sharded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny parameters would all stay whole at stage 3; both kinds are to be there."""
+def _sharded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tiny parameters would all stay whole at stage 3, and be stepped on in one go.
+
+    Both kinds are to be there, and several goes. What is on disk lies in the test's own folder.
+    """
     monkeypatch.setattr(zero_engine, "PERSISTENT_ELEMENTS", 20)
+    monkeypatch.setattr(zero_settings, "STEP_ELEMENTS", STEP_ELEMENTS)
+    monkeypatch.chdir(tmp_path)
 
 
 def _open(
@@ -109,6 +121,79 @@ def test_steps_are_those_without_offload_bit_for_bit(stage: int, offload: dict[s
     norms = _train(plain, 0, 3)
     assert _train(offloaded, 0, 3) == pytest.approx(norms, rel=ROUNDING)
     _assert_same(_values(offloaded), _values(plain))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("offload", [None, {"optimizer": "cpu"}])
+def test_step_in_several_goes_is_that_in_one_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, stage: int, offload: dict[str, Any] | None
+) -> None:
+    several = _open(stage, offload)
+    assert _num_groups(several) > 1
+    norms = _train(several, 0, 3)
+    monkeypatch.setattr(zero_settings, "STEP_ELEMENTS", 2**25)
+    one = _open(stage, offload)
+    assert _num_groups(one) == 1
+    assert _train(one, 0, 3) == pytest.approx(norms, rel=ROUNDING)
+    _assert_same(_values(several), _values(one))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("offload", [None, {"optimizer": "cpu"}])
+def test_gradients_in_several_buckets_are_those_in_one(
+    monkeypatch: pytest.MonkeyPatch, stage: int, offload: dict[str, Any] | None
+) -> None:
+    """A weight has more elements than a bucket here, as those of a 14B model have."""
+    one = _open(stage, offload)
+    norms = _train(one, 0, 3)
+    monkeypatch.setattr(zero_settings, "MAX_BUCKET_ELEMENTS", 100)
+    several = _open(stage, offload)
+    assert _train(several, 0, 3) == pytest.approx(norms, rel=ROUNDING)
+    _assert_same(_values(several), _values(one))
+
+
+def test_state_on_disk_takes_its_room_at_once_and_leaves_no_file(tmp_path: Path) -> None:
+    values = disk_zeros(tmp_path / "made", 1000)
+    values += 1.0
+    assert values.dtype == torch.float32
+    assert values.sum() == 1000.0
+    assert list((tmp_path / "made").iterdir()) == []
+    assert _mapped_files(tmp_path / "made") == 1
+
+
+def test_disk_without_room_is_an_error_before_the_first_step(tmp_path: Path) -> None:
+    """Written to a page that has no room behind it the process would die of SIGBUS."""
+    with pytest.raises(OSError, match=r"offload.folder: .*: no room .* 4e\+09 GB for"):
+        disk_zeros(tmp_path, 10**18)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_state_lies_on_the_disk_from_the_start_and_after_a_resume(
+    tmp_path: Path, stage: int
+) -> None:
+    """Values and two moments of each group; a resume must not make them anew in memory."""
+    before = _mapped_files(tmp_path / "state")
+    engine = _open(stage, DISK)
+    num_files = 3 * _num_groups(engine)
+    assert _mapped_files(tmp_path / "state") - before == num_files
+    _train(engine, 0, 2)
+    engine.save(tmp_path)
+    resumed = _open(stage, DISK)
+    resumed.load(tmp_path, num_steps=2)
+    _train(resumed, 2, 3)
+    assert _mapped_files(tmp_path / "state") - before == 2 * num_files
+
+
+def _num_groups(engine: ZeroEngine) -> int:
+    """Return the goes in which an engine's optimiser steps."""
+    return len(engine._optimizer.param_groups)
+
+
+def _mapped_files(folder: Path) -> int:
+    """Return how many unnamed files of a folder this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return len({line.split()[5] for line in lines if str(folder) in line and "deleted" in line})
 
 
 @pytest.mark.parametrize(("stage", "offload"), OFFLOADS)
@@ -199,6 +284,9 @@ def test_checkpoint_goes_on_with_and_without_offload_bit_for_bit(
     ("keys", "says"),
     [
         ({"zero_stage": 0, "offload": {}}, r"offload.optimizer: 'cpu' needs zero_stage 1, 2 or 3"),
+        ({"zero_stage": 0, "offload": DISK}, r"offload.optimizer: 'disk' needs zero_stage 1"),
+        ({"offload": {"optimizer": "disk"}}, r"folder: expected one .* got None with 'disk'"),
+        ({"offload": {"folder": "state"}}, r"folder: .* got 'state' with 'cpu'"),
         (
             {"zero_stage": 2, "offload": {"parameters": "cpu"}},
             r"offload.parameters: 'cpu' needs zero_stage 3, got 2",
