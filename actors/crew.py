@@ -164,8 +164,8 @@ class Crew:
         raise RolloutLostError(
             f"rollout: no actor has a process since {limit_s:g} s (cluster.start_deadline_s); of "
             f"{num_wanted} wanted {self.states[State.PENDING]} wait for room in the cluster. Lower "
-            "rollout.num_actors or its num_cpus and num_gpus, add nodes, or raise "
-            "cluster.start_deadline_s when nodes come slowly; then resume the run"
+            "rollout.num_actors or its num_cpus, num_gpus or sequence_parallel, add nodes, or "
+            "raise cluster.start_deadline_s when nodes come slowly; then resume the run"
         )
 
     # Time

@@ -25,6 +25,7 @@ import ray
 from rlvid.actors.answers import ActorView, LostGroup, SampledGroup
 from rlvid.actors.fleet import Fleet, FleetSettings
 from rlvid.actors.fleet_records import FleetTask, Publish, RolloutLostError
+from rlvid.actors.gang_peers import GangSettings
 from rlvid.actors.pool_loop import Canary, PoolLoop
 from rlvid.actors.worker import WorkerSettings
 from rlvid.bell import Bell
@@ -35,6 +36,10 @@ from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 from rlvid.records import GroupTask, WeightsManifest, WeightsReceipt
 
 __all__ = ["LostGroup", "RolloutLostError", "RolloutPool", "SampledGroup"]
+
+GANG_FRAC = 0.75
+"""Of `rollout.stall_s`, in which a forward must be over: so an actor that waits for one of its own
+processes says so before it is given up as stuck."""
 
 
 class RolloutPool:
@@ -63,6 +68,7 @@ class RolloutPool:
             options=rollout_config.worker_options,
             # A pool that nobody publishes to measures policies: with the plain sampler only.
             inference=InferenceConfig() if learner_config is None else rollout_config.inference,
+            gang=gang_settings(rollout_config, start_deadline_s),
         )
         weights_config = weights_config or WeightsConfig()
         fleet = Fleet(
@@ -368,6 +374,17 @@ def fleet_settings(
         crash_window_s=config.crash_window_s,
         autoscale=config.autoscale,
         max_starting=max_starting(config),
+    )
+
+
+def gang_settings(config: RolloutConfig, start_deadline_s: float) -> GangSettings | None:
+    """Return how an actor's processes share clips; None where it is one process."""
+    if config.sequence_parallel == 1:
+        return None
+    return GangSettings(
+        num_ranks=config.sequence_parallel,
+        start_deadline_s=start_deadline_s,
+        deadline_s=GANG_FRAC * config.stall_s,
     )
 
 

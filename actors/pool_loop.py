@@ -27,6 +27,7 @@ from rlvid.actors.fleet_records import (
     Stage,
     Withdraw,
 )
+from rlvid.actors.gang_process import GangError
 from rlvid.actors.ray_actor import ActorSet, arguments
 from rlvid.actors.worker import WorkerSettings
 from rlvid.bell import Bell
@@ -298,10 +299,15 @@ class PoolLoop:
             self.fleet.progress(actor_id, future.result(), time.monotonic())
 
     def _died(self, actor_id: str, future: Future[Any]) -> bool:
-        """Tell the fleet, and return True, when a call ended since the process is gone."""
+        """Tell the fleet, and return True, when a call ended since the process is gone, or one that
+        it samples with."""
         error = future.exception()
-        if error is None or not isinstance(error, ACTOR_LOST):
+        if error is None:
             return False
+        if not isinstance(error, ACTOR_LOST):
+            error = cause_of(error)
+            if not isinstance(error, GangError):
+                return False
         self.fleet.died(actor_id, first_line(error), time.monotonic())
         return True
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from rlvid.collector import paused_collector
 from rlvid.config import RolloutConfig
 from rlvid.group_digest import digest_of_group
 from rlvid.models.policy import Policy
+from rlvid.observability.memory_peak import peak_mib
 from rlvid.observability.mfu import device_name
 from rlvid.priority import yield_to_starting
 from rlvid.process_env import runtime_env_of
@@ -94,7 +95,8 @@ class RolloutActor:
         group = self._open_worker.sample(task)
         if len(self._begun) == 1:
             yield_to_starting()
-        return group, group.summary(digest_of_group(group))
+        summary = group.summary(digest_of_group(group))
+        return group, replace(summary, peak_mib=peak_mib())
 
     @ray.method(concurrency_group="control")
     def withdraw(self, lease_id: str) -> bool:
@@ -190,7 +192,7 @@ class ActorSet:
         """Load the policy in a spare process, or in one that is started."""
         spare = self._spares.take()
         if spare is None:
-            actor = self._create(settings, num_cpus=self._config.num_cpus)
+            actor = self._create(settings, num_cpus=self._config.cpus_per_actor)
             address = actor.address.remote()
         else:
             actor, address = spare.actor, spare.address
@@ -220,7 +222,7 @@ class ActorSet:
             options["fallback_strategy"] = [{"label_selector": one} for one in config.fallback]
         return RolloutActor.options(  # type: ignore[attr-defined]
             num_cpus=num_cpus,
-            num_gpus=config.num_gpus,
+            num_gpus=config.gpus_per_actor,
             runtime_env=runtime_env_of({"OMP_NUM_THREADS": str(settings.num_threads)}),
             **options,
         ).remote()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from rlvid.models.policy import Policy, open_policy
 from rlvid.models.student import StudentSampling
 from rlvid.records import GroupTask, Rollout, RolloutGroup, WeightsManifest, WeightsReceipt
 from rlvid.weights import Bucket, WeightsHolder, WeightsPart
+
+if TYPE_CHECKING:
+    from rlvid.actors.gang import Gang
 
 
 class RolloutWorker:
@@ -53,6 +57,7 @@ class RolloutWorker:
         self._lock = threading.Lock()
         """Held by whoever uses the model or changes it; staging does neither."""
         self._num_steps = 0
+        self._gang: Gang | None = None
 
     @property
     def actor_id(self) -> str:
@@ -81,9 +86,10 @@ class RolloutWorker:
 
         Raises:
             WeightsError: the live parameters are not what was published; stage again.
+            GangError: a process that this one samples with is gone or late.
         """
-        with self._lock:
-            swap_s = self._weights.swap()
+        with self._lock, self._together():
+            swap_s = self._swap()
             group = self._sample(task, swap_s)
             self._weights.check_live()
             return group
@@ -164,8 +170,8 @@ class RolloutWorker:
             WeightsError: as `stage`, or the live parameters are not what was published.
         """
         receipt = self._weights.stage(manifest, parts)
-        with self._lock:
-            swap_s = self._weights.swap()
+        with self._lock, self._together():
+            swap_s = self._swap()
             self._weights.check_live()
         return replace(receipt, swap_s=swap_s)
 
@@ -188,14 +194,29 @@ class RolloutWorker:
             except ValueError as error:
                 raise ValueError(f"rollout.{error}") from error
 
+    def join(self, gang: Gang) -> None:
+        """Sample together with the gang's processes, which load the same policy, from now on.
+
+        Raises:
+            ValueError: the model's tokens cannot be spread over them.
+            GangError: one ended, or did not load in time.
+        """
+        with self._lock:
+            self._gang = gang
+            gang.lead(self._model.transformer)
+
     def use_policy(self, policy: Policy) -> None:
         """Replace the model by a policy from files; used by evaluation, not by training."""
-        with self._lock:
+        with self._lock, self._together():
+            if self._gang is not None:
+                self._gang.begin_open(policy)
             self._model = open_policy(policy, self._model_config)
             self._student = policy.sampling
             self._optimised = OptimisedModel(self._model, InferenceConfig())
             self._weights = self._hold()
             self._base_name = "files"
+            if self._gang is not None:
+                self._gang.lead(self._model.transformer)
 
     def canary(self, latents: Tensor, sigma: Tensor, text: str) -> Tensor:
         """Return the velocity for a fixed input; the learner's must be the same.
@@ -203,14 +224,28 @@ class RolloutWorker:
         It speaks for the newest weights: what is staged becomes live first. Optimisations are off:
         it asks what the weights are, and how far sampling drifts is for the learner to measure.
         """
-        with self._lock, torch.no_grad(), self._optimised.plain():
-            self._weights.swap()
+        with self._lock, self._together(), torch.no_grad(), self._optimised.plain():
+            self._swap()
             self._weights.check_live()
             return self._model.velocity(
                 latents.to(self._model.device),
                 sigma.to(self._model.device),
                 canary_condition(self._model, text, latents.shape[1:]),
             ).cpu()
+
+    def _together(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._gang is None else self._gang.explained()
+
+    def _swap(self) -> float:
+        """Make staged weights live, here and in the gang; return the seconds."""
+        swap_s = self._weights.swap()
+        if self._gang is None:
+            return swap_s
+        return swap_s + self._gang.hold(
+            self._weights.manifest,
+            self._model.transformer,
+            verify_every=self._weights_config.verify_live_every,
+        )
 
     def _hold(self) -> WeightsHolder:
         return WeightsHolder(
@@ -245,14 +280,7 @@ def open_rollout_worker(
             "leave them out"
         )
     torch.set_num_threads(num_threads)
-    model = open_policy(policy, model_config)
-    mode = "full"
-    if learner_config is not None and learner_config.mode == "lora":
-        from rlvid.models.lora import add_lora
-
-        add_lora(model.transformer, learner_config.lora)
-        mode = "lora"
-    model.transformer.eval()
+    model, mode = open_for_sampling(policy, model_config, learner_config)
     return RolloutWorker(
         model,
         model_config,
@@ -261,6 +289,21 @@ def open_rollout_worker(
         weights_config=weights_config,
         student=policy.sampling,
     )
+
+
+def open_for_sampling(
+    policy: Policy, model_config: ModelConfig, learner_config: LearnerConfig | None
+) -> tuple[VideoModel, str]:
+    """Load a policy, adapters bound if the learner trains such; return it and "full" or "lora"."""
+    model = open_policy(policy, model_config)
+    mode = "full"
+    if learner_config is not None and learner_config.mode == "lora":
+        from rlvid.models.lora import add_lora
+
+        add_lora(model.transformer, learner_config.lora)
+        mode = "lora"
+    model.transformer.eval()
+    return model, mode
 
 
 def _rollouts(task: GroupTask, sample: GroupSample) -> tuple[Rollout, ...]:

@@ -17,6 +17,7 @@ from rlvid.records import GroupTask, RolloutGroup, WeightsManifest, WeightsRecei
 from rlvid.weights import Bucket, WeightsPart
 
 if TYPE_CHECKING:
+    from rlvid.actors.gang_peers import GangSettings
     from rlvid.actors.rollout_worker import RolloutWorker
 
 WORKERS = {
@@ -82,6 +83,8 @@ class WorkerSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
     inference: InferenceConfig = InferenceConfig()
     """Of the diffusion worker, see `RolloutConfig.inference`."""
+    gang: GangSettings | None = None
+    """Of the diffusion worker: the processes it samples with; None samples alone."""
 
 
 def prepare_worker(use: str) -> None:
@@ -100,7 +103,29 @@ def open_worker(settings: WorkerSettings, actor_id: str) -> Worker:
 
     Raises:
         ValueError: `rollout.worker` names nothing, or what it names cannot be opened so.
+        GangError: a process that it is to sample with did not start or load.
     """
+    if settings.gang is None:
+        return _open_alone(settings, actor_id)
+    from rlvid.actors.gang import Gang
+
+    gang = Gang(  # its processes load while this one does
+        settings.gang,
+        settings.policy,
+        settings.model_config,
+        settings.learner_config,
+        num_threads=settings.num_threads,
+    )
+    try:
+        worker = cast("RolloutWorker", _open_alone(settings, actor_id))
+        worker.join(gang)
+    except BaseException:
+        gang.close()
+        raise
+    return worker
+
+
+def _open_alone(settings: WorkerSettings, actor_id: str) -> Worker:
     factory = cast(OpenWorker, resolve(settings.use, WORKERS, where="rollout.worker"))
     worker = factory(
         settings.policy,

@@ -38,9 +38,10 @@ def demanded(recipe: Recipe, *, grown: bool = False) -> dict[str, float]:
     ]
     pool = rewards_of(recipe)
     found = {}
+    num_actors = rollout.max_actors if grown else rollout.num_actors
     for kind, field in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
         found[kind] = max(
-            (rollout.max_actors if grown else rollout.num_actors) * getattr(rollout, field)
+            num_actors * rollout.sequence_parallel * getattr(rollout, field)
             + _demanded_by(pool, field, grown=grown)
             + _demanded_beside(recipe, field),
             max((ranks.num_ranks * getattr(ranks, field) for ranks in alone), default=0.0),

@@ -19,6 +19,7 @@ from rlvid.launch.groups import recipe_sigmas
 from rlvid.launch.heldout import heldout_prompts, prompt_sets
 from rlvid.launch.media_checks import check_phase_media, check_prompts_media
 from rlvid.launch.model_size import count_trainable, trained_shapes
+from rlvid.launch.sequence_checks import check_sequence_parallel
 from rlvid.models import MODELS, model_folder
 from rlvid.plugins import resolve
 from rlvid.reward_models.differentiable import open_differentiable
@@ -37,6 +38,7 @@ def preflight(recipe: Recipe) -> None:
         check_model_folder(recipe.model)
         recipe_sigmas(recipe, recipe.evaluate.num_denoising_steps)
         _check_store(recipe)
+        check_sequence_parallel(recipe)
     _check_training(recipe)
     if "grpo" in recipe.phases:
         _check_refl(recipe)

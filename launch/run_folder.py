@@ -28,7 +28,7 @@ PACKAGES = (
 
 MAY_CHANGE = (
     ("cluster",),
-    ("rollout", "num_actors", "autoscale"),
+    ("rollout", "num_actors", "autoscale", "sequence_parallel"),
     (
         *("learner", "num_ranks", "sequence_parallel", "zero_stage", "offload"),
         *("num_cpus", "num_gpus", "deadline_s", "stall_s"),

@@ -91,10 +91,16 @@ class RolloutConfig(Section):
     num_spares: int = Field(default=0, ge=0)
     """Processes kept ready for actors that join or replace a lost one, which spares them the
     seconds that imports take. Each holds some 400 MB and no policy. Not for actors with a GPU."""
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Processes that share the tokens of each clip (Ulysses), all of one actor and on one node, for
+    clips whose activations do not fit on one device or take too long on it. It divides the
+    transformer's heads and a clip's tokens; `rlvid.models.sequence_parallel` has the families. Each
+    process holds the transformer; a group is what one process samples, within rounding. A forward
+    may take three quarters of `stall_s`, then a process is missed."""
     num_cpus: float = Field(default=1.0, gt=0.0)
-    """Ray CPUs per actor."""
+    """Ray CPUs per process of an actor."""
     num_gpus: float = Field(default=0.0, ge=0.0)
-    """Ray GPUs per actor."""
+    """Ray GPUs per process of an actor; 0 or 1 where several share clips."""
     deadline_s: float = Field(default=300.0, gt=0.0)
     """Seconds a lease on one group lasts; then the group is issued again."""
     heartbeat_s: float = Field(default=2.0, gt=0.0)
@@ -133,6 +139,15 @@ class RolloutConfig(Section):
         """The most actors there are at once without being asked for by hand."""
         most = self.autoscale.max_actors if self.autoscale else 0
         return max(self.num_actors, most)
+
+    @property
+    def cpus_per_actor(self) -> float:
+        """Ray CPUs that an actor asks for, for all of its processes."""
+        return self.sequence_parallel * self.num_cpus
+
+    @property
+    def gpus_per_actor(self) -> float:
+        return self.sequence_parallel * self.num_gpus
 
     @model_validator(mode="after")
     def _check(self) -> RolloutConfig:
@@ -214,6 +229,36 @@ class RolloutConfig(Section):
                 f"inference must sample exactly where step_plan.kind is ode, got "
                 f"{self.inference.describe()!r}: no step is trained whose replay drift the learner "
                 "could measure. Leave out what is not exact"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sequence_parallel(self) -> RolloutConfig:
+        if self.sequence_parallel == 1:
+            return self
+        where = f"sequence_parallel: {self.sequence_parallel} processes share each clip: "
+        if self.num_gpus not in (0.0, 1.0):
+            raise ValueError(
+                f"{where}expected num_gpus 1, a whole one for each, or 0 on CPUs, got "
+                f"{self.num_gpus:g}"
+            )
+        if self.worker != "diffusion":
+            raise ValueError(
+                f"{where}expected worker 'diffusion', got {self.worker!r}: no other worker has a "
+                "transformer to spread. Set sequence_parallel to 1"
+            )
+        fast = self.inference
+        changes_forwards = (
+            fast.attention is not None
+            or fast.step_cache.kind != "none"
+            or fast.quantise != "none"
+            or fast.compile != "none"
+        )
+        if changes_forwards:
+            raise ValueError(
+                f"{where}expected no other attention kernel, step cache, quantisation or "
+                f"compilation in inference, got {fast.describe()!r}: they change the modules "
+                "between which tokens are exchanged. Leave them out"
             )
         return self
 

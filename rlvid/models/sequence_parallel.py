@@ -1,4 +1,4 @@
-"""Sequence parallelism: the tokens of one clip spread over several ranks of the learner.
+"""Sequence parallelism: the tokens of one clip spread over ranks of the learner or of an actor.
 
 A diffusers transformer is taught it by hooks, from one row of `PLANS`: some modules' inputs and
 outputs are cut to the rank's tokens, `proj_out`'s are put together, and between them the attention
@@ -111,7 +111,7 @@ def spread_tokens(transformer: nn.Module, group: Group) -> None:
     parts = [part for part in transformer.modules() if type(part).__name__ in PLANS]
     if not parts:
         raise ValueError(
-            f"learner.sequence_parallel: not known for {type(transformer).__name__}: expected one "
+            f"sequence_parallel: not known for {type(transformer).__name__}: expected one "
             f"of {', '.join(PLANS)}. Set it to 1, or add a TokenPlan"
         )
     for part in parts:
@@ -123,7 +123,7 @@ def _spread(transformer: nn.Module, plan: TokenPlan, group: Group) -> None:
     num_heads = int(config.num_attention_heads)
     if num_heads % group.size():
         raise ValueError(
-            f"learner.sequence_parallel: {num_heads} heads of {type(transformer).__name__} do not "
+            f"sequence_parallel: {num_heads} heads of {type(transformer).__name__} do not "
             f"divide among {group.size()} ranks: expected a divisor of {num_heads}"
         )
     _change_inputs(transformer, [LATENTS], lambda tensor, _: _followed(tensor, group))
@@ -208,7 +208,7 @@ def _exchange_in(attention: nn.Module, plan: TokenPlan, group: Group) -> None:
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if output is not None and not mode.num_calls:
             raise RuntimeError(
-                f"learner.sequence_parallel: {type(module).__name__} attended by another kernel "
+                f"sequence_parallel: {type(module).__name__} attended by another kernel "
                 "than torch's: expected scaled_dot_product_attention. Leave "
                 "model.attention_backend null"
             )

@@ -32,7 +32,7 @@ def own_tokens(tokens: Tensor, dim: int, group: Group) -> Tensor:
     size, length = group.size(), tokens.shape[dim]
     if length % size:
         raise ValueError(
-            f"learner.sequence_parallel: a clip of {length} tokens does not divide among {size} "
+            f"sequence_parallel: a clip of {length} tokens does not divide among {size} "
             f"ranks: expected a divisor of {length}. Choose one, or another model.num_frames, "
             "height or width"
         )

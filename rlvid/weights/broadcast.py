@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import logging
 import secrets
-import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from rlvid.process_groups import GroupBackend, join_store, open_backend, open_store
 from rlvid.records import WeightsManifest
 from rlvid.weights.buckets import Bucket
 from rlvid.weights.errors import WeightsError
@@ -31,16 +31,15 @@ from rlvid.weights.parts import owner_of
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["nccl", "gloo"]
 _C10D: Any = dist
-"""Stores and groups are public in torch's documentation and untyped in its stubs."""
+"""Groups are public in torch's documentation and untyped in its stubs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BroadcastPart:
     """Says where and with how many others to meet for a publish by broadcast."""
 
-    backend: Backend
+    backend: GroupBackend
     host: str
     port: int
     token: str
@@ -70,23 +69,15 @@ class BroadcastPart:
 class Rendezvous:
     """Where members meet; held by the driver."""
 
-    def __init__(self, *, backend: Backend, num_senders: int, host: str = "127.0.0.1") -> None:
-        """Listen on one address only; torch by itself would listen on all of them.
+    def __init__(self, *, backend: GroupBackend, num_senders: int, host: str = "127.0.0.1") -> None:
+        """Listen on one address only.
 
         Args:
             host: address of this machine that learner and actors can reach.
         """
         _check_backend(backend)
         self._backend, self._num_senders, self._host = backend, num_senders, host
-        listener = socket.create_server((host, 0))
-        self._port = int(listener.getsockname()[1])
-        self._store = _C10D.TCPStore(
-            host,
-            self._port,
-            is_master=True,
-            wait_for_workers=False,
-            master_listen_fd=listener.detach(),
-        )
+        self._store, self._port = open_store(host)
         self._members: tuple[str, ...] | None = None
         self._token = ""
 
@@ -130,15 +121,16 @@ class BroadcastGroup:
         self.part = part
         deadline = timedelta(seconds=part.deadline_s)
         try:
-            store = _C10D.TCPStore(part.host, part.port, is_master=False, timeout=deadline)
-            mine = _C10D.PrefixStore(part.token, store)
+            mine = join_store(part.host, part.port, part.token, deadline)
             self.rank = mine.add("receivers", 1) - 1 + part.num_senders if rank is None else rank
             if self.rank >= part.world_size:
                 raise WeightsError(
                     f"weights: broadcast: expected {part.num_receivers} receivers, this is one "
                     "more; the membership changed, wait for the next publish"
                 )
-            self._group = _process_group(part, mine, self.rank, deadline)
+            self._group = open_backend(
+                part.backend, mine, self.rank, part.world_size, deadline=deadline, host=part.host
+            )
         except RuntimeError as error:
             raise WeightsError(
                 f"weights: broadcast: {part.world_size} members did not meet at {part.host}:"
@@ -268,23 +260,7 @@ def _forget(group: BroadcastGroup) -> None:
             _joined = None
 
 
-def _process_group(part: BroadcastPart, store: Any, rank: int, deadline: timedelta) -> Any:
-    if part.backend == "nccl":
-        settings = _C10D.ProcessGroupNCCL.Options()
-        settings._timeout = deadline
-        return _C10D.ProcessGroupNCCL(store, rank, part.world_size, settings)
-    create: Any = _C10D.ProcessGroupGloo
-    options = create._Options()
-    options._timeout = deadline
-    # Gloo listens where this machine's name leads, which may be any network, unless it is told.
-    is_local = part.host.startswith("127.")
-    options._devices = [
-        create.create_device(hostname=part.host) if is_local else create.create_default_device()
-    ]
-    return create(store, rank, part.world_size, options)
-
-
-def _check_backend(backend: Backend) -> None:
+def _check_backend(backend: GroupBackend) -> None:
     if backend == "nccl" and not torch.cuda.is_available():
         raise WeightsError(
             "weights.transport: nccl needs a CUDA device in the learner and in every actor, this "

@@ -91,6 +91,11 @@ class WeightsHolder:
         return self._live.digest if self._live else "base"
 
     @property
+    def manifest(self) -> WeightsManifest | None:
+        """Of what is live; None before the first publish."""
+        return self._live
+
+    @property
     def order(self) -> tuple[int, int]:
         """(incarnation, version) of what is live."""
         return self._live.order if self._live else NO_ORDER
