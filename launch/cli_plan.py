@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rlvid.config import Recipe
 
-WIDTH = 110
+WIDTH = 120
 """Columns that the tables need; a narrower terminal folds their lines."""
 
 
@@ -55,6 +55,9 @@ def print_plan(
             f"{free / render.GIB:.1f} GiB free; give a --run-folder with more room",
             highlight=False,
         )
+    short = planner.short_of_memory(recipe, planned)
+    if short:
+        console.print(f"warning: {short}", highlight=False)
     misfits = [f"plan: {line}" for line in phases.misfits(planned, assumed)]
     if gpus is not None:
         from rlvid.launch.estimate.recipe_split import split_problem

@@ -1,22 +1,23 @@
 """Memory of one process of each role, an estimate by what it is for.
 
-P parameters, T trainable ones, b bytes a number of `model.dtype`:
+P parameters, T trainable ones, b bytes a number of `model.dtype`, c bytes of a trained one: b, or 4
+of a LoRA, which is float32 on every base.
 
-- A frozen copy takes P b; an actor that is published to holds a spare copy besides, T b.
-- Training state is 4 T (gradients) + 8 T (Adam) + 4 T (float32 master, when b is 2) + 4 T (EMA).
-  ZeRO 1 divides Adam and master by the ranks, 2 also the gradients, 3 also the parameters; the
-  average is divided in every stage, whole parameters going to one rank each (`learners/ema.py`).
+- A frozen copy takes P b; an actor that is published to holds a spare copy besides, T c.
+- Training state is 4 T (gradients) + 8 T (Adam) + 4 T (EMA), and from stage 1 on 4 T (DeepSpeed's
+  float32 master, of float32 parameters too). ZeRO 1 divides Adam and master by the ranks, 2 also
+  the gradients, 3 also the parameters; the average is divided in every stage, whole parameters
+  going to one rank each (`learners/ema.py`).
+- From stage 1 on gradients go to other ranks by a bucket of T numbers, at most
+  `MAX_BUCKET_ELEMENTS` of `learners/zero_settings.py`, allocated whole in the first backward and
+  there with a single rank too: of c bytes, at stage 1 of 4, where the sum itself is staged
+  (DeepSpeed's `setup_buckets`).
 - Of a rank with a GPU this is the GPU's memory, and what `learner.offload` moves is not in it: Adam
   and master, at stage 3 the gradients (DeepSpeed keeps those of stages 1 and 2 on the GPU up to the
-  step), and parameters but for those gathered at a time. The plan has no column for the host, which
-  then holds 16 T / ranks (master, Adam, gradients; 4 T / ranks of gradients more at stage 3) and
-  P b / ranks, and two temporaries of torch's AdamW. On a rank without a GPU all of it stays.
-- A transformer layer keeps 34 bytes for each token and channel in 16-bit training with fused
-  attention (Korthikanti et al., arXiv:2205.05198, section 4.1), so 17 b; a third more for the
-  cross-attention of text-to-video models. Checkpointing keeps b a layer and one layer whole.
-- Without gradients two layers' worth is alive at a time.
-- The VAE decodes one clip of this size at a time; its finest level holds 96 channels a pixel of a
-  frame.
+  step), and parameters but for those gathered at a time; `launch/host_memory.py` has them. On a
+  rank without a GPU all of it stays.
+- Activations: `launch/activations.py`. Decoding: `rlvid/observability/vae_flops.py`, small clips of
+  a group together.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ from rlvid.config import LearnerConfig, OfflineDpoConfig, Recipe
 from rlvid.config.distillation import DMD_STAGES
 from rlvid.config.enhancement import RewriterConfig
 from rlvid.config.rewards import ServerConfig
+from rlvid.launch.activations import activation_bytes, bytes_of, denoising_bytes
 from rlvid.launch.folder_parts import count_parameters, tensor_shapes
 from rlvid.launch.model_size import ModelSize
 
 if TYPE_CHECKING:
     from rlvid.records import StepPlan
 
-LAYER_NUMBERS = 17 * 4 / 3
-"""Numbers a layer keeps for the backward pass, a token and channel."""
 LIVE_NUMBERS = 1e9
 """Parameters whole at a time on a rank of ZeRO 3, at most (DeepSpeed's default)."""
+SAMPLED_PLANS = 16
+"""Step plans drawn to find the one with most rows."""
 MIB = 2**20
 SMOLLM2_PARAMETERS = 134.5e6
 """Of SmolLM2-135M-Instruct, input and output embeddings being one."""
@@ -82,25 +84,33 @@ def group_rows(recipe: Recipe) -> tuple[int, int]:
 
 
 def actor_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
-    """Return MiB of one rollout actor by what it is for."""
+    """Return MiB of one process of a rollout actor by what it is for.
+
+    Of several that share clips it is the one that leads; the others hold the transformer alone.
+    """
     width = bytes_of(recipe)
     frozen = size.transformer_parameters + size.text_encoder_parameters + size.vae_parameters
     _, rows = group_rows(recipe)
-    alive = 2 * LAYER_NUMBERS * rows * size.tokens * size.width * width
+    alive = denoising_bytes(recipe, size, rows, ranks=recipe.rollout.sequence_parallel)
     published = size.trainable_parameters if "grpo" in recipe.phases else 0
+    spare = published * trained_width(recipe, recipe.learner)
+    adapter = spare if recipe.learner.mode == "lora" else 0.0
     return {
-        "weights": frozen * width / MIB,
-        "spare copy": published * width / MIB,
+        "weights": (frozen * width + adapter) / MIB,
+        "spare copy": spare / MIB,
         "activations": alive / MIB,
     }
 
 
 def decoder_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     """Return MiB of the process that turns latents into pixels."""
-    frame = size.clip_numbers / recipe.model.num_frames / 3
+    from rlvid.models.video_vae import PIXELS_AT_ONCE
+
+    num_clips, _ = group_rows(recipe)
+    together = min(num_clips, max(1, PIXELS_AT_ONCE * 3 // size.clip_numbers))
     return {
         "weights": size.vae_parameters * 4 / MIB,
-        "decoding": 3 * 96 * frame * 4 / MIB,
+        "decoding": together * size.decode_bytes / MIB,
         **clips_memory(recipe, size),
     }
 
@@ -159,11 +169,19 @@ def learner_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
 
 
 def _rows_together(recipe: Recipe) -> int:
-    """Return the rows of a group that one forward may take: of one trained step, or of all."""
+    """Return the rows of a group that one forward may take: of one trained step, or of all.
+
+    Rollouts that are at one state share a row. Plans differ from step to step; the most of some.
+    """
     size = recipe.rollout.group_size
-    if recipe.learner.replay == "as_sampled" or recipe.algorithm.use == "refl":
+    if recipe.algorithm.use == "refl":
         return size
-    return size * plan_to_count(recipe, prompt_id="memory", step=0).num_recorded
+    most = 0
+    for step in range(SAMPLED_PLANS):
+        drawn = plan_to_count(recipe, prompt_id="memory", step=step)
+        rows = [drawn.num_starts(j, size) for j in drawn.trained_steps]
+        most = max([most, *rows, sum(rows) * (recipe.learner.replay != "as_sampled")])
+    return most
 
 
 def plan_to_count(recipe: Recipe, *, prompt_id: str, step: int) -> StepPlan:
@@ -239,8 +257,8 @@ def distillation_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     third = 0.0
     if set(DMD_STAGES) & set(config.stages):
         third = _held_numbers(learner, size.transformer_parameters) * bytes_of(recipe) / MIB
-        memory["gradients"] *= 2
-        memory["optimiser"] *= 2
+        for part in ("gradients", "gradient bucket", "optimiser"):  # two engines
+            memory[part] *= 2
     if "causal_init" in config.stages and config.causal_init.method == "consistency":
         third = transformer
         memory["EMA"] += 4 * size.trainable_parameters / learner.num_ranks / MIB
@@ -259,9 +277,9 @@ def enhancer_memory(recipe: Recipe) -> dict[str, float]:
     if config.learner.mode == "full":
         stage, ranks = config.learner.zero_stage, config.learner.num_ranks
         over = {least: ranks if stage >= least else 1 for least in (1, 2)}
-        master = 4 if width == 2 else 0
+        master = 4 if stage else 0
         memory["gradients"] = 4 * parameters / over[2] / MIB
-        if not _is_optimizer_offloaded(config.learner):
+        if not is_optimizer_offloaded(config.learner):
             memory["optimiser"] = (8 + master) * parameters / over[1] / MIB
         if config.algorithm.kl_coefficient:
             memory["reference"] = parameters * width / MIB
@@ -285,35 +303,40 @@ def sft_rows(recipe: Recipe) -> int:
     return math.ceil(wanted / ranks) * ranks
 
 
-def activation_bytes(recipe: Recipe, size: ModelSize, learner: LearnerConfig, rows: int) -> float:
-    """Return the bytes that a rank keeps of a forward of so many rows for its backward."""
-    tokens = size.tokens / learner.sequence_parallel
-    layer = rows * tokens * size.width * bytes_of(recipe)
-    if learner.activation_checkpointing:
-        return layer * (size.num_layers + LAYER_NUMBERS)
-    return layer * size.num_layers * LAYER_NUMBERS
-
-
-def bytes_of(recipe: Recipe) -> int:
-    """Return bytes a number of the transformer's dtype."""
-    return 2 if recipe.model.dtype == "bfloat16" else 4
+def trained_width(recipe: Recipe, learner: LearnerConfig) -> int:
+    """Return bytes a trained number."""
+    return 4 if learner.mode == "lora" else bytes_of(recipe)
 
 
 def _training_state(recipe: Recipe, learner: LearnerConfig, size: ModelSize) -> dict[str, float]:
     """Return MiB of weights, gradients, optimiser and average of one rank."""
     width, trainable = bytes_of(recipe), size.trainable_parameters
     over = {stage: learner.num_ranks if learner.zero_stage >= stage else 1 for stage in (1, 2)}
-    master = 4 if width == 2 else 0
+    master = 4 if learner.zero_stage else 0
     gradients, optimiser = 4 * trainable / over[2], (8 + master) * trainable / over[1]
-    if _is_optimizer_offloaded(learner):
+    if is_optimizer_offloaded(learner):
         gradients, optimiser = 0.0 if learner.zero_stage == 3 else gradients, 0.0
+    elif learner.offload is not None and learner.offload.optimizer == "disk":
+        optimiser = 0.0
     held = _held_numbers(learner, size.transformer_parameters) * width
+    adapter = 4 * trainable if learner.mode == "lora" else 0
     return {
-        "weights": (held + size.text_encoder_parameters * width) / MIB,
+        "weights": (held + adapter + size.text_encoder_parameters * width) / MIB,
         "gradients": gradients / MIB,
+        "gradient bucket": bucket_bytes(recipe, learner, trainable) / MIB,
         "optimiser": optimiser / MIB,
         "EMA": (4 * trainable / learner.num_ranks if learner.ema else 0) / MIB,
     }
+
+
+def bucket_bytes(recipe: Recipe, learner: LearnerConfig, trainable: float) -> float:
+    """Return the bytes of the buffer in which gradients go to other ranks."""
+    from rlvid.learners.zero_settings import MAX_BUCKET_ELEMENTS
+
+    if not learner.zero_stage:
+        return 0.0
+    width = 4 if learner.zero_stage == 1 else trained_width(recipe, learner)
+    return min(MAX_BUCKET_ELEMENTS, trainable) * width
 
 
 def _held_numbers(learner: LearnerConfig, parameters: float) -> float:
@@ -326,7 +349,7 @@ def _held_numbers(learner: LearnerConfig, parameters: float) -> float:
     return parameters / learner.num_ranks
 
 
-def _is_optimizer_offloaded(learner: LearnerConfig) -> bool:
+def is_optimizer_offloaded(learner: LearnerConfig) -> bool:
     """Return whether the optimiser's state is in another memory than the one planned."""
     offload = learner.offload
-    return bool(learner.num_gpus) and offload is not None and offload.optimizer == "cpu"
+    return bool(learner.num_gpus) and offload is not None and offload.optimizer != "none"

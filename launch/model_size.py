@@ -28,7 +28,7 @@ from rlvid.models.published import published
 from rlvid.models.wan import MAX_SEQUENCE_LENGTH
 from rlvid.models.wan_shapes import Shapes
 from rlvid.observability.flops import RowFlops, WanSize, count_tokens, row_flops
-from rlvid.observability.vae_flops import VaeSize, decode_flops, encode_flops
+from rlvid.observability.vae_flops import VaeSize, decode_bytes, decode_flops, encode_flops
 
 if TYPE_CHECKING:
     from rlvid.models.meta_flops import CountedForward
@@ -54,6 +54,12 @@ class ModelSize:
     """Numbers in the latents of one clip."""
     clip_numbers: int
     """Numbers in the pixels of one clip."""
+    inner_width: int
+    """Channels of a token in the widest layer of a block, that of its MLP."""
+    text_tokens: int
+    """That every block sees beside the video's; 0 where a family's are not told apart."""
+    decode_bytes: float
+    """Most that decoding one clip holds at once beside weights, float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +85,12 @@ def read_model_size(model: ModelConfig, learner: LearnerConfig) -> ModelSize:
         size = _wan_size(model)
         shape = latent_shape(model)
         width, num_layers, tokens = size.width, config["num_layers"], count_tokens(size, shape)
+        inner_width, text_tokens = size.ffn_dim, size.text_tokens + size.image_tokens
     else:
         counted = _counted(model)
         shape = counted.latent_shape
         width, num_layers, tokens = counted.width, counted.num_layers, counted.tokens
+        inner_width, text_tokens = counted.inner_width, 0
     shapes = trained_shapes(model)
     return ModelSize(
         transformer_parameters=count_parameters(shapes),
@@ -96,6 +104,9 @@ def read_model_size(model: ModelConfig, learner: LearnerConfig) -> ModelSize:
         tokens=tokens,
         latent_numbers=math.prod(shape),
         clip_numbers=3 * model.num_frames * model.height * model.width,
+        inner_width=inner_width,
+        text_tokens=text_tokens,
+        decode_bytes=_decode_bytes(model),
     )
 
 
@@ -186,6 +197,15 @@ def count_trainable(shapes: Shapes, learner: LearnerConfig) -> int:
     endings = tuple(f"{name}.weight" for name in learner.lora.target_modules)
     targets = [shape for name, shape in shapes.items() if name.endswith(endings)]
     return sum(learner.lora.rank * (shape[0] + math.prod(shape[1:])) for shape in targets)
+
+
+def _decode_bytes(model: ModelConfig) -> float:
+    vae = VaeSize.of_config(part_config(model, "vae"))
+    if is_wan(model) and vae is not None:
+        return decode_bytes(vae, latent_frames(model))
+    from rlvid.models.meta_flops import count_decode_bytes
+
+    return float(count_decode_bytes(model))
 
 
 def _wan_size(model: ModelConfig) -> WanSize:

@@ -1,17 +1,24 @@
 """What a recipe will need: processes, CPUs, GPUs, memory and transformer forwards a step.
 
-Memory is an estimate from stated assumptions, good to about a third; it is for choosing hardware,
-not for filling it. It counts what scales with the model, not Python, CUDA or Ray themselves; the
-formulas are in `launch/memory.py`. What phases cost in FLOPs, hours and disk: `launch/estimate/`.
+Memory is an estimate, of the device that a process computes on and of its node's RAM; formulas
+and how well they do are in `launch/memory.py`, `launch/activations.py` and `launch/host_memory.py`.
+What phases cost in FLOPs, hours and disk: `launch/estimate/`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rlvid.config import AlgorithmConfig, LearnerConfig, Recipe, RolloutConfig
+from rlvid.launch.host_memory import (
+    host_memory,
+    node_has_mib,
+    node_needs_mib,
+    offloaded,
+    published,
+)
 from rlvid.launch.memory import (
     actor_memory,
     branches,
@@ -48,13 +55,24 @@ class RolePlan:
     num_gpus: float
     """Of one process."""
     memory_mib: dict[str, float]
-    """Of one process, by what it is for."""
+    """Of one process where it computes, its GPU or RAM, by what it is for."""
     phases: tuple[str, ...]
     """In which it lives."""
+    moved_mib: dict[str, float] = field(default_factory=dict)
+    """Of one process in RAM either way."""
 
     @property
     def total_mib(self) -> float:
         return sum(self.memory_mib.values())
+
+    @property
+    def host_mib(self) -> dict[str, float]:
+        """Of one process in RAM, Python and libraries included, by what it is for."""
+        return host_memory(self.role, self.memory_mib, self.num_gpus, self.moved_mib)
+
+    @property
+    def host_total_mib(self) -> float:
+        return sum(self.host_mib.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +140,7 @@ def sampling_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
     size, rollout = read_model_size(recipe.model, recipe.learner), recipe.rollout
     actor = RolePlan(
         role="rollout actor",
-        num_processes=rollout.num_actors,
+        num_processes=rollout.num_actors * rollout.sequence_parallel,
         num_cpus=rollout.num_cpus,
         num_gpus=rollout.num_gpus,
         memory_mib=actor_memory(recipe, size),
@@ -148,14 +166,17 @@ def learner_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
     ):
         if phase not in recipe.phases:
             continue
+        size = read_model_size(recipe.model, learner)
+        moved = {} if phase == "prompt_enhancement" else offloaded(recipe, learner, size)
         found.append(
             RolePlan(
                 role=name,
                 num_processes=learner.num_ranks,
                 num_cpus=learner.num_cpus,
                 num_gpus=learner.num_gpus,
-                memory_mib=memory(recipe, read_model_size(recipe.model, learner)),
+                memory_mib=memory(recipe, size),
                 phases=(phase,),
+                moved_mib=moved | published(recipe, size) if phase == "grpo" else moved,
             )
         )
     sampler = recipe.prompt_enhancement.sampler
@@ -289,13 +310,28 @@ def check_machine(recipe: Recipe) -> None:
     check_demand(recipe, {"CPU": float(has_cpus), "GPU": float(torch.cuda.device_count())})
 
 
+def short_of_memory(recipe: Recipe, planned: Plan) -> str:
+    """Return a warning where all roles together do not fit into this machine's RAM, else "".
+
+    Nothing is known of the nodes of a cluster that is joined by address.
+    """
+    needs, has = node_needs_mib(planned.roles), node_has_mib()
+    if recipe.cluster.address is not None or needs <= has:
+        return ""
+    return (
+        f"the processes of its largest phase need {size_text(needs)} of RAM, this machine has "
+        f"{size_text(has)}; take fewer actors, ranks or rows (rollout.num_actors, "
+        "learner.num_ranks, learner.micro_batch_rows) or a machine with more"
+    )
+
+
 def render(planned: Plan) -> RenderableType:
     """Return the plan as tables for a terminal."""
     from rich.console import Group
     from rich.table import Table
 
     roles = Table(title=f"{planned.name}: who runs", title_justify="left")
-    for heading in ("role", "processes", "CPUs", "GPUs", "memory each", "of which"):
+    for heading in ("role", "processes", "CPUs", "GPUs", "memory each", "of which", "RAM each"):
         roles.add_column(heading, justify="left" if heading in ("role", "of which") else "right")
     for role in planned.roles:
         parts = ", ".join(
@@ -308,6 +344,7 @@ def render(planned: Plan) -> RenderableType:
             f"{role.num_processes * role.num_gpus:g}",
             size_text(role.total_mib),
             parts,
+            size_text(role.host_total_mib) if role.host_mib else "-",
         )
     return Group(roles, *remarks(planned))
 
@@ -318,8 +355,8 @@ def remarks(planned: Plan) -> list[str]:
     lines = [
         f"transformer {size.transformer_parameters:,} parameters, "
         f"{size.trainable_parameters:,} trained; {size.tokens} tokens a clip",
-        "memory is an estimate of what scales with the model (assumptions: launch/memory.py); "
-        "each process adds about 600 MiB of Python and libraries",
+        "memory: where a process computes, its GPU or RAM, without Python and libraries, which are "
+        "in RAM (formulas: launch/memory.py, launch/host_memory.py)",
     ]
     if planned.num_steps:
         lines.insert(

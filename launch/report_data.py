@@ -13,6 +13,7 @@ from rlvid.launch.local_disk import LEDGER
 from rlvid.launch.phases.base import Artifacts
 from rlvid.launch.phases.evaluate import DIMENSIONS
 from rlvid.launch.report_dataset import dataset_data
+from rlvid.launch.report_plan import plan_rows
 from rlvid.launch.report_stages import stages_data
 from rlvid.launch.run_folder import RunFolder
 from rlvid.launch.stage_table import REWARD
@@ -40,6 +41,7 @@ def report_data(folder: RunFolder, recipe: Recipe, artifacts: Artifacts) -> Repo
         dataset=dataset_data(recipe, artifacts),
         fps=recipe.model.fps,
         times=_times(folder),
+        planned=plan_rows(recipe, rows),
         timings=_timings(folder, artifacts),
         recipe=folder.recipe.read_text(),
         versions=json.loads((folder.path / "versions.json").read_text()),

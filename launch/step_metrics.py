@@ -49,6 +49,7 @@ def step_metrics(
         "rollout/staleness/max": float(max(staleness, default=0)),
         "rollout/forwards/count": float(sum(group.summary.num_forwards for group in scored)),
         "rollout/actors/lost": float(num_lost),
+        **_memory_metrics(scored),
         "weights/version/value": float(manifest.version),
         "weights/publish/mb": sum(bucket.num_bytes for bucket in manifest.buckets) / 2**20,
         "time/rollout_actors/seconds": sample_s,
@@ -56,6 +57,12 @@ def step_metrics(
         **{f"time/{name}/seconds": value for name, value in seconds.items()},
         **report.metrics,
     }
+
+
+def _memory_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Return the most memory that an actor of these groups had held; none where nobody looked."""
+    most = max((group.summary.peak_mib for group in scored), default=0.0)
+    return {"rollout/memory/peak_mb": most} if most else {}
 
 
 def _reward_metrics(by_group: Sequence[Sequence[float]]) -> dict[str, float]:

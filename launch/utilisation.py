@@ -20,6 +20,7 @@ class Utilisation:
     branches: int
     """Times the transformer sees a latent: 2 with guidance."""
     base_is_frozen: bool
+    devices_per_actor: int = 1
 
     def metrics(
         self,
@@ -43,7 +44,9 @@ class Utilisation:
         learned = rows * self.flops.learned(base_is_frozen=self.base_is_frozen)
         learner_peak = row.get("learner/devices/peak_tflops", 0.0) * TERA
         return mfu_metrics(
-            wall_s, rollout=(sampled, total_peak(rollout_devices)), learner=(learned, learner_peak)
+            wall_s,
+            rollout=(sampled, total_peak([*rollout_devices] * self.devices_per_actor)),
+            learner=(learned, learner_peak),
         )
 
 
@@ -53,4 +56,5 @@ def open_utilisation(recipe: Recipe) -> Utilisation:
         flops=read_row_flops(recipe.model),
         branches=1 if recipe.rollout.guidance_scale == 1.0 else 2,
         base_is_frozen=recipe.learner.mode == "lora",
+        devices_per_actor=recipe.rollout.sequence_parallel,
     )

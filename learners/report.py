@@ -11,6 +11,7 @@ import torch
 
 from rlvid.algorithms.base import Credit, LossTerms
 from rlvid.learners.ranks import Ranks
+from rlvid.observability.memory_peak import peak_mib
 from rlvid.observability.mfu import TERA, device_name, peak_flops
 
 MEANS: Mapping[str, str] = {
@@ -153,7 +154,7 @@ def advantage_metrics(credit: Credit, clip: float) -> dict[str, float]:
 
 
 def memory_metrics(device: torch.device) -> dict[str, float]:
-    """Return the device memory this rank held at most; nothing on a CPU."""
+    """Return the most memory this rank held: of its GPU, or in RAM without one."""
     if device.type != "cuda":
-        return {}
+        return {"learner/memory/peak_mb": peak_mib()}
     return {"learner/memory/peak_mb": torch.cuda.max_memory_allocated(device) / 2**20}

@@ -16,6 +16,7 @@ import xxhash
 from torch import Tensor
 
 from rlvid.config.model import ModelConfig
+from rlvid.observability.memory_peak import peak_mib
 from rlvid.records import Prompt, RolloutGroup
 from rlvid.rewards.critics.guards import clip_guards
 
@@ -42,6 +43,8 @@ class ClipInfo:
     width: int
     fps: float
     decode_s: float
+    peak_mib: float = 0.0
+    """Most memory the decoder's process had held by then; 0 of clips that were given."""
     guards: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Guard to [G] values, of groups that were decoded from latents."""
 
@@ -77,7 +80,7 @@ class DecodeWorker:
             started=started,
         )
         by_name = {name: tuple(clip[name] for clip in guards) for name in guards[0]}
-        return frames, replace(info, guards=by_name)
+        return frames, replace(info, guards=by_name, peak_mib=peak_mib())
 
     def decode_files(
         self, files: Sequence[bytes], prompt: Prompt, group_id: str

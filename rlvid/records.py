@@ -200,6 +200,8 @@ class GroupSummary:
     swap_s: float = 0.0
     digest: str = ""
     """Of what was sampled (`rlvid.group_digest`); "" where nobody took it."""
+    peak_mib: float = 0.0
+    """Most memory its process had held by then (`rlvid.observability.memory_peak`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

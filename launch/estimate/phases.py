@@ -12,9 +12,19 @@ from dataclasses import dataclass
 
 from rlvid.config import LearnerConfig, Recipe
 from rlvid.config.distillation import DMD_STAGES, StageConfig
+from rlvid.launch.activations import bytes_of
 from rlvid.launch.estimate.assumptions import Assumptions
 from rlvid.launch.estimate.distillation import distillation_work, encoded_clips
-from rlvid.launch.estimate.records import ACTORS, DECODER, LEARNER, Counted, Work, count_model
+from rlvid.launch.estimate.enhancement import enhancement_work
+from rlvid.launch.estimate.records import (
+    ACTORS,
+    DECODER,
+    LEARNER,
+    REWRITER,
+    Counted,
+    Work,
+    count_model,
+)
 from rlvid.launch.estimate.sampling import data_engine_work, evaluate_work, num_rendered
 from rlvid.launch.estimate.sharing import (
     Held,
@@ -24,7 +34,6 @@ from rlvid.launch.estimate.sharing import (
     usable_devices,
 )
 from rlvid.launch.estimate.training import dpo_work, grpo_work, num_encoded, sft_work
-from rlvid.launch.memory import bytes_of
 from rlvid.launch.model_size import ModelSize, read_model_size
 from rlvid.launch.planner import Plan, learner_of
 
@@ -33,6 +42,7 @@ MAKERS = {
     "sft": sft_work,
     "dpo": dpo_work,
     "grpo": grpo_work,
+    "prompt_enhancement": enhancement_work,
     "distillation": distillation_work,
     "evaluate": evaluate_work,
 }
@@ -98,7 +108,9 @@ _WAYS_OUT = {
     "activations": "Set activation_checkpointing, or lower micro_batch_rows, clips_per_prompt, "
     "group_size or the clip's size",
     "gradients": "Raise zero_stage to 2 or num_ranks",
-    "optimiser": "Raise zero_stage or num_ranks",
+    "gradient bucket": "Train a LoRA (learner.mode), or take zero_stage 2 instead of 1",
+    "optimiser": "Raise zero_stage or num_ranks, or set learner.offload, which keeps it in host "
+    "memory",
 }
 
 
@@ -146,13 +158,15 @@ def held_by(recipe: Recipe, phase: str, role: str) -> Held:
     """Return the GPUs that a role has in a phase."""
     rewards, rollout = recipe.rewards, recipe.rollout
     if role == ACTORS:
-        return Held(num_processes=rollout.num_actors, num_gpus=rollout.num_gpus)
+        return Held(num_processes=rollout.num_actors, num_gpus=rollout.gpus_per_actor)
     if role == DECODER:
         return Held(num_processes=rewards.decode_replicas, num_gpus=rewards.decode_gpus)
     if role == LEARNER:
-        learner = learner_of(recipe, phase)
+        enhances = phase == "prompt_enhancement"
+        learner = recipe.prompt_enhancement.learner if enhances else learner_of(recipe, phase)
         return Held(num_processes=learner.num_ranks, num_gpus=learner.num_gpus)
-    server = rewards.servers.get(role)
+    own = recipe.prompt_enhancement.sampler.server
+    server = own if role == REWRITER else rewards.servers.get(role)
     if server is None or server.urls:
         return Held(num_processes=0, num_gpus=0.0)
     return Held(num_processes=server.num_replicas, num_gpus=server.num_gpus)

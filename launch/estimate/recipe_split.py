@@ -105,7 +105,9 @@ def _role(
     cluster: GpuCluster,
 ) -> SplitRole:
     held, rollout = held_by(recipe, "grpo", name), recipe.rollout
-    whole = max(1.0, held.num_gpus) * assumed.gpu_memory_gib
+    # Of an actor's processes, which share its GPUs out, one is held against one.
+    each = rollout.num_gpus if name == ACTORS else held.num_gpus
+    whole = max(1.0, each) * assumed.gpu_memory_gib
     groups, teams = rollout.groups_per_step, 1
     most, pieces = cluster.num_gpus, None
     if name == ACTORS:
@@ -123,8 +125,7 @@ def _role(
         busy_s=flops_s / assumed.peak / recipe.grpo.num_steps,
         stage=work[0].stage,
         counts=tuple(count for count in counts if needs[count] <= whole),
-        fits=_memory_gib(recipe, name, held.num_processes, size)
-        <= held.num_gpus * assumed.gpu_memory_gib,
+        fits=_memory_gib(recipe, name, held.num_processes, size) <= each * assumed.gpu_memory_gib,
         pieces=pieces,
         together=teams,
     )

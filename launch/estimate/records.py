@@ -10,6 +10,8 @@ from rlvid.launch.model_size import ClipFlops, read_clip_flops, read_row_flops
 from rlvid.observability.flops import RowFlops
 
 ACTORS, DECODER, LEARNER = "actors", "decoder", "learner"
+REWRITER = "rewriter server"
+"""Of phase prompt_enhancement, where its learner does not write itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,7 @@ class Work:
     """None where nobody knows them."""
     mfu: float
     role: str
-    """ACTORS, DECODER, LEARNER, or the name of a server."""
+    """ACTORS, DECODER, LEARNER, REWRITER, or the name of a server."""
     stage: int = 0
     """Stages of a phase come one after the other; what is in one overlaps."""
 

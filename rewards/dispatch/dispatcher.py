@@ -117,7 +117,7 @@ class Dispatcher:
         if call is None:
             return
         self._fleet.succeeded(call)
-        self._metrics.decoded(info.decode_s)
+        self._metrics.decoded(info.decode_s, info.peak_mib)
         group = self._book.groups.get(call.items[0].ticket)
         if group is not None:  # else its deadline came while its lost clips were decoded again
             self._book.clips_are(group, info, frames, now)

@@ -56,6 +56,8 @@ class PoolTally:
 
     services: dict[str, Tally] = field(default_factory=dict)
     decode_s: float = 0.0
+    peak_mib: float = 0.0
+    """Most memory a process that decodes had held."""
     num_decoded: int = 0
     """Groups."""
     last_submit: float | None = None
@@ -87,10 +89,11 @@ class PoolMetrics:
         for tally in (self._run, self._step):
             tally.last_score = now
 
-    def decoded(self, seconds: float) -> None:
+    def decoded(self, seconds: float, peak_mib: float) -> None:
         for tally in (self._run, self._step):
             tally.decode_s += seconds
             tally.num_decoded += 1
+            tally.peak_mib = max(tally.peak_mib, peak_mib)
 
     def call_done(self, service: str, latency_s: float, num_items: int, num_places: int) -> None:
         """Note a call that was answered; `latency_s` from its dispatch to its answer."""
@@ -129,6 +132,7 @@ class PoolMetrics:
             "reward_pool/decode/seconds": tally.decode_s,
             "reward_pool/decode/groups": float(tally.num_decoded),
             "reward_pool/exposed_tail/seconds": tally.exposed_tail_s,
+            **({"reward_pool/memory/peak_mb": tally.peak_mib} if tally.peak_mib else {}),
         }
         for name, values in live.items():
             row |= tally.of(name).metrics(name)

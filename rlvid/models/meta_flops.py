@@ -20,6 +20,7 @@ from rlvid.condition import Condition
 from rlvid.config.model import ModelConfig
 from rlvid.models import MODELS, model_folder
 from rlvid.models.input_shapes import InputShapes
+from rlvid.models.live_bytes import LiveBytes
 from rlvid.models.meta import META, build_part, counting_flops, open_on_meta
 from rlvid.models.pipeline_model import PipelineModel
 from rlvid.observability.flops import RowFlops
@@ -45,6 +46,8 @@ class CountedForward:
     width: int
     """Channels of a token there."""
     num_layers: int
+    inner_width: int
+    """Channels of the widest layer that a block's tokens pass through."""
 
 
 def says_inputs(model: ModelConfig) -> bool:
@@ -70,7 +73,12 @@ def count_forward(model: ModelConfig) -> CountedForward:
 
 def count_decode(model: ModelConfig) -> int:
     """Return the FLOPs of decoding the latents of one clip, whole, without tiles."""
-    return _count_decode(*_opened(model))
+    return _count_decode(*_opened(model))[0]
+
+
+def count_decode_bytes(model: ModelConfig) -> int:
+    """Return the most bytes that it holds at once, weights aside."""
+    return _count_decode(*_opened(model))[1]
 
 
 def count_encode(model: ModelConfig) -> int:
@@ -119,24 +127,32 @@ def _count_forward(adapter: PipelineModel, clip: Clip) -> CountedForward:
     def note(block: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         seen.append(args[0] if args else inputs["hidden_states"])
 
-    hook = blocks[0][1].register_forward_pre_hook(note, with_kwargs=True)
+    outputs = list[torch.Tensor]()
+    layers = [part for part in blocks[0][1].modules() if isinstance(part, nn.Linear)]
+    hooks = [part.register_forward_hook(lambda *call: outputs.append(call[2])) for part in layers]
+    hooks.append(blocks[0][1].register_forward_pre_hook(note, with_kwargs=True))
     with counting_flops() as counter:
         adapter.velocity(latents, sigma, condition)
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
+    wide = [out.shape[-1] for out in outputs if out.dim() == 3 and out.shape[1] >= seen[0].shape[1]]
     return CountedForward(
         flops=_split(counter, adapter.transformer),
         latent_shape=shape,
         tokens=seen[0].shape[1],
         width=seen[0].shape[2],
         num_layers=len(blocks),
+        inner_width=max(wide, default=4 * seen[0].shape[2]),
     )
 
 
 @lru_cache(maxsize=16)
-def _count_decode(adapter: PipelineModel, clip: Clip) -> int:
-    with counting_flops() as counter:
-        adapter.decode(torch.empty(1, *adapter.latent_shape(*clip), device=META))
-    return int(counter.get_total_flops())
+def _count_decode(adapter: PipelineModel, clip: Clip) -> tuple[int, int]:
+    latents = torch.empty(1, *adapter.latent_shape(*clip), device=META)
+    there = [latents, *adapter.vae.parameters(), *adapter.vae.buffers()]
+    with counting_flops() as counter, LiveBytes(there) as alive:
+        adapter.decode(latents)
+    return int(counter.get_total_flops()), alive.peak
 
 
 @lru_cache(maxsize=16)

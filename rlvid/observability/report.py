@@ -17,6 +17,7 @@ from rlvid.observability.charts import WIDE, Mark, Series, line_chart, number
 from rlvid.observability.clips import data_url, encode_mp4, encode_strip
 from rlvid.observability.data_section import DataSetData, data_view
 from rlvid.observability.metrics import metric
+from rlvid.observability.plan_section import HEADINGS, PlanRow
 from rlvid.observability.reward_section import (
     AlarmRow,
     correlation_chart,
@@ -121,6 +122,8 @@ class ReportData:
     fps: int = 8
     times: Sequence[PhaseTime] = ()
     """Of the phases whose loop kept a timeline."""
+    planned: Sequence[PlanRow] = ()
+    """Of the RL phase."""
     timings: Sequence[RoleTotal] = ()
     recipe: str = ""
     """The resolved recipe as YAML."""
@@ -155,6 +158,7 @@ def build_report(data: ReportData) -> str:
         stages=[stages_view(one, data.fps) for one in data.stages],
         set=data_view(data.dataset) if data.dataset else None,
         times=[time_view(phase) for phase in data.times],
+        plan_headings=HEADINGS,
         bars=[100.0 * total.seconds / longest_s for total in data.timings],
         forest=[forest_bar(row, reach) for row in data.evaluation],
     )

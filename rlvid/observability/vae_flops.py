@@ -7,6 +7,10 @@ of 27 taps and, where a and b differ, one of a single tap; the middle has two su
 attention over the P positions of each frame, 2 (3 + 1) b b a position and 4 P P b a frame. Between
 two levels the picture is resized by a convolution of 9 taps over each frame, and where time is
 resized too by one of 3 taps, which leaves out the first frame. Norms and activations are left out.
+
+Decoding goes by latent frame, so it holds four frames of the finest level at a time, and for each
+convolution the ends of the frames before: counted (`tests.bench.activation_bytes`), 51 numbers for
+each channel and position of a frame of that level, float32. Besides there is the clip so far.
 """
 
 from __future__ import annotations
@@ -15,6 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+DECODE_NUMBERS = 51
+"""Alive at once, a channel and position of a frame of the finest level."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +82,16 @@ def decode_flops(size: VaeSize, latent: tuple[int, int, int]) -> int:
         area *= 4
         total += frames * area * _conv(9, after, after // 2)
     return total + frames * area * _conv(27, dims[-1], size.out_channels)
+
+
+def decode_bytes(size: VaeSize, latent: tuple[int, int, int]) -> float:
+    """Return the most bytes that decoding latents of (F, h, w) holds at once, weights aside."""
+    frames, height, width = latent
+    positions = height * width << 2 * len(size.halves_time)
+    for _ in range(sum(size.halves_time)):
+        frames = 2 * frames - 1
+    finest = size.decoder_dim * size.dim_mult[0]
+    return 4.0 * positions * (DECODE_NUMBERS * finest + frames * size.out_channels)
 
 
 def encode_flops(size: VaeSize, latent: tuple[int, int, int]) -> int:

@@ -152,6 +152,7 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         "denoising_forward": forward,
         "rollout": rollout,
         "training_step": training,
+        "planned_peak_gib": planned_peaks(model, settings, training["latent_forwards"]),
         "checks": checks,
         "environment": environment(model.device),
     }
@@ -237,6 +238,37 @@ def measure_training(
         and all(bool(parameter.isfinite().all()) for parameter in parameters),
     }
     return {**timing.to_json(flops=flops), "latent_forwards": forwards}, checks
+
+
+def planned_peaks(
+    model: ShapeModel, settings: BenchSettings, learned_latents: int
+) -> dict[str, float]:
+    """Return the peaks that the planner's formulas give, to be held against the measured ones.
+
+    Weights and activations; in training also the adapter's gradients and Adam's moments. What
+    torch's kernels take for themselves is in the measured ones only.
+    """
+    from tests.bench.activation_bytes import Case, predicted
+
+    frames, height, width = model.latent_shape(
+        settings.num_frames, settings.height, settings.width
+    )[1:]
+    case = Case(
+        size=settings.size,
+        dtype="bfloat16" if settings.dtype == "bfloat16" else "float32",
+        mode="denoise",
+        latent=(frames, height, width),
+    )
+    parameters = list(model.transformer.parameters())
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    trained = sum(p.numel() for p in trainable_parameters(model.transformer, "lora").values())
+    rows = settings.branches * settings.rollout.group_size
+    learned = replace(case, mode="lora", checkpoints=True, rows=settings.branches * learned_latents)
+    return {
+        "denoising_forward": (weights + predicted(replace(case, rows=settings.branches))) / 2**30,
+        "rollout": (weights + predicted(replace(case, rows=rows))) / 2**30,
+        "training_step": (weights + 12 * trained + predicted(learned)) / 2**30,
+    }
 
 
 def learner_batch(

@@ -79,7 +79,10 @@ def test_nodes_of_a_tree_are_forwarded_once() -> None:
 
 
 def test_a_batched_replay_holds_the_rows_of_all_its_steps() -> None:
-    """Of eight rollouts: seven steps in one forward, or the one step that is each one's own."""
+    """Of eight rollouts of one noise: seven steps in one forward, the first of which is one row.
+
+    Branches of a trajectory are at its state, so each of the four steps is one row.
+    """
     held = {}
     for kind in ("all", "branch"):
         for replay in ("as_sampled", "batched"):
@@ -89,8 +92,9 @@ def test_a_batched_replay_holds_the_rows_of_all_its_steps() -> None:
             recipe = recipe_of("phases=[grpo]", *changes)
             [rank] = [role for role in plan(recipe).roles if role.role == "learner rank"]
             held[kind, replay] = rank.memory_mib["activations"]
-    assert held["all", "batched"] == 7 * held["all", "as_sampled"]
-    assert held["branch", "batched"] == held["branch", "as_sampled"] == held["all", "as_sampled"]
+    assert held["all", "batched"] == (1 + 6 * 8) / 8 * held["all", "as_sampled"]
+    assert held["branch", "as_sampled"] == held["all", "as_sampled"] / 8
+    assert held["branch", "batched"] == 4 * held["branch", "as_sampled"]
 
 
 def test_branches_of_a_trajectory_share_the_forwards_of_their_steps() -> None:

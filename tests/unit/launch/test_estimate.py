@@ -234,18 +234,19 @@ def test_memory_of_a_rank_of_wan_by_hand() -> None:
     assert memory["weights"] == pytest.approx(weights / MIB)
     assert memory["gradients"] == pytest.approx(4 * trained / 4 / MIB)
     assert memory["optimiser"] == pytest.approx(12 * trained / 4 / MIB)
-    layer = 2 * 32_760 * 1536 * 2
-    assert memory["activations"] == pytest.approx(layer * (30 + 17 * 4 / 3) / MIB)
+    tokens = 2 * (32_760 + 512 / 4)
+    inputs, layer, backward = 30 * 2 * 1536, 68.3 * 1536 + 4 * 8960, 2 * 2 * 8960
+    assert memory["activations"] == pytest.approx(tokens * (inputs + layer + backward) / MIB)
 
 
 def test_process_that_does_not_fit_is_named_with_a_way_out() -> None:
-    """Without recomputation 2 rows keep 30 layers of 23 numbers a token and channel: 127 GiB."""
+    """Without recomputation 2 rows keep 30 layers of 141 KB a token: 259 GiB."""
     planned = plan(recipe(model=WAN.model_dump()))
     lines = misfits(planned, Assumptions())
     assert len(lines) == 1
     assert "sft learner rank: needs" in lines[0]
     assert "Set activation_checkpointing" in lines[0]
-    assert misfits(planned, Assumptions(gpu_memory_gib=200.0)) == []
+    assert misfits(planned, Assumptions(gpu_memory_gib=300.0)) == []
 
 
 def test_disk_of_latents_and_checkpoints() -> None:

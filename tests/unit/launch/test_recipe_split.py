@@ -35,10 +35,10 @@ def test_14b_on_half_of_its_gpus() -> None:
     assert "the recipe's split is the best" in lines
 
 
-def test_14b_does_not_fit_an_80_gb_gpu() -> None:
+def test_14b_does_not_fit_a_48_gb_gpu() -> None:
     recipe = load_recipe(RECIPE)
     with pytest.raises(ValueError, match="no number of processes fits .* actors"):
-        print_plan(recipe, [], cluster="8x8xH100")
+        print_plan(recipe, [], cluster="8x8xL40S")
 
 
 def test_recipe_for_cpus_has_nothing_to_split() -> None:

@@ -1,0 +1,297 @@
+"""The planner's memory and step time against a real run of the quickstart: Ray, real processes.
+
+    python -m tests.bench.plan_against_measured              # two cases
+    python -m tests.bench.plan_against_measured --processes  # what a process takes without a model
+
+Memory: the peak resident set of every process of a run (VmHWM), by role, the worst of each; the
+plan has what `launch/host_memory.py` says of the process and `launch/memory.py` of the model. The
+constants of the former come from `--processes`, a run with next to nothing to compute. Case
+`quickstart` is the shipped recipe; `large` has 33 frames of 96x96, where activations show.
+
+Step time: the planner's FLOPs over a rate, as everywhere, but the rate is measured here, on one
+guided forward of a group, one decode of it and one trained row, in this process on one thread, and
+so are the scorers, of which the plan knows nothing. Processes that work side by side share the
+cores: a stage takes as long as its longest role, or as all together on all cores. Waiting, Ray's
+round trips and publishing are in none of it. Use a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlvid.config import Recipe
+from rlvid.config.loader import load_recipe
+from rlvid.data.prompts import load_prompts
+from rlvid.flow.guidance import guided_velocity
+from rlvid.launch.estimate.assumptions import Assumptions
+from rlvid.launch.estimate.records import ACTORS, DECODER, LEARNER, count_model
+from rlvid.launch.estimate.training import grpo_work
+from rlvid.launch.host_memory import process_mib
+from rlvid.launch.planner import RolePlan, plan
+from rlvid.models import load_model
+from rlvid.models.lora import add_lora
+from rlvid.rewards.base import Reward
+from rlvid.rewards.registry import open_scorer
+from tests.bench.timing import environment
+
+RESULTS = Path(__file__).parent / "results" / "cpu_plan_against_measured.json"
+ACCEPTED_MEMORY, ACCEPTED_STEP = 0.15, 0.25
+DEADLINE_S = 3600.0
+LOOK_S = 0.1
+TAG = "RLVID_BENCH_TAG"
+"""Set in a run's environment, by which its processes are told from all others."""
+KINDS = {
+    b"ray::RolloutActor": "rollout actor",
+    b"ray::RewardActor": "rewards",
+    b"ray::LearnerActor": "learner rank",
+}
+"""How Ray names a worker that runs a role."""
+BASE = ("phases=[grpo]", "grpo.evaluate_every=0")
+CASES = {
+    "quickstart": (*BASE,),
+    "large": (
+        *BASE,
+        "model.num_frames=33",
+        "model.height=96",
+        "model.width=96",
+        "rollout.groups_per_step=2",
+        "rollout.group_size=4",
+    ),
+}
+LEAST = (
+    *BASE,
+    "model.num_frames=5",
+    "rollout.group_size=2",
+    "rollout.num_denoising_steps=3",
+)
+
+
+def run_recipe(overrides: Sequence[str], folder: Path) -> dict[str, float]:
+    """Run the quickstart and return the peak MiB by kind of process, "beside" being the others'."""
+    tag = uuid.uuid4().hex
+    command = [sys.executable, "-m", "rlvid.launch.cli", "run", "quickstart_cpu", *overrides]
+    command += ["--run-folder", str(folder)]
+    log = folder.with_suffix(".log")
+    peaks: dict[int, tuple[str, float]] = {}
+    until = time.monotonic() + DEADLINE_S
+    with log.open("w") as output:
+        run = subprocess.Popen(
+            command, env={**os.environ, TAG: tag}, stdout=output, stderr=subprocess.STDOUT
+        )
+        while run.poll() is None:
+            if time.monotonic() > until:
+                run.terminate()
+                raise RuntimeError(f"{' '.join(command)}: not at its end in {DEADLINE_S:g} s")
+            note_peaks(tag.encode(), peaks)
+            time.sleep(LOOK_S)
+    if run.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}")
+    found: dict[str, float] = defaultdict(float)
+    for kind, mib in peaks.values():
+        found[kind] = found[kind] + mib if kind == "beside" else max(found[kind], mib)
+    return dict(found)
+
+
+def note_peaks(tag: bytes, peaks: dict[int, tuple[str, float]]) -> None:
+    """Take down kind and peak MiB so far of every process of a run."""
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            if tag not in (folder / "environ").read_bytes():
+                continue
+            command = (folder / "cmdline").read_bytes()
+            status = (folder / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it has ended, or is somebody else's
+        pid, (kind, mib) = int(folder.name), peaks.get(int(folder.name), ("beside", 0.0))
+        kind = next((name for start, name in KINDS.items() if command.startswith(start)), kind)
+        lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        if lines:
+            peaks[pid] = (kind, max(mib, int(lines[0].split()[1]) / 1024))
+
+
+def planned_roles(recipe: Recipe) -> dict[str, RolePlan]:
+    """Return the roles of a plan by kind of process."""
+    roles = plan(recipe).roles
+    return {next(k for k in KINDS.values() if role.role.startswith(k)): role for role in roles}
+
+
+def compare_memory(recipe: Recipe, peaks: Mapping[str, float]) -> dict[str, Any]:
+    """Return planned and measured MiB of each role, and by how much the plan is off."""
+    return {
+        kind: {
+            "planned_mib": round(role.host_total_mib, 1),
+            "of_which_model_mib": round(role.host_total_mib - process_mib(role.role), 1),
+            "measured_mib": round(peaks[kind], 1),
+            "error_frac": round(role.host_total_mib / peaks[kind] - 1.0, 3),
+        }
+        for kind, role in planned_roles(recipe).items()
+    }
+
+
+def measure_rates(recipe: Recipe) -> tuple[dict[str, float], float]:
+    """Return FLOP/s of each role's work on one thread, and seconds of all scorers for a group."""
+    torch.set_num_threads(1)
+    counted = count_model(recipe, Assumptions())
+    assert counted is not None
+    assert counted.clip.decode is not None
+    clip, size = recipe.model, recipe.rollout.group_size
+    model = load_model(clip, device="cpu")
+    shape = model.latent_shape(clip.num_frames, clip.height, clip.width)
+    prompt = load_prompts(recipe.prompts)[0]
+    positive, negative = model.encode_prompts([prompt.model_text]), model.encode_prompts([""])
+    scale = recipe.rollout.guidance_scale
+    branches = 1 if scale == 1.0 else 2
+
+    def velocity(rows: int) -> torch.Tensor:
+        sigma = torch.full((rows,), 0.7)
+        return guided_velocity(model, torch.randn(rows, *shape), sigma, positive, negative, scale)
+
+    latents = torch.randn(size, *shape)
+    with torch.no_grad():
+        videos = model.decode(latents)
+        sample_s = seconds(lambda: velocity(size))
+        decode_s = seconds(lambda: model.decode(latents))
+        scorers = [
+            open_scorer(c, f"rewards.scorers.{i}") for i, c in enumerate(recipe.rewards.scorers)
+        ]
+        each = [partial(s.score, videos, [prompt] * size) for s in scorers if isinstance(s, Reward)]
+        score_s = sum(map(seconds, each))
+    add_lora(model.transformer, recipe.learner.lora)
+    learn_s = seconds(lambda: velocity(1).sum().backward())
+    learned = branches * counted.row.learned(base_is_frozen=True)
+    rates = {
+        ACTORS: size * branches * counted.row.forward / sample_s,
+        DECODER: size * counted.clip.decode / decode_s,
+        LEARNER: learned / learn_s,
+    }
+    return rates, score_s
+
+
+def seconds(function: Callable[[], object], *, repeats: int = 5) -> float:
+    """Return the fastest of a few calls after one to warm up."""
+    function()
+    found = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def predict_step(recipe: Recipe, rates: Mapping[str, float], score_s: float) -> dict[str, Any]:
+    """Return the seconds of a step by role, and of all, from FLOPs and measured rates."""
+    counted = count_model(recipe, Assumptions())
+    assert counted is not None
+    busy: dict[str, float] = defaultdict(float)
+    for item in grpo_work(recipe, counted):
+        assert item.flops is not None
+        busy[item.role] += item.flops / recipe.grpo.num_steps / rates[item.role]
+    rewards_s = busy[DECODER] + score_s * recipe.rollout.groups_per_step
+    num_actors, cores = recipe.rollout.num_actors, os.cpu_count() or 1
+    turns = math.ceil(recipe.rollout.groups_per_step / num_actors)
+    actors_s = busy[ACTORS] * turns / recipe.rollout.groups_per_step
+    sampling = max(actors_s, rewards_s, (busy[ACTORS] + rewards_s) / cores)
+    return {
+        "actors_s": busy[ACTORS],
+        "rewards_s": rewards_s,
+        "learner_s": busy[LEARNER],
+        "step_s": sampling + busy[LEARNER],
+    }
+
+
+def measured_step(folder: Path) -> dict[str, float]:
+    """Return the medians over the steps behind the first, which has starts in it."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line)["metrics"] for line in lines]
+    steps = [row for row in rows if "time/step/seconds" in row][1:]
+    names = {
+        "actors_s": "time/rollout_actors/seconds",
+        "rewards_s": "time/reward_pool/seconds",
+        "learner_s": "learner/forwards/seconds",
+        "step_s": "time/step/seconds",
+    }
+    return {key: statistics.median(row[name] for row in steps) for key, name in names.items()}
+
+
+def run_case(overrides: Sequence[str], num_steps: int) -> dict[str, Any]:
+    """Run one case and return what was planned and what was measured."""
+    overrides = [*overrides, f"grpo.num_steps={num_steps}"]
+    recipe = load_recipe("quickstart_cpu", overrides)
+    with tempfile.TemporaryDirectory(prefix="plan-") as name:
+        folder = Path(name) / "run"
+        load = os.getloadavg()[0]
+        peaks = run_recipe(overrides, folder)
+        measured = measured_step(folder)
+    rates, score_s = measure_rates(recipe)
+    predicted = predict_step(recipe, rates, score_s)
+    return {
+        "overrides": overrides,
+        "memory": compare_memory(recipe, peaks),
+        "beside_mib": round(peaks.get("beside", 0.0), 1),
+        "gflop_per_s": {role: round(rate / 1e9, 2) for role, rate in rates.items()},
+        "predicted": {key: round(value, 3) for key, value in predicted.items()},
+        "measured": {key: round(value, 3) for key, value in measured.items()},
+        "step_error_frac": round(predicted["step_s"] / measured["step_s"] - 1.0, 3),
+        "load_before": load,
+    }
+
+
+def measure_processes() -> dict[str, float]:
+    """Return MiB of a process of each kind without its model: next to nothing is computed."""
+    with tempfile.TemporaryDirectory(prefix="plan-") as name:
+        overrides = [*LEAST, "grpo.num_steps=4"]
+        peaks = run_recipe(overrides, Path(name) / "run")
+    roles = planned_roles(load_recipe("quickstart_cpu", overrides))
+    models = {kind: role.host_total_mib - process_mib(role.role) for kind, role in roles.items()}
+    return {kind: round(mib - models.get(kind, 0.0), 1) for kind, mib in peaks.items()}
+
+
+def is_accepted(case: Mapping[str, Any]) -> bool:
+    memory = all(abs(row["error_frac"]) <= ACCEPTED_MEMORY for row in case["memory"].values())
+    return memory and abs(case["step_error_frac"]) <= ACCEPTED_STEP
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--processes", action="store_true")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    if arguments.processes:
+        sys.stdout.write(json.dumps(measure_processes(), indent=1) + "\n")
+        return 0
+    cases: dict[str, Any] = {}
+    for name in arguments.cases.split(","):
+        cases[name] = run_case(CASES[name], arguments.steps)
+        sys.stdout.write(json.dumps({name: cases[name]}, indent=1) + "\n")
+        sys.stdout.flush()
+    found = {
+        "environment": environment(torch.device("cpu")),
+        "accepted": {"memory": ACCEPTED_MEMORY, "step": ACCEPTED_STEP},
+        "cases": cases,
+    }
+    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    return 0 if all(is_accepted(case) for case in cases.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
