@@ -188,7 +188,9 @@ class Gang:
             if not self._is_exchanging:
                 raise
             broken = self._breaks(error)
-            if isinstance(error, ValueError):
+            # torch's log of a failed exchange trips over a group that has no name of its own, so
+            # a ValueError behind another error is not the recipe's.
+            if isinstance(error, ValueError) and error.__context__ is None:
                 raise
             raise broken from error
 
