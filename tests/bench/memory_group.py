@@ -133,13 +133,20 @@ def find_version() -> Version | None:
 
 
 def own_peak_bytes() -> int:
-    """Return the most memory this process had resident so far, of its own and of files (VmHWM).
+    """Return the most memory this process had resident so far, of its own and of files."""
+    peak = peak_bytes_of(Path("/proc/self"))
+    assert peak is not None
+    return peak
+
+
+def peak_bytes_of(process: Path) -> int | None:
+    """Return VmHWM of a process by its folder in /proc; None of one that is ending.
 
     `ru_maxrss` would not do: it starts at what the parent had when it forked.
     """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    kilobytes = next(line for line in lines if line.startswith("VmHWM:")).split()[1]
-    return int(kilobytes) * 1024
+    lines = (process / "status").read_text().splitlines()
+    peaks = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(peaks[0]) * 1024 if peaks else None
 
 
 def data_limit_bytes() -> int | None:

@@ -43,11 +43,13 @@ from rlvid.launch.estimate.assumptions import Assumptions
 from rlvid.launch.estimate.records import ACTORS, DECODER, LEARNER, count_model
 from rlvid.launch.estimate.training import grpo_work
 from rlvid.launch.host_memory import process_mib
+from rlvid.launch.memory import MIB
 from rlvid.launch.planner import RolePlan, plan
 from rlvid.models import load_model
 from rlvid.models.lora import add_lora
 from rlvid.rewards.base import Reward
 from rlvid.rewards.registry import open_scorer
+from tests.bench.memory_group import peak_bytes_of
 from tests.bench.timing import environment
 
 RESULTS = Path(__file__).parent / "results" / "cpu_plan_against_measured.json"
@@ -117,14 +119,13 @@ def note_peaks(tag: bytes, peaks: dict[int, tuple[str, float]]) -> None:
             if tag not in (folder / "environ").read_bytes():
                 continue
             command = (folder / "cmdline").read_bytes()
-            status = (folder / "status").read_text()
+            peak = peak_bytes_of(folder)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has ended, or is somebody else's
         pid, (kind, mib) = int(folder.name), peaks.get(int(folder.name), ("beside", 0.0))
         kind = next((name for start, name in KINDS.items() if command.startswith(start)), kind)
-        lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-        if lines:
-            peaks[pid] = (kind, max(mib, int(lines[0].split()[1]) / 1024))
+        if peak is not None:
+            peaks[pid] = (kind, max(mib, peak / MIB))
 
 
 def planned_roles(recipe: Recipe) -> dict[str, RolePlan]:
