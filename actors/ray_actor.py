@@ -274,7 +274,11 @@ class ActorSet:
             self._signal(address, signal.SIGKILL)
 
     def crash(self, actor_id: str) -> None:
-        """End an actor as a crash would, and say nothing of it."""
+        """End an actor as a crash would, and say nothing of it.
+
+        Ray's kill alone comes later than a call made after it, which a quick actor still answers.
+        """
+        self.send_signal(actor_id, signal.SIGKILL)
         ray.kill(self._actors[actor_id])
 
     def _signal(self, address: Address, number: int) -> None:
