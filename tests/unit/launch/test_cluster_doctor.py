@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from rlvid.launch import cluster_doctor
-from rlvid.launch.cluster_doctor import NodeAnswer, NodeReport
+from rlvid.launch import cluster_findings
 from rlvid.launch.finding import Finding, Note
+from rlvid.launch.node_report import NodeAnswer, NodeReport, versions_here
 
 
 def answer(
@@ -23,7 +23,7 @@ def answer(
     """A node that was asked at 100 s, examined itself for 5 s and was heard at 106 s."""
     report = NodeReport(
         findings=[Finding(check="disk", state="ok", text=disk)],
-        versions=dict(versions if versions is not None else cluster_doctor.versions_here()),
+        versions=dict(versions if versions is not None else versions_here()),
         is_token_asked=is_token_asked,
         asked_at=asked_at,
         took_s=5.0,
@@ -34,30 +34,30 @@ def answer(
 
 
 def test_what_all_nodes_say_is_said_once() -> None:
-    same = list(cluster_doctor.merge([answer("a"), answer("b")]))
+    same = list(cluster_findings.merge([answer("a"), answer("b")]))
     assert [(finding.check, finding.text) for finding in same] == [("disk", "plenty")]
-    different = list(cluster_doctor.merge([answer("a"), answer("b"), answer("c", disk="little")]))
+    different = list(cluster_findings.merge([answer("a"), answer("b"), answer("c", disk="little")]))
     assert [finding.check for finding in different] == ["disk on a, b", "disk on c"]
 
 
 def test_a_node_that_gives_no_answer_is_broken() -> None:
     lost = NodeAnswer(name="b", store_mb=1000.0, num_gpus=0, error="no answer within 300 s")
-    found = list(cluster_doctor.merge([answer("a"), lost]))
+    found = list(cluster_findings.merge([answer("a"), lost]))
     assert [(f.check, f.state) for f in found] == [("node b", "broken"), ("disk", "ok")]
 
 
 def test_a_package_of_another_version_is_named_with_its_node() -> None:
-    ours = cluster_doctor.versions_here()
-    assert "the same on 2 nodes" in cluster_doctor.compare_versions([answer("a"), answer("b")])
+    ours = versions_here()
+    assert "the same on 2 nodes" in cluster_findings.compare_versions([answer("a"), answer("b")])
     other = answer("b", versions={**ours, "torch": "1.0", "ray": ""})
     with pytest.raises(ValueError, match=r"torch 1\.0 on b, .*ray missing on b"):
-        cluster_doctor.compare_versions([answer("a"), other])
+        cluster_findings.compare_versions([answer("a"), other])
 
 
 @pytest.mark.parametrize(("asked_at", "off"), [(100.0, 0), (101.0, 0), (103.0, 2.0), (97.0, 3.0)])
 def test_a_clock_is_wrong_when_no_delay_explains_it(asked_at: float, off: float) -> None:
     """It was read between 100 and 101 s: the answer came at 106 s, after 5 s of work."""
-    found = cluster_doctor.compare_clocks([answer("a"), answer("b", asked_at=asked_at)])
+    found = cluster_findings.compare_clocks([answer("a"), answer("b", asked_at=asked_at)])
     if not off:
         assert isinstance(found, str)
     else:
@@ -66,16 +66,16 @@ def test_a_clock_is_wrong_when_no_delay_explains_it(asked_at: float, off: float)
 
 
 def test_a_cluster_open_to_everybody_is_said_to_be() -> None:
-    assert isinstance(cluster_doctor.judge_token([answer("a")]), str)
-    found = cluster_doctor.judge_token([answer("a"), answer("b", is_token_asked=False)])
+    assert isinstance(cluster_findings.judge_token([answer("a")]), str)
+    found = cluster_findings.judge_token([answer("a"), answer("b", is_token_asked=False)])
     assert isinstance(found, Note)
     assert "none on b" in found.text
 
 
 def test_an_object_store_that_holds_no_group_is_broken() -> None:
-    assert cluster_doctor.judge_stores([answer("a")]) == "1,000 MB on a"
+    assert cluster_findings.judge_stores([answer("a")]) == "1,000 MB on a"
     with pytest.raises(ValueError, match="64 MB on b"):
-        cluster_doctor.judge_stores([answer("a"), answer("b", store_mb=64.0)])
+        cluster_findings.judge_stores([answer("a"), answer("b", store_mb=64.0)])
 
 
 def test_a_run_asks_the_doctor_only_about_a_cluster_that_is_up() -> None:
