@@ -26,9 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from rlvid.actors.gang_calls import Channel, taken_apart
-from rlvid.actors.gang_peers import HOST, GangSettings, Peers
+from rlvid.actors.gang_peers import HOST, Peers, check_policy
 from rlvid.actors.gang_process import GangError
-from rlvid.config import LearnerConfig, ModelConfig
 from rlvid.models.policy import Policy
 from rlvid.models.sequence_parallel import spread_tokens
 from rlvid.process_groups import open_group
@@ -45,24 +44,9 @@ NO_ORDER = (-1, -1)
 class Gang:
     """The leader's end: spreads its transformer over the peers, and passes weights on."""
 
-    def __init__(
-        self,
-        settings: GangSettings,
-        policy: Policy,
-        model_config: ModelConfig,
-        learner_config: LearnerConfig | None,
-        *,
-        num_threads: int,
-    ) -> None:
-        """Start the peers; they load the policy while the caller does.
-
-        Raises:
-            ValueError: there are too few devices, or the policy is none that can be spread.
-            GangError: a peer could not be started.
-        """
-        _check_policy(policy)
-        self._settings = settings
-        self._peers = Peers(settings, policy, model_config, learner_config, num_threads=num_threads)
+    def __init__(self, peers: Peers) -> None:
+        """`peers` load the policy of the transformer that is to be led."""
+        self._peers = peers
         self._group: Any = None
         self._channel: Channel | None = None
         self._order = NO_ORDER
@@ -91,7 +75,7 @@ class Gang:
         Raises:
             ValueError: it is none that can be spread.
         """
-        _check_policy(policy)
+        check_policy(policy)
         self._order = NO_ORDER
         with self._exchange() as channel:
             channel.send({"kind": "open", "policy": policy.to_json()})
@@ -113,7 +97,7 @@ class Gang:
         spread_tokens(transformer, self._group)
 
     def _meet(self) -> None:
-        deadline = timedelta(seconds=self._settings.deadline_s)
+        deadline = timedelta(seconds=self._peers.settings.deadline_s)
         # NCCL's own limit ends the process, so the alarm of `_begin` has to be first.
         limit = 2 * deadline if self._peers.backend == "nccl" else deadline
         self._peers.wake()
@@ -122,7 +106,7 @@ class Gang:
                 self._peers.backend,
                 self._peers.store,
                 0,
-                self._settings.num_ranks,
+                self._peers.settings.num_ranks,
                 deadline=limit,
                 host=HOST,
             )
@@ -210,7 +194,7 @@ class Gang:
         if not self._peers.are_alive:
             raise self._breaks(None)
         if self._peers.backend == "nccl":  # its operations do not fail by themselves, gloo's do
-            self._alarm = threading.Timer(self._settings.deadline_s, self._group.abort)
+            self._alarm = threading.Timer(self._peers.settings.deadline_s, self._group.abort)
             self._alarm.daemon = True
             self._alarm.start()
         self._peers.wake()
@@ -227,12 +211,3 @@ class Gang:
         logger.error("gang broke reason=%r", self._broken)
         self.close()
         return GangError(self._broken)
-
-
-def _check_policy(policy: Policy) -> None:
-    student = policy.sampling
-    if student is not None and student.layout is not None:
-        raise ValueError(
-            f"rollout.sequence_parallel: {policy.model_path} is a causal student, whose cache of "
-            "keys and values no plan of tokens knows: expected 1. Sample it with one process"
-        )

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -46,50 +47,25 @@ class Peers:
     def __init__(
         self,
         settings: GangSettings,
-        policy: Policy,
-        model_config: ModelConfig,
-        learner_config: LearnerConfig | None,
+        processes: Sequence[PeerProcess],
         *,
-        num_threads: int,
+        backend: GroupBackend,
+        store: Any,
+        listening: Any,
     ) -> None:
-        """Start them; they load the policy while the caller does.
+        """Hold what `start_peers` started.
 
-        Raises:
-            ValueError: there are too few devices.
-            GangError: one could not be started.
+        Args:
+            store: where the ranks meet; torch's type.
+            listening: the end of it that listens, until this object goes.
         """
-        kind = _device_kind(model_config)
-        self._settings = settings
-        self.device = torch.device(kind)
-        self.backend: GroupBackend = "nccl" if kind == "cuda" else "gloo"
-        self._listening, port = open_store(HOST)
-        token = secrets.token_hex(16)
-        start = timedelta(seconds=settings.start_deadline_s)
-        self.store: Any = join_store(HOST, port, token, start)
-        """Where the ranks meet; torch's type."""
+        self.settings = settings
+        self.backend = backend
+        self.device = torch.device("cuda" if backend == "nccl" else "cpu")
+        self.store = store
+        self._listening = listening
         self._num_loads = 0
-        self._peers: list[PeerProcess] = []
-        told = {
-            "num_ranks": settings.num_ranks,
-            "backend": self.backend,
-            "device": kind,
-            "host": HOST,
-            "port": port,
-            "token": token,
-            "deadline_s": settings.deadline_s,
-            "start_deadline_s": settings.start_deadline_s,
-            "num_threads": num_threads,
-            "policy": policy.to_json(),
-            "model": model_config.model_copy(update={"device": kind}).model_dump(mode="json"),
-            "learner": learner_config and learner_config.model_dump(mode="json"),
-        }
-        try:
-            for rank, variables in _environments(settings.num_ranks, kind).items():
-                line = json.dumps({"rank": rank, **told}).encode() + b"\n"
-                self._peers.append(PeerProcess(rank, line, variables))
-        except BaseException:
-            self.end()
-            raise
+        self._peers = processes
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -106,7 +82,7 @@ class Peers:
         Raises:
             GangError: one ended, or is late.
         """
-        seconds = self._settings.start_deadline_s
+        seconds = self.settings.start_deadline_s
         until = time.monotonic() + seconds
         keys = {peer.rank: f"loaded/{self._num_loads}/{peer.rank}" for peer in self._peers}
         self._num_loads += 1
@@ -139,7 +115,7 @@ class Peers:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         return (
             f"{where}none of {list(self.pids)} ended; one did not answer within "
-            f"{self._settings.deadline_s:g} s (of rollout.stall_s), or this rank failed: {first}"
+            f"{self.settings.deadline_s:g} s (of rollout.stall_s), or this rank failed: {first}"
         )
 
     def end(self) -> None:
@@ -148,12 +124,77 @@ class Peers:
             peer.end()
 
 
-def _device_kind(config: ModelConfig) -> str:
+def start_peers(
+    settings: GangSettings,
+    policy: Policy,
+    model_config: ModelConfig,
+    learner_config: LearnerConfig | None,
+    *,
+    num_threads: int,
+) -> Peers:
+    """Start the peers of this process; they load the policy while the caller does.
+
+    Raises:
+        ValueError: there are too few devices, or the policy is none that can be spread.
+        GangError: one could not be started.
+    """
+    check_policy(policy)
+    kind = _device_kind(model_config, settings.num_ranks)
+    backend: GroupBackend = "nccl" if kind == "cuda" else "gloo"
+    listening, port = open_store(HOST)
+    token = secrets.token_hex(16)
+    store = join_store(HOST, port, token, timedelta(seconds=settings.start_deadline_s))
+    told = {
+        "num_ranks": settings.num_ranks,
+        "backend": backend,
+        "device": kind,
+        "host": HOST,
+        "port": port,
+        "token": token,
+        "deadline_s": settings.deadline_s,
+        "start_deadline_s": settings.start_deadline_s,
+        "num_threads": num_threads,
+        "policy": policy.to_json(),
+        "model": model_config.model_copy(update={"device": kind}).model_dump(mode="json"),
+        "learner": learner_config and learner_config.model_dump(mode="json"),
+    }
+    processes: list[PeerProcess] = []
+    try:
+        for rank, variables in _environments(settings.num_ranks, kind).items():
+            line = json.dumps({"rank": rank, **told}).encode() + b"\n"
+            processes.append(PeerProcess(rank, line, variables))
+    except BaseException:
+        for process in processes:
+            process.end()
+        raise
+    return Peers(settings, processes, backend=backend, store=store, listening=listening)
+
+
+def check_policy(policy: Policy) -> None:
+    """Refuse a policy whose forwards cannot be spread.
+
+    Raises:
+        ValueError: it is a causal student.
+    """
+    student = policy.sampling
+    if student is not None and student.layout is not None:
+        raise ValueError(
+            f"rollout.sequence_parallel: {policy.model_path} is a causal student, whose cache of "
+            "keys and values no plan of tokens knows: expected 1. Sample it with one process"
+        )
+
+
+def check_device(config: ModelConfig, num_ranks: int) -> None:
+    """Refuse `model.device` where it names one device for all processes; ValueError says so."""
     if config.device not in ("auto", "cuda", "cpu"):
         raise ValueError(
-            f"model.device: expected auto, cuda or cpu with rollout.sequence_parallel, got "
-            f"{config.device!r}: each process has a device of its own"
+            f"model.device: expected auto, cuda or cpu with rollout.sequence_parallel {num_ranks}, "
+            f"got {config.device!r}: each process has a device of its own"
         )
+
+
+def _device_kind(config: ModelConfig, num_ranks: int) -> str:
+    check_device(config, num_ranks)
     if config.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return config.device

@@ -108,14 +108,16 @@ def open_worker(settings: WorkerSettings, actor_id: str) -> Worker:
     if settings.gang is None:
         return _open_alone(settings, actor_id)
     from rlvid.actors.gang import Gang
+    from rlvid.actors.gang_peers import start_peers
 
-    gang = Gang(  # its processes load while this one does
+    peers = start_peers(  # which load while this process does
         settings.gang,
         settings.policy,
         settings.model_config,
         settings.learner_config,
         num_threads=settings.num_threads,
     )
+    gang = Gang(peers)
     try:
         worker = cast("RolloutWorker", _open_alone(settings, actor_id))
         worker.join(gang)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlvid.actors.gang_peers import check_device
 from rlvid.config import Recipe
 from rlvid.launch.folder_parts import part_config
 from rlvid.models.sequence_parallel import PLANS
@@ -38,11 +39,7 @@ def check_sequence_parallel(recipe: Recipe) -> None:
             f"model.attention_backend: expected null with rollout.sequence_parallel {size}, got "
             f"{model.attention_backend!r}: tokens are exchanged within torch's own attention"
         )
-    if model.device not in ("auto", "cuda", "cpu"):
-        raise ValueError(
-            f"model.device: expected auto, cuda or cpu with rollout.sequence_parallel {size}, got "
-            f"{model.device!r}: each process has a device of its own"
-        )
+    check_device(model, size)
     causal = sorted(set(recipe.distillation.stages) & set(CAUSAL_STAGES))
     if "distillation" in recipe.phases and causal:
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlvid.actors.gang_peers import GangSettings, Peers
+from rlvid.actors.gang_peers import GangSettings, start_peers
 from rlvid.actors.gang_process import GangError
 from rlvid.actors.rollout_worker import RolloutWorker
 from rlvid.actors.worker import WorkerSettings, open_worker
@@ -137,7 +137,7 @@ def test_peer_that_cannot_load_says_so_at_once(tmp_path: Path) -> None:
     """Nobody waits for the start's deadline."""
     gone = Policy(model_path=str(tmp_path / "gone"))
     gang = GangSettings(num_ranks=2, start_deadline_s=120.0, deadline_s=60.0)
-    peers = Peers(gang, gone, ModelConfig(device="cpu"), None, num_threads=1)
+    peers = start_peers(gang, gone, ModelConfig(device="cpu"), None, num_threads=1)
     with pytest.raises(GangError, match=r"rank 1 .* by exit code 1; .*ValueError: model\.path: "):
         peers.wait_loaded()
 

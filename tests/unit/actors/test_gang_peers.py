@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from rlvid.actors import gang_peers
-from rlvid.actors.gang import Gang
-from rlvid.actors.gang_peers import GangSettings, Peers
+from rlvid.actors.gang_peers import GangSettings, start_peers
 from rlvid.actors.gang_process import GangError
 from rlvid.config import ModelConfig
 from rlvid.models.causal_layout import BlockLayout
@@ -38,7 +37,7 @@ def test_devices_that_nobody_listed_are_those_of_the_node(monkeypatch: pytest.Mo
 
 def test_one_device_for_all_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^model\.device: expected auto, cuda or cpu .*'cuda:1'"):
-        Peers(TWO, TINY, ModelConfig(device="cuda:1"), None, num_threads=1)
+        start_peers(TWO, TINY, ModelConfig(device="cuda:1"), None, num_threads=1)
 
 
 def test_causal_student_is_refused(tmp_path: Path) -> None:
@@ -46,12 +45,12 @@ def test_causal_student_is_refused(tmp_path: Path) -> None:
     StudentSampling(sigmas=(1.0, 0.5), layout=BlockLayout()).save(tmp_path)
     student = Policy(model_path=str(tmp_path))
     with pytest.raises(ValueError, match="is a causal student, .* Sample it with one process"):
-        Gang(TWO, student, ModelConfig(), None, num_threads=1)
+        start_peers(TWO, student, ModelConfig(), None, num_threads=1)
 
 
 def test_peer_that_loads_too_long_is_named() -> None:
     hurried = GangSettings(num_ranks=2, start_deadline_s=0.1, deadline_s=30.0)
-    peers = Peers(hurried, TINY, ModelConfig(device="cpu"), None, num_threads=1)
+    peers = start_peers(hurried, TINY, ModelConfig(device="cpu"), None, num_threads=1)
     try:
         with pytest.raises(
             GangError, match=r"ranks \[1\] did not load their policy in cluster\.st"
