@@ -41,17 +41,51 @@ PAGE_HEADERS = {
 }
 
 
+class Door:
+    """Lets in who has the token of the sheet: in a cookie, as browsers, or as a bearer token."""
+
+    def __init__(self, token: str) -> None:
+        """Raise ValueError where the token is too short to keep anybody out."""
+        if len(token) < MIN_TOKEN_CHARACTERS:
+            raise ValueError(
+                f"gsb serve: a token of {len(token)} characters: expected {MIN_TOKEN_CHARACTERS} "
+                f"or more. Remove {TOKEN} from the folder to have one made."
+            )
+        self._token = token
+
+    def is_open_to(self, request: Request) -> bool:
+        """Return whether the request has the token."""
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return self._is_token(bearer or request.cookies.get(COOKIE, ""))
+
+    async def check(self, request: Request) -> None:
+        """Refuse a request without it, by HTTPException 401."""
+        if not self.is_open_to(request):
+            raise HTTPException(401, "wrong or no token", {"WWW-Authenticate": "Bearer"})
+
+    def sign_in(self, given: str) -> Response:
+        """Leave it in a cookie that no script can read and no other site's POST brings along.
+
+        Lax and not strict: a strict one would be missing right after a click on a link in a mail.
+        """
+        if not self._is_token(given):
+            return PlainTextResponse("Wrong token: open the address that was printed last.\n", 401)
+        answer = RedirectResponse("/", 303, headers={"Referrer-Policy": "no-referrer"})
+        answer.set_cookie(COOKIE, given, max_age=30 * 86400, httponly=True, samesite="lax")
+        return answer
+
+    def _is_token(self, given: str) -> bool:
+        """Compare in a time that does not depend on where the two differ."""
+        return hmac.compare_digest(given.encode(), self._token.encode())
+
+
 def make_app(folder: Path, *, token: str) -> FastAPI:
     """Return the application; it opens the vote store when it starts and closes it when it ends.
 
     Raises:
         ValueError: no sheet in the folder, or a token too short to keep anybody out.
     """
-    if len(token) < MIN_TOKEN_CHARACTERS:
-        raise ValueError(
-            f"gsb serve: a token of {len(token)} characters: expected {MIN_TOKEN_CHARACTERS} or "
-            f"more. Remove {TOKEN} from the folder to have one made."
-        )
+    door = Door(token)
     settings = load_settings(folder)
     store = VoteStore(folder / VOTES)
 
@@ -61,17 +95,11 @@ def make_app(folder: Path, *, token: str) -> FastAPI:
         yield
         store.close()
 
-    async def authorised(request: Request) -> None:
-        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        given = bearer or request.cookies.get(COOKIE, "")
-        if not _is_token(given, token):
-            raise HTTPException(401, "wrong or no token", {"WWW-Authenticate": "Bearer"})
-
     app = FastAPI(
         title="rlvid gsb", version=rlvid.__version__, lifespan=lifespan, docs_url=None,
         redoc_url=None, openapi_url=None,
     )  # fmt: skip
-    guarded = [Depends(authorised)]
+    guarded = [Depends(door.check)]
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
@@ -80,10 +108,8 @@ def make_app(folder: Path, *, token: str) -> FastAPI:
     @app.get("/")
     async def page(request: Request) -> Response:
         if "token" in request.query_params:
-            return _sign_in(request.query_params["token"], token)
-        try:
-            await authorised(request)
-        except HTTPException:
+            return door.sign_in(request.query_params["token"])
+        if not door.is_open_to(request):
             text = "Open the address that `rlvid gsb serve` printed, with its token.\n"
             return PlainTextResponse(text, 401)
         return FileResponse(folder / SHEET, media_type="text/html", headers=PAGE_HEADERS)
@@ -139,23 +165,6 @@ def token_of(folder: Path) -> str:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(token + "\n")
     return token
-
-
-def _is_token(given: str, token: str) -> bool:
-    """Compare in a time that does not depend on where the two differ."""
-    return hmac.compare_digest(given.encode(), token.encode())
-
-
-def _sign_in(given: str, token: str) -> Response:
-    """Leave the token in a cookie that no script can read and no other site's POST brings along.
-
-    Lax and not strict: a strict one would be missing right after a click on a link in a mail.
-    """
-    if not _is_token(given, token):
-        return PlainTextResponse("Wrong token: open the address that was printed last.\n", 401)
-    answer = RedirectResponse("/", 303, headers={"Referrer-Policy": "no-referrer"})
-    answer.set_cookie(COOKIE, token, max_age=30 * 86400, httponly=True, samesite="lax")
-    return answer
 
 
 async def _body(request: Request) -> bytes:
