@@ -6,22 +6,17 @@ on when learner or driver are lost.
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rlvid.actors.fleet import FleetSettings
-from rlvid.launch.ledger import Ledger
 from rlvid.launch.loop.line import GroupLine, LineCounts
 from rlvid.launch.loop.ports import Rewards, Rollouts
 from rlvid.launch.loop.recovery import Recovery
 from rlvid.launch.loop.trainer import Batch, EvaluationCutError, LoopSettings, Trainer
-from rlvid.launch.simulate.clock import VirtualClock
-from rlvid.launch.simulate.failures import Injector
-from rlvid.launch.simulate.keeper import VirtualKeeper
 from rlvid.launch.simulate.learner import VirtualLearner, VirtualLearnerLostError
 from rlvid.launch.simulate.plan import SimulationPlan
 from rlvid.launch.simulate.rewards import VirtualRewards
@@ -30,6 +25,9 @@ from rlvid.launch.simulate.steps import VirtualSteps
 from rlvid.launch.simulate.tally import Tally
 from rlvid.observability.recovery import Recovery as Share
 from rlvid.observability.recovery import StepWindow
+
+if TYPE_CHECKING:
+    from rlvid.launch.simulate.world import World
 
 KEEPER_S = 60.0
 """Deadline of the virtual disk, which is never late."""
@@ -70,24 +68,22 @@ class VirtualDriver:
 
     def __init__(
         self,
-        plan: SimulationPlan,
-        ledger: Ledger,
-        clock: VirtualClock,
+        world: World,
         *,
-        injector: Injector,
-        tally: Tally,
-        source: random.Random,
-        keeper: VirtualKeeper,
-        watched: Watched,
-        checkpoint: VirtualCheckpoint | None = None,
-        wrap: Callable[[VirtualRollouts], Rollouts] = lambda rollouts: rollouts,
+        checkpoint: VirtualCheckpoint | None,
+        wrap: Callable[[VirtualRollouts], Rollouts],
     ) -> None:
-        """Args:
-        wrap: puts something between loop and rollouts; tests have it tell lies.
+        """Be born into a world, where its predecessor left a checkpoint.
+
+        Args:
+            wrap: puts something between loop and rollouts; tests have it tell lies.
         """
+        plan, clock, ledger = world.plan, world.clock, world.ledger
+        injector, tally, source = world.injector, world.tally, world.source
         self.plan, self._ledger, self._clock = plan, ledger, clock
         self._injector, self._tally, self._source = injector, tally, source
-        self._keeper, self._watched, self.checkpoint = keeper, watched, checkpoint
+        self._keeper, self._watched = world.keeper, world.watched
+        self.checkpoint = checkpoint
         self.rollouts = VirtualRollouts(
             clock,
             fleet_settings(plan),
@@ -114,21 +110,15 @@ class VirtualDriver:
             ledger,
             lease_s=plan.deadline_s,
             max_deaths_per_prompt=plan.max_deaths_per_prompt,
-            on_ready=keeper.keep,
+            on_ready=world.keeper.keep,
         )
         self._recovery = Recovery(
-            keeper=cast(Any, keeper), ledger=ledger, line=self.line, deadline_s=KEEPER_S
+            keeper=cast(Any, world.keeper), ledger=ledger, line=self.line, deadline_s=KEEPER_S
         )
         self.steps.restore_group = self._recovery.restore
         self._learner: VirtualLearner | None = None
         self.trainer = Trainer(
-            LoopSettings(
-                num_steps=plan.num_steps,
-                groups_per_step=plan.groups_per_step,
-                chunk_groups=plan.chunk_groups,
-                max_staleness=plan.max_staleness,
-                incarnation=0,
-            ),
+            loop_settings(plan),
             first_step=0,
             steps=self.steps,
             line=self.line,
@@ -141,7 +131,7 @@ class VirtualDriver:
         clock.on_pass = self._passed
         self._last_s = clock.now()
         self._stop_s = self._worked_s = 0.0
-        watched.share.began(clock.now())
+        world.watched.share.began(clock.now())
 
     def run(self) -> None:
         """Train to the end, through losses of the learner.
@@ -289,6 +279,17 @@ class VirtualDriver:
     def _die(self) -> None:
         if self._is_here():
             raise DriverLostError("the driver died")
+
+
+def loop_settings(plan: SimulationPlan) -> LoopSettings:
+    """Return what the schedule depends on."""
+    return LoopSettings(
+        num_steps=plan.num_steps,
+        groups_per_step=plan.groups_per_step,
+        chunk_groups=plan.chunk_groups,
+        max_staleness=plan.max_staleness,
+        incarnation=0,
+    )
 
 
 def fleet_settings(plan: SimulationPlan) -> FleetSettings:

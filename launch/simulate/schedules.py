@@ -24,7 +24,7 @@ from rlvid.actors.answers import LostGroup, SampledGroup
 from rlvid.config.elasticity import AutoscaleConfig
 from rlvid.launch.ledger import Ledger
 from rlvid.launch.simulate.clock import VirtualClock
-from rlvid.launch.simulate.costs import parse_costs
+from rlvid.launch.simulate.costs import CostModel, parse_costs
 from rlvid.launch.simulate.driver import DriverLostError, VirtualDriver, Watched
 from rlvid.launch.simulate.failures import FailureRates
 from rlvid.launch.simulate.keeper import VirtualKeeper
@@ -247,27 +247,7 @@ def random_schedule(seed: int) -> Schedule:
     chunk = min(-(-chunk // num_ranks) * num_ranks, groups_per_step)
     num_actors = draw.choice([1, 1, 2, 3, 5])
 
-    def cost(longest_s: float) -> dict[str, Any]:
-        shape = draw.choice(["fixed", "fixed", "lognormal", "heavy_tail"])
-        mean_s = draw.choice([0.0, 0.1, 1.0, longest_s])
-        return {"mean_s": mean_s, "shape": shape, "cv": draw.choice([0.3, 2.0])}
-
-    names = [name for name in FailureRates.model_fields if name != "slow_factor"]
-    chosen = draw.sample(names, draw.randint(0, 5))
-    rates = {name: draw.choice([0.02, 0.1, 0.2]) for name in chosen}
-    costs = {
-        "sample_s": cost(5.0),
-        "reward_s": cost(5.0),
-        "decode_s": cost(0.5),
-        "train_s": cost(2.0),
-        "update_s": cost(0.5),
-        "gather_s": cost(0.3),
-        "push_s": cost(4.0),
-        "swap_s": cost(0.1),
-        "start_s": cost(8.0),
-        "learner_start_s": cost(8.0),
-        "checkpoint_s": cost(1.0),
-    }
+    failures, costs = _random_rates(draw), _random_costs(draw)
     times = sorted(draw.uniform(0, 40) for _ in range(draw.choice([0, 0, 1, 3])))
     evaluate_every = draw.choice([0, 0, 1, 3])
     num_stops = draw.choice([0, 0, 0, 1, 3])
@@ -284,8 +264,8 @@ def random_schedule(seed: int) -> Schedule:
         checkpoint_every=draw.choice([0, 1, 2, 3]),
         evaluate_every=evaluate_every,
         evaluate_groups=draw.randint(1, 3) if evaluate_every else 0,
-        costs=parse_costs(costs, "schedule"),
-        failures=_rates(rates),
+        costs=costs,
+        failures=failures,
         scale={at_s: draw.randint(1, 6) for at_s in times},
         stops={draw.uniform(0, 40): draw.choice([0.0, 1.0, 20.0]) for _ in range(num_stops)},
         autoscale=AutoscaleConfig(cooldown_s=5.0, max_actors=6) if draw.random() < 0.2 else None,
@@ -318,16 +298,33 @@ def _deadly(draw: random.Random, evaluate_every: int) -> frozenset[int]:
     return frozenset({0}) if not evaluate_every and draw.random() < 0.15 else frozenset()
 
 
-def _rates(tree: dict[str, float]) -> FailureRates:
+def _random_rates(draw: random.Random) -> FailureRates:
     """Return rates of which those of sampling leave most attempts alone.
 
     A publish refused three times in a row by the first actor ends a run, as it should.
     """
-    total = sum(rate for name, rate in tree.items() if name.startswith("sample_"))
+    names = [name for name in FailureRates.model_fields if name != "slow_factor"]
+    chosen = draw.sample(names, draw.randint(0, 5))
+    rates = {name: draw.choice([0.02, 0.1, 0.2]) for name in chosen}
+    total = sum(rate for name, rate in rates.items() if name.startswith("sample_"))
     scale = 0.4 / total if total > 0.4 else 1.0
-    scales = {name: scale if name.startswith("sample_") else 1.0 for name in tree}
+    scales = {name: scale if name.startswith("sample_") else 1.0 for name in rates}
     scales["publish_refused"] = 0.1
-    return FailureRates(**{name: rate * scales[name] for name, rate in tree.items()})
+    return FailureRates(**{name: rate * scales[name] for name, rate in rates.items()})
+
+
+def _random_costs(draw: random.Random) -> CostModel:
+    longest_s = {
+        "sample_s": 5.0, "reward_s": 5.0, "decode_s": 0.5, "train_s": 2.0, "update_s": 0.5,
+        "gather_s": 0.3, "push_s": 4.0, "swap_s": 0.1, "start_s": 8.0, "learner_start_s": 8.0,
+        "checkpoint_s": 1.0,
+    }  # fmt: skip
+    costs = {}
+    for name, longest in longest_s.items():
+        shape = draw.choice(["fixed", "fixed", "lognormal", "heavy_tail"])
+        mean_s = draw.choice([0.0, 0.1, 1.0, longest])
+        costs[name] = {"mean_s": mean_s, "shape": shape, "cv": draw.choice([0.3, 2.0])}
+    return parse_costs(costs, "schedule")
 
 
 def try_schedule(seed: int) -> Outcome | str:

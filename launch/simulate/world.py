@@ -64,18 +64,7 @@ class World:
         """
         checkpoint = None
         while True:
-            driver = self._driver = VirtualDriver(
-                self.plan,
-                self.ledger,
-                self.clock,
-                injector=self.injector,
-                tally=self.tally,
-                source=self.source,
-                keeper=self.keeper,
-                watched=self.watched,
-                checkpoint=checkpoint,
-                wrap=wrap,
-            )
+            driver = self._driver = VirtualDriver(self, checkpoint=checkpoint, wrap=wrap)
             on_driver(driver)
             try:
                 driver.run()
