@@ -58,59 +58,66 @@ def tiny_groups(
     num_groups: int = 4,
 ) -> dict[str, RolloutGroup]:
     """Sample the groups of a step from `model`, as a rollout actor of that version would."""
-    rollout = recipe.rollout
-    shape = model.latent_shape(recipe.model.num_frames, recipe.model.height, recipe.model.width)
-    groups = {}
-    for number in range(num_groups):
-        text = PROMPTS[number % len(PROMPTS)]
-        plan = make_step_plan(
-            rollout,
-            recipe_seed=recipe.seed,
-            prompt_id=f"{prompt_id(text)}{number}",
-            step=step,
-            sigmas=sampling_sigmas(rollout.shift, recipe.model, rollout.num_denoising_steps),
-        )
-        size = rollout.group_size
-        noises = [plan.noise_index(g, size) for g in range(size)]
-        noise_seeds = [derive_seed(number, step, noise, "noise") for noise in noises]
-        step_seeds = [derive_seed(number, step, g, "step") for g in range(size)]
-        positive, negative = model.encode_prompts([text]), model.encode_prompts([""])
-        sample = sample_group(
-            lambda latents, sigma, p=positive, n=negative: guided_velocity(  # type: ignore[misc]
-                model, latents, sigma, p, n, rollout.guidance_scale
-            ),
-            plan,
-            noise_seeds=noise_seeds,
-            step_seeds=step_seeds,
-            latent_shape=shape,
-            device=model.device,
-        )
-        group_id = f"{step:06d}-{number:02d}"
-        groups[group_id] = RolloutGroup(
-            group_id=group_id,
-            lease_id="lease",
-            prompt=Prompt(prompt_id=prompt_id(text), text=text),
-            plan=plan,
-            rollouts=tuple(
-                Rollout(
-                    index=g,
-                    noise_seed=noise_seeds[g],
-                    step_seed=step_seeds[g],
-                    latents=sample.latents[g],
-                    trained_latents=sample.trained_latents[g],
-                    trained_next_latents=sample.trained_next_latents[g],
-                    behaviour_mean=sample.behaviour_mean[g],
-                    behaviour_log_prob=sample.behaviour_log_prob[g],
-                )
-                for g in range(size)
-            ),
-            policy_version=version,
-            weights_digest=digest,
-            actor_id="actor-0.0",
-            sample_s=0.0,
-            num_forwards=sample.num_forwards,
-        )
-    return groups
+    groups = [
+        _tiny_group(model, recipe, number, version=version, digest=digest, step=step)
+        for number in range(num_groups)
+    ]
+    return {group.group_id: group for group in groups}
+
+
+def _tiny_group(
+    model: VideoModel, recipe: Recipe, number: int, *, version: int, digest: str, step: int
+) -> RolloutGroup:
+    """Sample one of these groups, whose number in the step gives its prompt and its seeds."""
+    rollout, size = recipe.rollout, recipe.rollout.group_size
+    text = PROMPTS[number % len(PROMPTS)]
+    plan = make_step_plan(
+        rollout,
+        recipe_seed=recipe.seed,
+        prompt_id=f"{prompt_id(text)}{number}",
+        step=step,
+        sigmas=sampling_sigmas(rollout.shift, recipe.model, rollout.num_denoising_steps),
+    )
+    noises = [plan.noise_index(g, size) for g in range(size)]
+    noise_seeds = [derive_seed(number, step, noise, "noise") for noise in noises]
+    step_seeds = [derive_seed(number, step, g, "step") for g in range(size)]
+    positive, negative = model.encode_prompts([text]), model.encode_prompts([""])
+    sample = sample_group(
+        lambda latents, sigma: guided_velocity(
+            model, latents, sigma, positive, negative, rollout.guidance_scale
+        ),
+        plan,
+        noise_seeds=noise_seeds,
+        step_seeds=step_seeds,
+        latent_shape=model.latent_shape(
+            recipe.model.num_frames, recipe.model.height, recipe.model.width
+        ),
+        device=model.device,
+    )
+    return RolloutGroup(
+        group_id=f"{step:06d}-{number:02d}",
+        lease_id="lease",
+        prompt=Prompt(prompt_id=prompt_id(text), text=text),
+        plan=plan,
+        rollouts=tuple(
+            Rollout(
+                index=g,
+                noise_seed=noise_seeds[g],
+                step_seed=step_seeds[g],
+                latents=sample.latents[g],
+                trained_latents=sample.trained_latents[g],
+                trained_next_latents=sample.trained_next_latents[g],
+                behaviour_mean=sample.behaviour_mean[g],
+                behaviour_log_prob=sample.behaviour_log_prob[g],
+            )
+            for g in range(size)
+        ),
+        policy_version=version,
+        weights_digest=digest,
+        actor_id="actor-0.0",
+        sample_s=0.0,
+        num_forwards=sample.num_forwards,
+    )
 
 
 def tiny_rewards(groups: Mapping[str, RolloutGroup], *, uniform: Sequence[str] = ()) -> RewardTable:

@@ -39,13 +39,14 @@ from rlvid.launch.loop.steps import GrpoSteps, is_due
 from rlvid.launch.loop.trainer import EvaluationCutError, LoopSettings, Trainer
 from rlvid.launch.phases.base import Artifacts, PhaseContext, trained_policy
 from rlvid.launch.phases.students import carry_sampling, check_student_rl
-from rlvid.launch.roles import open_sampling
+from rlvid.launch.roles import SamplingRoles, open_sampling
 from rlvid.launch.watch import Watch, best_folder
 from rlvid.learners.admission import GroupUnavailableError
 from rlvid.learners.checkpoint import Checkpoint, find_latest
 from rlvid.learners.group import LearnerLostError
 from rlvid.models.policy import Policy
 from rlvid.observability.progress import open_progress
+from rlvid.records import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -216,57 +217,71 @@ def open_loop(
         keeper = open_keeper(context, recipe, sampling.bell, stack)
         sampling.wait_ready()
         first_step = resumed.step if resumed else 0
-        progress = stack.enter_context(
-            open_progress("grpo", config.num_steps, first_step=first_step)
+        loop = join_up(
+            context, sampling, gang, keeper, heldout=heldout, first_step=first_step, stack=stack
         )
-        replay = open_replay(context.folder, writes=config.replay_log, earlier=config.replay)
-        stack.callback(replay.close)
-        steps = GrpoSteps(recipe, load_prompts(recipe.prompts), DriverState())
-        steps.versions = replay.versions
-        recovery = Recovery(
-            keeper=keeper,
-            ledger=sampling.ledger,
-            line=sampling.line,
-            deadline_s=recipe.learner.deadline_s,
-        )
-        steps.restore_group = recovery.restore
-        gang.plans_of = steps.plans
-        gang.receivers = lambda: sampling.rollouts.receiver_ids
-        trainer = Trainer(
-            loop_settings(recipe),
-            first_step=first_step,
-            steps=steps,
-            line=sampling.line,
-            rollouts=sampling.rollouts,
-            learner=gang,
-            ledger=sampling.ledger,
-            clock=sampling.clock,
-        )
-        live = stack.enter_context(open_live(context, sampling, trainer))
-        loop = Loop(
-            recipe=recipe,
-            context=context,
-            sampling=sampling,
-            gang=gang,
-            keeper=keeper,
-            recovery=recovery,
-            steps=steps,
-            trainer=trainer,
-            heldout=heldout,
-            progress=progress,
-            live=live,
-            replay=replay,
-            watch=Watch(recipe, steps.state.memory, context.recorder, progress),
-            preemption=context.preemption,
-        )
-        sampling.line.on_ready = loop.ready
-        sampling.line.on_quarantine = loop.quarantined
-        trainer.on_tick = loop.tick
-        if context.preemption is None:
-            yield loop
-        else:
-            with context.preemption.deferred(sampling.bell.ring):
-                yield loop
+        if context.preemption is not None:
+            stack.enter_context(context.preemption.deferred(sampling.bell.ring))
+        yield loop
+
+
+def join_up(
+    context: PhaseContext,
+    sampling: SamplingRoles,
+    gang: Gang,
+    keeper: Keeper | None,
+    *,
+    heldout: tuple[Prompt, ...],
+    first_step: int,
+    stack: ExitStack,
+) -> Loop:
+    """Make the loop over what was started: steps, recovery, trainer, and who tells whom what."""
+    recipe = context.recipe
+    config = recipe.grpo
+    progress = stack.enter_context(open_progress("grpo", config.num_steps, first_step=first_step))
+    replay = open_replay(context.folder, writes=config.replay_log, earlier=config.replay)
+    stack.callback(replay.close)
+    steps = GrpoSteps(recipe, load_prompts(recipe.prompts), DriverState())
+    steps.versions = replay.versions
+    recovery = Recovery(
+        keeper=keeper,
+        ledger=sampling.ledger,
+        line=sampling.line,
+        deadline_s=recipe.learner.deadline_s,
+    )
+    steps.restore_group = recovery.restore
+    gang.plans_of = steps.plans
+    gang.receivers = lambda: sampling.rollouts.receiver_ids
+    trainer = Trainer(
+        loop_settings(recipe),
+        first_step=first_step,
+        steps=steps,
+        line=sampling.line,
+        rollouts=sampling.rollouts,
+        learner=gang,
+        ledger=sampling.ledger,
+        clock=sampling.clock,
+    )
+    loop = Loop(
+        recipe=recipe,
+        context=context,
+        sampling=sampling,
+        gang=gang,
+        keeper=keeper,
+        recovery=recovery,
+        steps=steps,
+        trainer=trainer,
+        heldout=heldout,
+        progress=progress,
+        live=stack.enter_context(open_live(context, sampling, trainer)),
+        replay=replay,
+        watch=Watch(recipe, steps.state.memory, context.recorder, progress),
+        preemption=context.preemption,
+    )
+    sampling.line.on_ready = loop.ready
+    sampling.line.on_quarantine = loop.quarantined
+    trainer.on_tick = loop.tick
+    return loop
 
 
 def open_keeper(

@@ -13,7 +13,8 @@ from torch import Tensor
 from rlvid.records import Prompt
 from rlvid.rewards.base import ClipSpec, Endpoint, Serving
 from rlvid.rewards.scoring import as_declared
-from rlvid.testing import _as_declared, check_reward
+from rlvid.testing import check_reward
+from rlvid.testing.rewards import _as_declared
 
 
 class Watches:
