@@ -6,13 +6,13 @@
     slot --> PENDING --> LOADING --> JOINING (weights, canary) --> READY --> leaving --> gone
                  ^----------- pause, crash budget ---- lost -----------+
 
-A shell drives it so (`pool.py` with Ray; the simulator in virtual time): call the method that says
-what happened, then `poll(now)`, and do each action it returns; every action but Kill and Lost is
-answered later by the event its docstring names, or by `died`. Call `poll` again after each event,
-and at `next_wakeup()` at the latest. Times are seconds of any one clock that never goes back.
-Events of actors that are gone, and answers nobody waits for, are ignored: a stopped process that
-wakes up after it was replaced cannot hand anything in. The shell keeps tasks, tensors and weights;
-the fleet knows ids and versions.
+A shell drives it so (`fleet_shell.py` with Ray; the simulator in virtual time): call the method
+that says what happened, then `poll(now)`, and do each action it returns; every action but Kill and
+Lost is answered later by the event its docstring names, or by `died`. Call `poll` again after each
+event, and at `next_wakeup()` at the latest. Times are seconds of any one clock that never goes
+back. Events of actors that are gone, and answers nobody waits for, are ignored: a stopped process
+that wakes up after it was replaced cannot hand anything in. The shell keeps tasks, tensors and
+weights; the fleet knows ids and versions.
 """
 
 from __future__ import annotations

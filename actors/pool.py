@@ -15,31 +15,25 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import ray
 
 from rlvid.actors.answers import ActorView, LostGroup, SampledGroup
-from rlvid.actors.fleet import Fleet, FleetSettings
+from rlvid.actors.fleet import Fleet
 from rlvid.actors.fleet_records import FleetTask, Publish, RolloutLostError
-from rlvid.actors.gang_peers import GangSettings
-from rlvid.actors.pool_loop import Canary, PoolLoop
+from rlvid.actors.fleet_shell import Canary
+from rlvid.actors.pool_loop import PoolLoop
+from rlvid.actors.pool_settings import fleet_settings, gang_settings
 from rlvid.actors.worker import WorkerSettings
 from rlvid.bell import Bell
 from rlvid.config import LearnerConfig, ModelConfig, RolloutConfig, WeightsConfig
 from rlvid.config.inference import InferenceConfig
 from rlvid.models.policy import Policy
-from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 from rlvid.records import GroupTask, WeightsManifest, WeightsReceipt
 
 __all__ = ["LostGroup", "RolloutLostError", "RolloutPool", "SampledGroup"]
-
-GANG_FRAC = 0.75
-"""Of `rollout.stall_s`, in which a forward must be over: so an actor that waits for one of its own
-processes says so before it is given up as stuck."""
 
 
 class RolloutPool:
@@ -72,12 +66,18 @@ class RolloutPool:
         )
         weights_config = weights_config or WeightsConfig()
         fleet = Fleet(
-            fleet_settings(rollout_config, weights_config, start_deadline_s),
+            fleet_settings(
+                rollout_config,
+                weights_config,
+                start_deadline_s=start_deadline_s,
+                max_starting=max_starting(rollout_config),
+            ),
             rollout_config.num_actors,
         )
         self._fleet = fleet
-        """The thread's; only touched under `_loop.changed`."""
+        """The thread's, as the shell is; only touched under `_loop.changed`."""
         self._loop = PoolLoop(fleet, settings, rollout_config, bell)
+        self._shell = self._loop.shell
         self._start_deadline_s = start_deadline_s
         self._num_outstanding = 0
 
@@ -123,7 +123,7 @@ class RolloutPool:
         with self._loop.changed:
             self._loop.check_alive()
             self._fleet.submit(wanted, time.monotonic())
-            self._loop.tasks[task.lease_id] = task
+            self._shell.tasks[task.lease_id] = task
             self._num_outstanding += 1
         self._loop.wake()
 
@@ -134,13 +134,13 @@ class RolloutPool:
             RolloutLostError: more actors were lost than the crash budget allows.
             Exception: what sampling raised, e.g. ValueError for a clip size that does not divide.
         """
-        loop = self._loop
+        loop, shell = self._loop, self._shell
         with loop.changed:
             if timeout_s > 0.0:
                 loop.changed.wait_for(
-                    lambda: loop.results or loop.error or not self._num_outstanding, timeout_s
+                    lambda: shell.results or loop.error or not self._num_outstanding, timeout_s
                 )
-            results, loop.results = loop.results, []
+            results, shell.results = shell.results, []
             self._num_outstanding -= len(results)
             if not results:
                 loop.check_alive()
@@ -156,7 +156,7 @@ class RolloutPool:
     def losses_by_prompt(self) -> Mapping[str, int]:
         """Prompt id to the actors it cost and the exceptions it raised in this run."""
         with self._loop.changed:
-            return dict(self._loop.losses)
+            return dict(self._shell.losses)
 
     # Weights
 
@@ -169,7 +169,7 @@ class RolloutPool:
         with self._loop.changed:
             self._loop.check_alive()
             self._fleet.publish(Publish(*manifest.order), time.monotonic())
-            self._loop.weights = (manifest, payload)
+            self._shell.weights = (manifest, payload)
         self._loop.wake()
 
     def wait_version(self, version: int, deadline_s: float) -> list[WeightsReceipt]:
@@ -189,7 +189,7 @@ class RolloutPool:
         self._wait(lambda: self._fleet.is_up_to_date, deadline_s, f"taking weights {version}")
         with self._loop.changed:
             open_ids = [actor.actor_id for actor in self._fleet.actors if actor.held is not None]
-            return [self._loop.receipts[actor_id] for actor_id in open_ids]
+            return [self._shell.receipts[actor_id] for actor_id in open_ids]
 
     def publish(
         self, manifest: WeightsManifest, payload: Any, deadline_s: float
@@ -203,9 +203,9 @@ class RolloutPool:
         with self._loop.changed:
             self._loop.check_alive()
             # A replacement loads it too.
-            self._loop.settings = replace(self._loop.settings, policy=policy)
-            self._loop.weights = self._loop.canary = None
-            self._loop.receipts.clear()
+            self._shell.settings = replace(self._shell.settings, policy=policy)
+            self._shell.weights = self._shell.canary = None
+            self._shell.receipts.clear()
             self._fleet.reload(time.monotonic())
         self._loop.wake()
         self._wait(lambda: self._fleet.is_complete, deadline_s, "loading a policy")
@@ -232,32 +232,13 @@ class RolloutPool:
             publish = Publish(*order) if order else self._fleet.newest
             if publish is None:
                 raise ValueError("rollout: a canary needs a publish; call begin_publish first")
-            self._loop.canary = Canary(publish, (latents, sigma, text), velocity, tolerance)
+            self._shell.canary = Canary(publish, (latents, sigma, text), velocity, tolerance)
             self._fleet.set_canary(publish, time.monotonic())
         self._loop.wake()
 
     def wait_canary(self, deadline_s: float) -> None:
         """Block until every open actor with the canary's weights has answered it rightly."""
         self._wait(lambda: self._fleet.is_checked, deadline_s, "answering the canary")
-
-    def canaries(self, latents: Any, sigma: Any, text: str, deadline_s: float) -> list[Any]:
-        """Return each actor's velocity for a fixed input, in the order of `actor_ids`."""
-        answers: list[tuple[str, Future[Any]]] = []
-        with self._loop.changed:
-            for actor_id in self.actor_ids:
-                answer: Future[Any] = Future()
-                handle = partial(_copy, answer)
-                self._loop.actors.call(actor_id, "canary", handle, latents, sigma, text)
-                answers.append((actor_id, answer))
-        found = []
-        for actor_id, answer in answers:
-            try:
-                found.append(answer.result(timeout=deadline_s)[1])
-            except TimeoutError as error:
-                raise RolloutLostError(
-                    f"{actor_id}: gave no canary in {deadline_s:g} s; look at its log"
-                ) from error
-        return found
 
     # Numbers
 
@@ -310,7 +291,7 @@ class RolloutPool:
         """Return what happened since the last call, and the present numbers."""
         with self._loop.changed:
             self._fleet.note_time(time.monotonic())
-            seconds, self._loop.seconds = self._loop.seconds, {}
+            seconds, self._shell.seconds = self._shell.seconds, {}
             gauges = {**self._fleet.gauges(), **self._loop.actors.gauges()}
             return {**self._fleet.metrics.take(), **gauges, **seconds}
 
@@ -360,47 +341,9 @@ class RolloutPool:
                 )
 
 
-def fleet_settings(
-    config: RolloutConfig, weights: WeightsConfig, start_deadline_s: float
-) -> FleetSettings:
-    """Return what of the recipe the fleet decides by."""
-    return FleetSettings(
-        deadline_s=config.deadline_s,
-        stall_s=config.stall_s,
-        heartbeat_s=config.heartbeat_s,
-        start_deadline_s=start_deadline_s,
-        weights_deadline_s=weights.deadline_s,
-        crash_budget=config.crash_budget,
-        crash_window_s=config.crash_window_s,
-        autoscale=config.autoscale,
-        max_starting=max_starting(config),
-    )
-
-
-def gang_settings(config: RolloutConfig, start_deadline_s: float) -> GangSettings | None:
-    """Return how an actor's processes share clips; None where it is one process."""
-    if config.sequence_parallel == 1:
-        return None
-    return GangSettings(
-        num_ranks=config.sequence_parallel,
-        start_deadline_s=start_deadline_s,
-        deadline_s=GANG_FRAC * config.stall_s,
-    )
-
-
 def max_starting(config: RolloutConfig) -> int | None:
     """Return how many actors may start at once beside others, by the cores there are."""
     if config.max_starting is not None or config.num_gpus:
         return config.max_starting
     num_nodes = sum(bool(node["Alive"]) for node in ray.nodes())
     return num_nodes * max(1, (os.cpu_count() or 1) // 2)
-
-
-def _copy(answer: Future[Any], future: Future[Any]) -> None:
-    error = future.exception()
-    if error is None:
-        answer.set_result(future.result())
-    elif isinstance(error, ACTOR_LOST):
-        answer.set_exception(RolloutLostError(f"an actor died while asked: {first_line(error)}"))
-    else:
-        answer.set_exception(cause_of(error))

@@ -1,34 +1,28 @@
-"""One rank of the RL learner: credit, admission, gradient, step. A plain class.
+"""One rank of the RL learner: what it holds, trains, publishes and saves. A plain class.
 
 Every rank is given every reward and works out the same credit; each then trains its share of the
-groups. A batch comes in one or more chunks (`open_batch`). Letters: P groups of a batch, G rollouts
-in a group, S trained steps.
+groups. A batch comes in one or more chunks, which `batch_trainer` takes to its optimiser steps.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlvid.algorithms.base import LossTerms
 from rlvid.algorithms.score_table import RewardTable
 from rlvid.config import AlgorithmConfig, GrpoConfig, Recipe, RolloutConfig
 from rlvid.learners.admission import GroupUnavailableError, StaleGroupError
-from rlvid.learners.chunk import Chunk, ChunkCutter
-from rlvid.learners.credit import credit_chunk
-from rlvid.learners.data_loss import DataLoss, open_data_loss
+from rlvid.learners.batch_trainer import BatchTrainer
+from rlvid.learners.chunk import Chunk
+from rlvid.learners.data_loss import open_data_loss
 from rlvid.learners.objective import open_objective
-from rlvid.learners.open_batch import MicroBatch, OpenBatch, joined
 from rlvid.learners.parameter_check import ParameterMismatchError, check_same_parameters
 from rlvid.learners.published import Published
-from rlvid.learners.ranks import Ranks
-from rlvid.learners.report import Usage, advantage_metrics, memory_metrics
+from rlvid.learners.report import Usage
 from rlvid.learners.trainee import Trainee, TraineeSettings
 from rlvid.models.base import VideoModel
 from rlvid.models.noise_levels import training_shift
@@ -84,17 +78,22 @@ class RlLearner:
         self._shift = training_shift(settings.rollout.shift, settings.trainee.model)
         self.trainee = Trainee(settings.trainee, model, before_wrapping=self._choose_objective)
         self._objective.attach(self.trainee.engine)
-        self._data_loss: DataLoss | None = open_data_loss(
-            settings.algorithm.data_loss,
-            self.trainee,
-            shift=self._shift,
-        )
         self._published = Published(settings.rollout.max_staleness)
-        self._cutter = ChunkCutter(self._ranks, self._objective, self._published)
-        self._open: OpenBatch | None = None
         self._usage = Usage()
-        self.num_micro_batches = 0
+        self._batches = BatchTrainer(
+            self.trainee,
+            self._objective,
+            self._published,
+            settings.algorithm,
+            data_loss=open_data_loss(settings.algorithm.data_loss, self.trainee, shift=self._shift),
+            check_parameters_every=settings.trainee.learner.check_parameters_every,
+            usage=self._usage,
+        )
+
+    @property
+    def num_micro_batches(self) -> int:
         """Forward and backward passes done; a sign of life for other threads."""
+        return self._batches.num_micro_batches
 
     def train(
         self,
@@ -165,21 +164,22 @@ class RlLearner:
                 if rows is None:
                     rows = range(first_row, first_row + len(rewards.group_ids))
                 chunk = Chunk(groups, dict(zip(rows, rewards.group_ids, strict=True)))
-                if first_row == 0:
-                    self._begin(chunk, step, num_groups, is_last=is_last, plans=plans)
-                batch = self._opened(step, num_groups)
-                batch.check_place(first_row, tuple(chunk.ids), self._ranks.data_parallel)
-                self._add(batch, chunk, rewards, is_last=is_last)
-                batch.next_row = max([first_row + 1, *(row + 1 for row in chunk.ids)])
-                return self._finish(batch) if is_last else None
+                return self._batches.train_chunk(
+                    chunk,
+                    rewards,
+                    step=step,
+                    num_groups=num_groups,
+                    first_row=first_row,
+                    is_last=is_last,
+                    plans=plans,
+                )
             except Exception:
                 self.abandon()
                 raise
 
     def abandon(self) -> None:
         """Forget a batch that is not trained to its end, gradient and all; no collective."""
-        self._open = None
-        self.trainee.engine.discard()
+        self._batches.abandon()
 
     def publish(
         self, version: int, *, incarnation: int = 0, use_ema: bool = False
@@ -192,7 +192,7 @@ class RlLearner:
         Args:
             incarnation: starts of the learner in the run, for the actors' order of publishes.
         """
-        self._check_closed(f"publishing version {version}")
+        self._batches.check_closed(f"publishing version {version}")
         source = None if use_ema else self._objective.published()
         with self._usage.busy():
             manifest, buckets = self.trainee.publish(
@@ -237,7 +237,7 @@ class RlLearner:
 
     def save(self, folder: Path) -> None:
         """Write weights, optimiser, averages, anchor, RNG and what was published; a collective."""
-        self._check_closed("writing a checkpoint")
+        self._batches.check_closed("writing a checkpoint")
         with self._usage.busy():
             self.check_parameters()
             self._objective.save(folder)
@@ -266,138 +266,3 @@ class RlLearner:
             seed=settings.trainee.seed,
             shift=self._shift,
         )
-
-    @property
-    def _ranks(self) -> Ranks:
-        return self.trainee.engine.ranks
-
-    def _check_closed(self, doing: str) -> None:
-        if self._open is not None:
-            raise ValueError(
-                f"learner: {doing}: step {self._open.step} has chunks and no optimiser step yet; "
-                "hand in its last chunk, or abandon it"
-            )
-
-    def _begin(
-        self,
-        chunk: Chunk,
-        step: int,
-        num_groups: int,
-        *,
-        is_last: bool,
-        plans: Sequence[StepPlan] | None,
-    ) -> None:
-        """Open the batch that a chunk at row 0 starts."""
-        self._check_closed(f"step {step}")
-        if plans is None:
-            if not is_last or len(chunk.ids) != num_groups:
-                raise ValueError(
-                    f"learner: step {step}: a batch in several chunks needs the plans of all its "
-                    f"{num_groups} groups from the first chunk on, got none"
-                )
-            _, facts = self._cutter.fetch(chunk, chunk.ids)
-            plans = [fact.plan for fact in facts]
-        if len(plans) != num_groups:
-            raise ValueError(
-                f"learner: step {step}: expected the plans of {num_groups} groups, got {len(plans)}"
-            )
-        self._open = self._objective.open(plans, step=step)
-
-    def _opened(self, step: int, num_groups: int) -> OpenBatch:
-        if self._open is None or (self._open.step, self._open.num_groups) != (step, num_groups):
-            held = "none" if self._open is None else f"step {self._open.step}"
-            raise ValueError(
-                f"learner: chunk of step {step} with {num_groups} groups: expected it to belong to "
-                f"the batch that is open, which is {held}; a batch begins with a chunk at row 0, "
-                "and begins again after a chunk that failed"
-            )
-        return self._open
-
-    def _add(self, batch: OpenBatch, chunk: Chunk, rewards: RewardTable, *, is_last: bool) -> None:
-        """Credit the groups of a chunk, admit them, and add their gradient."""
-        batch.num_chunks += 1
-        kept = credit_chunk(
-            batch, chunk, rewards, self._objective.algorithm, self._settings.algorithm
-        )
-        micro_batches = self._cutter.micro_batches(batch, chunk, kept)
-        if is_last and not micro_batches and batch.spare is not None:
-            micro_batches = [batch.spare]
-        self._first_update(batch, micro_batches, is_last=is_last)
-
-    def _first_update(
-        self, batch: OpenBatch, micro_batches: Sequence[MicroBatch[Any]], *, is_last: bool
-    ) -> None:
-        """Add the gradient of a chunk; refuse one whose replay is off."""
-        for index, micro_batch in enumerate(micro_batches):
-            ends = is_last and index == len(micro_batches) - 1 and self._data_loss is None
-            terms = self._backward(batch, micro_batch, is_last=ends)
-            batch.num_rows += terms.num_rows
-            if micro_batch.is_fresh and terms.num_rows:
-                batch.drift = max(batch.drift, float(terms.maxima["ratio_deviation_max"]))
-            if batch.keeps:
-                batch.micro_batches.append(self._objective.kept(micro_batch, terms))
-        self._objective.check_start(batch)
-
-    def _backward(
-        self, batch: OpenBatch, micro_batch: MicroBatch[Any], *, is_last: bool
-    ) -> LossTerms:
-        """Add the gradient of one forward, as a share of the batch's planned rows."""
-        started = time.perf_counter()
-        terms = self._objective.terms(micro_batch)
-        self.trainee.engine.backward(terms.loss_sum / batch.nominal_rows, is_last=is_last)
-        batch.totals.add(
-            terms,
-            forward_rows=micro_batch.num_forwards,
-            seconds=time.perf_counter() - started,
-        )
-        self.num_micro_batches += 1
-        return terms
-
-    def _finish(self, batch: OpenBatch) -> StepReport:
-        """Take the updates of a batch whose gradient is complete."""
-        self._open = None
-        report = StepReport(
-            step=batch.step,
-            metrics={},
-            trained_group_ids=tuple(batch.trained_ids),
-            dropped_group_ids=tuple(batch.dropped_ids),
-        )
-        if not batch.trained_ids:
-            return replace(report, metrics={"learner/rows/count": 0.0, **self._usage.take()})
-        update_rows = self._ranks.sum([float(batch.num_rows)])[0]
-        if not update_rows:
-            # Groups with a spread may have none among the nodes of a tree.
-            self.trainee.engine.discard()
-            return replace(
-                report,
-                metrics={"learner/rows/count": 0.0, **self._usage.take()},
-                trained_group_ids=(),
-                dropped_group_ids=(*batch.dropped_ids, *batch.trained_ids),
-            )
-        divisor = update_rows / batch.nominal_rows
-        self._step(batch, divisor)
-        for _ in range(1, self._settings.algorithm.updates_per_batch):
-            for index, micro_batch in enumerate(batch.micro_batches):
-                is_last = index == len(batch.micro_batches) - 1 and self._data_loss is None
-                self._backward(batch, micro_batch, is_last=is_last)
-            self._step(batch, divisor)
-        self._objective.after_batch(batch.step)
-        metrics = batch.totals.metrics(self._ranks, update_rows=update_rows)
-        credit, clip = joined(batch.credits), self._settings.algorithm.advantage.clip
-        metrics |= advantage_metrics(credit, clip) | memory_metrics(self.trainee.engine.device)
-        metrics["learner/chunks/count"] = float(batch.num_chunks)
-        usage = self._usage.take()
-        metrics["time/learner_update/seconds"] = usage["time/learner_busy/seconds"]
-        return replace(report, metrics=metrics | usage)
-
-    def _step(self, batch: OpenBatch, divisor: float) -> None:
-        """Take one optimiser step on the gradient that is there and that of the clips beside."""
-        trainee = self.trainee
-        if self._data_loss is not None:
-            batch.totals.data_loss = self._data_loss.add_gradient(divisor)
-        batch.totals.learning_rate = trainee.next_learning_rate()
-        batch.totals.grad_norm = trainee.step(divisor=divisor)
-        self._objective.after_step(trainee.optimizer_steps - 1)
-        every = self._settings.trainee.learner.check_parameters_every
-        if every and trainee.optimizer_steps % every == 0:
-            self.check_parameters()

@@ -11,18 +11,17 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import prometheus_client
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
-from prometheus_client.core import GaugeMetricFamily
 from pydantic.json_schema import models_json_schema
 from starlette.requests import ClientDisconnect
 
@@ -30,6 +29,7 @@ import rlvid
 from rlvid.rewards import wire
 from rlvid.rewards.base import RewardError
 from rlvid.rewards.service.jobs import HandOverError, QueueFullError, ReusedIdError, ScoringJobs
+from rlvid.rewards.service.meters import HasMetrics, Meters
 from rlvid.rewards.service.protocol import (
     MEDIA_TYPE,
     ScoreAnswer,
@@ -64,56 +64,6 @@ class ServiceSettings:
     pool; None is this machine's folder for temporary files."""
 
 
-class HasMetrics(Protocol):
-    """What /metrics shows of the pool."""
-
-    def metrics(self) -> dict[str, float]: ...
-
-
-class _Meters:
-    """What /metrics shows."""
-
-    def __init__(self, jobs: ScoringJobs, pool: HasMetrics | None) -> None:
-        self.registry = prometheus_client.CollectorRegistry()
-        self.requests = prometheus_client.Counter(
-            "rlvid_requests", "requests of /v1/score by status", ["code"], registry=self.registry
-        )
-        self.scores = prometheus_client.Counter(
-            "rlvid_scores", "scores by outcome", ["scorer", "outcome"], registry=self.registry
-        )
-        self.seconds = prometheus_client.Histogram(
-            "rlvid_request_seconds", "seconds of a scored request", registry=self.registry
-        )
-        waiting = prometheus_client.Gauge(
-            "rlvid_waiting_clips", "clips in the queue", registry=self.registry
-        )
-        waiting.set_function(lambda: float(jobs.num_clips))
-        if pool is not None:
-            self.registry.register(_PoolCollector(pool))
-
-    def count(self, answer: ScoreAnswer) -> None:
-        for group in answer.groups:
-            for score in group.scores:
-                outcome = "missing" if score.value is None else "scored"
-                self.scores.labels(score.scorer, outcome).inc()
-
-
-class _PoolCollector(prometheus_client.registry.Collector):
-    """The pool's own figures, by their names in rlvid's table of metrics."""
-
-    def __init__(self, pool: HasMetrics) -> None:
-        self._pool = pool
-
-    def describe(self) -> Iterable[Any]:
-        return []
-
-    def collect(self) -> Iterable[Any]:
-        family = GaugeMetricFamily("rlvid_pool", "figures of the reward pool", labels=["name"])
-        for name, value in self._pool.metrics().items():
-            family.add_metric([name], value)
-        yield family
-
-
 def make_app(
     jobs: ScoringJobs,
     scorers: list[ScorerDescription],
@@ -123,9 +73,8 @@ def make_app(
     pool: HasMetrics | None = None,
 ) -> FastAPI:
     """Return the application; it starts and stops `jobs` with itself."""
-    if len(token) < 16:
-        raise ValueError("serve-rewards: the token is too short: expected 16 characters or more")
-    meters = _Meters(jobs, pool)
+    guarded = [Depends(bearer_check(token))]
+    meters = Meters(jobs, pool)
     handler = _Handler(jobs, meters, settings)
 
     @asynccontextmanager
@@ -134,13 +83,7 @@ def make_app(
         yield
         await asyncio.to_thread(jobs.stop)
 
-    async def authorised(request: Request) -> None:
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {token}".encode()):
-            raise HTTPException(401, "wrong or no token", {"WWW-Authenticate": "Bearer"})
-
     app = FastAPI(title="rlvid reward service", version=rlvid.__version__, lifespan=lifespan)
-    guarded = [Depends(authorised)]
 
     @app.get("/healthz", summary="200 while the pool works")
     async def healthz() -> JSONResponse:
@@ -178,10 +121,28 @@ def make_app(
     return app
 
 
+def bearer_check(token: str) -> Callable[[Request], Awaitable[None]]:
+    """Return a dependency that answers 401 to a request without the bearer token.
+
+    Raises:
+        ValueError: the token is too short to keep anybody out.
+    """
+    if len(token) < 16:
+        raise ValueError("serve-rewards: the token is too short: expected 16 characters or more")
+    expected = f"Bearer {token}".encode()
+
+    async def check(request: Request) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, expected):
+            raise HTTPException(401, "wrong or no token", {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
 class _Handler:
     """Answers POST /v1/score."""
 
-    def __init__(self, jobs: ScoringJobs, meters: _Meters, settings: ServiceSettings) -> None:
+    def __init__(self, jobs: ScoringJobs, meters: Meters, settings: ServiceSettings) -> None:
         self._jobs = jobs
         self._meters = meters
         self._settings = settings

@@ -39,8 +39,8 @@ def test_loss_is_flow_matching_on_the_clips_and_leaves_the_rest_alone() -> None:
     assert report.metrics["learner/loss/mean"] == without.metrics["learner/loss/mean"]
     assert report.metrics["learner/rows/count"] == without.metrics["learner/rows/count"]
     recipe, model = tiny_recipe(), tiny_model(0)
-    assert learner._data_loss is not None
-    drawn = learner._data_loss.rows(0)
+    assert learner._batches.data_loss is not None
+    drawn = learner._batches.data_loss.rows(0)
     clips = open_clips("tiny_world", clip_shape(recipe.model), num_clips=8192, clip_seed=0)
     losses = []
     for row, index in enumerate(drawn.indices):
@@ -87,8 +87,9 @@ def test_every_update_has_its_own_clips_and_a_resume_the_same(tmp_path: Path) ->
     learner, actor, recipe = open_forward("dpo", algorithm=BESIDE)
     groups = sampled(learner, actor, recipe)
     learner.train(groups, tiny_rewards(groups), step=0)
-    assert learner._data_loss is not None
-    assert learner._data_loss.rows(0).indices != learner._data_loss.rows(1).indices
+    beside = learner._batches.data_loss
+    assert beside is not None
+    assert beside.rows(0).indices != beside.rows(1).indices
     learner.save(tmp_path)
     resumed, _, _ = open_forward("dpo", algorithm=BESIDE)
     resumed.load(tmp_path)
