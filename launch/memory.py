@@ -17,7 +17,7 @@ of a LoRA, which is float32 on every base.
   step), and parameters but for those gathered at a time; `launch/host_memory.py` has them. On a
   rank without a GPU all of it stays.
 - Activations: `launch/activations.py`. Decoding: `rlvid/observability/vae_flops.py`, small clips of
-  a group together.
+  a group together. Scorers: `launch/scorer_memory.py`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def actor_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
 
 
 def decoder_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
-    """Return MiB of the process that turns latents into pixels."""
+    """Return MiB of the process that turns latents into pixels, a group's as floats included."""
     from rlvid.models.video_vae import PIXELS_AT_ONCE
 
     num_clips, _ = group_rows(recipe)
@@ -111,15 +111,8 @@ def decoder_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     return {
         "weights": size.vae_parameters * 4 / MIB,
         "decoding": together * size.decode_bytes / MIB,
-        **clips_memory(recipe, size),
+        "clips": num_clips * size.clip_numbers * 4 / MIB,
     }
-
-
-def clips_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
-    """Return MiB of a group of clips as floats, which a scorer holds; its own weights only it
-    knows."""
-    num_clips, _ = group_rows(recipe)
-    return {"clips": num_clips * size.clip_numbers * 4 / MIB}
 
 
 def server_memory(server: ServerConfig) -> dict[str, float]:
@@ -146,7 +139,12 @@ def server_parameters(server: ServerConfig) -> float | None:
     folder = server_folder(server)
     if folder.is_dir() and not server.urls:
         return float(count_parameters(dict(tensor_shapes(folder))))
-    nominal = _NOMINAL.search(folder.name)
+    return nominal_parameters(folder.name)
+
+
+def nominal_parameters(name: str) -> float | None:
+    """Return the parameters that the name of a model's folder speaks of, None where it does not."""
+    nominal = _NOMINAL.search(name)
     return float(nominal.group(1)) * 1e9 if nominal else None
 
 

@@ -70,7 +70,17 @@ class ClipFlops:
     """Encoding one prompt at full length; a first frame's encoder is left out."""
     decode: int
     """Latents of one clip to pixels, without tiles."""
-    encode: int
+    model: ModelConfig
+
+    @property
+    def encode(self) -> int:
+        """Pixels of one clip to latents, without tiles; few phases do it, so counted if asked."""
+        vae = VaeSize.of_config(part_config(self.model, "vae"))
+        if is_wan(self.model) and vae is not None:
+            return encode_flops(vae, latent_frames(self.model))
+        from rlvid.models.meta_flops import count_encode
+
+        return count_encode(self.model)
 
 
 def read_model_size(model: ModelConfig, learner: LearnerConfig) -> ModelSize:
@@ -139,14 +149,14 @@ def read_clip_flops(model: ModelConfig) -> ClipFlops:
         return ClipFlops(
             text=_wan_text_flops(model),
             decode=decode_flops(vae, latent),
-            encode=encode_flops(vae, latent),
+            model=model,
         )
-    from rlvid.models.meta_flops import count_decode, count_encode, count_text
+    from rlvid.models.meta_flops import count_decode, count_text
 
     return ClipFlops(
         text=_wan_text_flops(model) if is_wan(model) else count_text(model),
         decode=count_decode(model),
-        encode=count_encode(model),
+        model=model,
     )
 
 

@@ -7,13 +7,12 @@ What phases cost in FLOPs, hours and disk: `launch/estimate/`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rlvid.config import AlgorithmConfig, LearnerConfig, Recipe, RolloutConfig
 from rlvid.launch.host_memory import (
-    host_memory,
     node_has_mib,
     node_needs_mib,
     offloaded,
@@ -22,57 +21,23 @@ from rlvid.launch.host_memory import (
 from rlvid.launch.memory import (
     actor_memory,
     branches,
-    clips_memory,
-    decoder_memory,
     distillation_memory,
     dpo_memory,
     enhancer_memory,
     learner_memory,
     plan_to_count,
-    server_memory,
     sft_memory,
 )
 from rlvid.launch.model_size import ModelSize, read_model_size, sizes_are_published
+from rlvid.launch.role_plan import SAMPLING_PHASES, RolePlan
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rlvid.records import StepPlan
 
-SAMPLING_PHASES = ("data_engine", "grpo", "prompt_enhancement", "evaluate")
 SAMPLED_PLANS = 64
 """Step plans drawn to average the forwards over."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolePlan:
-    """One role of the run."""
-
-    role: str
-    num_processes: int
-    num_cpus: float
-    """Of one process."""
-    num_gpus: float
-    """Of one process."""
-    memory_mib: dict[str, float]
-    """Of one process where it computes, its GPU or RAM, by what it is for."""
-    phases: tuple[str, ...]
-    """In which it lives."""
-    moved_mib: dict[str, float] = field(default_factory=dict)
-    """Of one process in RAM either way."""
-
-    @property
-    def total_mib(self) -> float:
-        return sum(self.memory_mib.values())
-
-    @property
-    def host_mib(self) -> dict[str, float]:
-        """Of one process in RAM, Python and libraries included, by what it is for."""
-        return host_memory(self.role, self.memory_mib, self.num_gpus, self.moved_mib)
-
-    @property
-    def host_total_mib(self) -> float:
-        return sum(self.host_mib.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +56,8 @@ class Plan:
     """Of the RL phase; 0 without one, as the three before."""
     published_as: str = ""
     """Hub id whose sizes stand for a model folder that is not there."""
+    untimed: tuple[str, ...] = ()
+    """Scorers whose time is in no hours, of a plan with GPUs: those that ask no server."""
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -101,17 +68,26 @@ def plan(recipe: Recipe) -> Plan:
     """
     has_rl = "grpo" in recipe.phases
     sampling, learning = forwards_per_step(recipe) if has_rl else (0.0, 0.0)
-    rollout = recipe.rollout
+    rollout, roles = recipe.rollout, (*sampling_roles(recipe), *learner_roles(recipe))
     return Plan(
         name=recipe.name,
         size=read_model_size(recipe.model, main_learner(recipe)),
-        roles=(*sampling_roles(recipe), *learner_roles(recipe)),
+        roles=roles,
         rollouts_per_step=rollout.groups_per_step * rollout.group_size if has_rl else 0,
         sampling_forwards=sampling,
         learning_forwards=learning,
         num_steps=recipe.grpo.num_steps if has_rl else 0,
         published_as=sizes_are_published(recipe.model),
+        untimed=_untimed(recipe) if any(role.num_gpus for role in roles) else (),
     )
+
+
+def _untimed(recipe: Recipe) -> tuple[str, ...]:
+    from rlvid.launch.cluster import rewards_of
+
+    if not set(recipe.phases) & set(SAMPLING_PHASES):
+        return ()
+    return tuple(scorer.label for scorer in rewards_of(recipe).scorers if not scorer.server)
 
 
 def learner_of(recipe: Recipe, phase: str) -> LearnerConfig:
@@ -134,6 +110,8 @@ def main_learner(recipe: Recipe) -> LearnerConfig:
 
 def sampling_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
     """Return who samples and scores, in the phases that do."""
+    from rlvid.launch.reward_roles import reward_roles
+
     phases = tuple(phase for phase in recipe.phases if phase in SAMPLING_PHASES)
     if not phases:
         return ()
@@ -256,42 +234,6 @@ def refl_forwards(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> float:
     return rollout.group_size * (kept + (before + len(algorithm.held_policies)) / 3)
 
 
-def reward_roles(recipe: Recipe, size: ModelSize) -> tuple[RolePlan, ...]:
-    """Return the decoder, every scorer with processes of its own, judges too, and the servers."""
-    from rlvid.launch.cluster import rewards_of
-    from rlvid.rewards.dispatch.placement import plan_pool
-    from rlvid.rewards.dispatch.processes import DECODER
-
-    rewards = rewards_of(recipe)
-    _, hosts = plan_pool(rewards)
-    sampling = tuple(phase for phase in recipe.phases if phase in SAMPLING_PHASES)
-    scorers = {DECODER, *(scorer.label for scorer in recipe.rewards.scorers)}
-    processes = tuple(
-        RolePlan(
-            role="rewards: " + ", ".join(service or "decoder" for service in host.services),
-            num_processes=host.autoscaler.low,
-            num_cpus=host.num_cpus,
-            num_gpus=host.num_gpus,
-            memory_mib=(decoder_memory if DECODER in host.services else clips_memory)(recipe, size),
-            phases=sampling if scorers & set(host.services) else ("evaluate", "grpo"),
-        )
-        for host in hosts
-    )
-    servers = tuple(
-        RolePlan(
-            role=f"vLLM server: {name}",
-            num_processes=server.num_replicas,
-            num_cpus=server.num_cpus,
-            num_gpus=server.num_gpus,
-            memory_mib=server_memory(server),
-            phases=sampling,
-        )
-        for name, server in rewards.servers.items()
-        if not server.urls
-    )
-    return processes + servers
-
-
 def check_machine(recipe: Recipe) -> None:
     """Refuse a recipe that this machine can never hold, before Ray starts.
 
@@ -365,6 +307,11 @@ def remarks(planned: Plan) -> list[str]:
             f"forwards to sample, {planned.learning_forwards:.0f} forwards with gradient to "
             f"learn; {planned.num_steps} steps",
         )
+    unsaid = [label for role in planned.roles for label in role.not_counted]
+    if unsaid:
+        lines.append(f"not counted: the memory in which these scorers work: {', '.join(unsaid)}")
+    if planned.untimed:
+        lines.append(f"not in the hours: the time of the scorers {', '.join(planned.untimed)}")
     if planned.published_as:
         lines.append(f"the model's folder is not here; sizes are those of {planned.published_as}")
     return lines

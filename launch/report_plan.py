@@ -19,7 +19,8 @@ from rlvid.launch.estimate.phases import held_by
 from rlvid.launch.estimate.records import ACTORS, DECODER, LEARNER, count_model
 from rlvid.launch.estimate.sharing import Held, shared_devices, usable_devices
 from rlvid.launch.estimate.training import grpo_work
-from rlvid.launch.planner import RolePlan, plan
+from rlvid.launch.planner import plan
+from rlvid.launch.role_plan import RolePlan
 from rlvid.observability.mfu import PEAK_BF16
 from rlvid.observability.plan_section import PlanRow
 

@@ -134,6 +134,22 @@ def serving_of(scorer: object) -> Serving:
     return serving
 
 
+def working_bytes_of(scorer_class: object) -> float | None:
+    """Return `WORKING_BYTES` of a scorer's class, None where it does not say.
+
+    Bytes for each pixel of all frames of a clip that are alive at once while one clip is scored,
+    the clip that was handed over not among them; for the planner. A test counts those of the
+    built-in critics.
+    """
+    working: float | None = getattr(scorer_class, "WORKING_BYTES", None)
+    return working
+
+
+def takes_groups(scorer_class: object) -> bool:
+    """Return whether a scorer's class scores the clips of a prompt together."""
+    return hasattr(scorer_class, "score_group")
+
+
 def version_of(scorer: object) -> str:
     """Return what the scorer says of its version, "" when it says nothing.
 

@@ -62,6 +62,8 @@ class AdherenceCritic:
         "corners that a decoder rounds off: a blurred box measures as a ball",
     )
 
+    WORKING_BYTES = 113.0
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         fps: int = 8

@@ -43,6 +43,8 @@ class AttributeJudge:
         "clips without an object, of which it was shown none",
     )
 
+    WORKING_BYTES = 58.0
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         folder: str | None = None

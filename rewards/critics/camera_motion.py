@@ -82,6 +82,8 @@ class CameraMotionCritic:
         "a motion hidden behind a large moving object or on a background without texture",
     )
 
+    WORKING_BYTES = 24.0
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         threshold: float = 0.005

@@ -35,6 +35,8 @@ class MotionAmountCritic:
         "strong noise, a tenth of the range and more, which it takes for motion",
     )
 
+    WORKING_BYTES = 24.0
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         low: float = 0.004
@@ -94,6 +96,8 @@ class MotionSmoothnessCritic:
         "smooth motion that is wrong",
         "parts that move very fast",
     )
+
+    WORKING_BYTES = 24.0
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

@@ -38,6 +38,8 @@ class PhysicsCritic:
         "whether a rebound has a wall; turning, shape, colour and background",
     )
 
+    WORKING_BYTES = 113.0
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         fps: int = 8

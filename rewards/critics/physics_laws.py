@@ -68,6 +68,8 @@ class PhysicsLawsCritic:
         "friction: losing speed is always allowed",
     )
 
+    WORKING_BYTES = 105.0
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         law: LawName = "all"

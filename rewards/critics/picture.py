@@ -42,6 +42,8 @@ class ExposureCritic:
         "time, content, prompt",
     )
 
+    WORKING_BYTES = 29.0
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         bright_share: float = 0.05
@@ -110,6 +112,8 @@ class GridCritic:
         "content that really is a grid, which it takes for one",
     )
 
+    WORKING_BYTES = 28.0
+
     def __init__(self) -> None:
         self.clip_spec = ClipSpec()
 
@@ -137,6 +141,8 @@ class PictureQualityCritic:
         "intended softness, grain or muted colours, which it punishes",
         "blocks that are not 4, 8 or 16 px wide",
     )
+
+    WORKING_BYTES = 34.0
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

@@ -45,6 +45,8 @@ class RealismCritic:
         "light and colour of the frames",
     )
 
+    WORKING_BYTES = 52.0
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         brightness_scale: float = 0.05

@@ -36,6 +36,8 @@ class FlickerCritic:
         "motion, shapes and the prompt",
     )
 
+    WORKING_BYTES = 24.0
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         scale: float = 0.05
@@ -86,6 +88,8 @@ class WarpingCritic:
         "wobbling of a picture without texture",
         "flicker, colours and the prompt",
     )
+
+    WORKING_BYTES = 24.0
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

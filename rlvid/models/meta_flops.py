@@ -2,6 +2,7 @@
 
 What torch counts are matrix products and convolutions; norms, softmax and rotary positions are left
 out, as in `rlvid.observability.flops`. Masks leave nothing out: prompts are as long as they can be.
+Of equal blocks of a transformer or text encoder one is run (`rlvid.models.one_of_each`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rlvid.models import MODELS, model_folder
 from rlvid.models.input_shapes import InputShapes
 from rlvid.models.live_bytes import LiveBytes
 from rlvid.models.meta import META, build_part, counting_flops, open_on_meta
+from rlvid.models.one_of_each import one_of_each
 from rlvid.models.pipeline_model import PipelineModel
 from rlvid.observability.flops import RowFlops
 from rlvid.plugins import resolve
@@ -131,13 +133,13 @@ def _count_forward(adapter: PipelineModel, clip: Clip) -> CountedForward:
     layers = [part for part in blocks[0][1].modules() if isinstance(part, nn.Linear)]
     hooks = [part.register_forward_hook(lambda *call: outputs.append(call[2])) for part in layers]
     hooks.append(blocks[0][1].register_forward_pre_hook(note, with_kwargs=True))
-    with counting_flops() as counter:
+    with one_of_each(adapter.transformer) as times, counting_flops() as counter:
         adapter.velocity(latents, sigma, condition)
     for hook in hooks:
         hook.remove()
     wide = [out.shape[-1] for out in outputs if out.dim() == 3 and out.shape[1] >= seen[0].shape[1]]
     return CountedForward(
-        flops=_split(counter, adapter.transformer),
+        flops=_split(counter, adapter.transformer, times),
         latent_shape=shape,
         tokens=seen[0].shape[1],
         width=seen[0].shape[2],
@@ -168,9 +170,11 @@ def _count_encoder(folder: Path, part: str, tokens: int) -> int:
     module = build_part(folder, part)
     if not part.startswith("text_encoder"):
         return 2 * tokens * sum(parameter.numel() for parameter in module.parameters())
-    with counting_flops() as counter:
+    with one_of_each(module) as times, counting_flops() as counter:
         module(input_ids=torch.empty(1, tokens, dtype=torch.long, device=META))
-    return int(counter.get_total_flops())
+    counts = _counts_of(counter, module)
+    again = sum((n - 1) * sum(counts.get(name, {}).values()) for name, n in times.items())
+    return int(counter.get_total_flops()) + again
 
 
 def _blocks(transformer: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -182,16 +186,31 @@ def _blocks(transformer: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(f"{name}.{i}", block) for name, blocks in lists for i, block in enumerate(blocks)]
 
 
-def _split(counter: FlopCounterMode, transformer: nn.Module) -> RowFlops:
-    """Return the count by what `RowFlops` knows."""
-    root = type(transformer).__name__
-    counts: Mapping[str, Mapping[Any, int]] = counter.get_flop_counts()
+def _split(counter: FlopCounterMode, transformer: nn.Module, times: Mapping[str, int]) -> RowFlops:
+    """Return the count by what `RowFlops` knows.
+
+    Args:
+        times: how often a block that was run is there.
+    """
+    counts = _counts_of(counter, transformer)
     linear = attention = 0
-    for name, _ in _blocks(transformer):
-        for product, flops in counts.get(f"{root}.{name}", {}).items():
+    outside = int(counter.get_total_flops())
+    for name, n in times.items():
+        is_block = "." not in name.partition(".")[2]  # of a list at the transformer's top
+        for product, flops in counts.get(name, {}).items():
+            if not is_block:
+                outside += (n - 1) * flops
+                continue
+            outside -= flops
             if product in _ATTENTION:
-                attention += flops
+                attention += n * flops
             else:
-                linear += flops
-    outside = int(counter.get_total_flops()) - linear - attention
+                linear += n * flops
     return RowFlops(linear=linear, text=0, attention=attention, entry=outside, head=0)
+
+
+def _counts_of(counter: FlopCounterMode, root: nn.Module) -> dict[str, Mapping[Any, int]]:
+    """Return the counts of the parts of a module by their names in it, and by operation."""
+    start = f"{type(root).__name__}."
+    counts: Mapping[str, Mapping[Any, int]] = counter.get_flop_counts()
+    return {name.removeprefix(start): by for name, by in counts.items() if name.startswith(start)}

@@ -8,18 +8,14 @@ plan has what `launch/host_memory.py` says of the process and `launch/memory.py`
 constants of the former come from `--processes`, a run with next to nothing to compute. Case
 `quickstart` is the shipped recipe; `large` has 33 frames of 96x96, where activations show.
 
-Step time: the planner's FLOPs over a rate, as everywhere, but the rate is measured here, on one
-guided forward of a group, one decode of it and one trained row, in this process on one thread, and
-so are the scorers, of which the plan knows nothing. Processes that work side by side share the
-cores: a stage takes as long as its longest role, or as all together on all cores. Waiting, Ray's
-round trips and publishing are in none of it. Use a quiet machine.
+Step time: that of `rlvid plan --measure` (`launch/estimate/cpu_step.py`), whose forwards, decode,
+trained rows and scorers are timed here right after the run, all cores at once. Use a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -28,8 +24,8 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +33,12 @@ import torch
 
 from rlvid.config import Recipe
 from rlvid.config.loader import load_recipe
-from rlvid.data.prompts import load_prompts
-from rlvid.flow.guidance import guided_velocity
-from rlvid.launch.estimate.assumptions import Assumptions
-from rlvid.launch.estimate.records import ACTORS, DECODER, LEARNER, count_model
-from rlvid.launch.estimate.training import grpo_work
+from rlvid.launch.estimate.cpu_rates import group_seconds, measure_rates
+from rlvid.launch.estimate.cpu_step import cpu_step
 from rlvid.launch.host_memory import process_mib
 from rlvid.launch.memory import MIB
-from rlvid.launch.planner import RolePlan, plan
-from rlvid.models import load_model
-from rlvid.models.lora import add_lora
-from rlvid.rewards.base import Reward
-from rlvid.rewards.registry import open_scorer
+from rlvid.launch.planner import plan
+from rlvid.launch.role_plan import RolePlan
 from tests.bench.memory_group import peak_bytes_of
 from tests.bench.timing import environment
 
@@ -147,77 +137,6 @@ def compare_memory(recipe: Recipe, peaks: Mapping[str, float]) -> dict[str, Any]
     }
 
 
-def measure_rates(recipe: Recipe) -> tuple[dict[str, float], float]:
-    """Return FLOP/s of each role's work on one thread, and seconds of all scorers for a group."""
-    torch.set_num_threads(1)
-    counted = count_model(recipe, Assumptions())
-    assert counted is not None
-    assert counted.clip.decode is not None
-    clip, size = recipe.model, recipe.rollout.group_size
-    model = load_model(clip, device="cpu")
-    shape = model.latent_shape(clip.num_frames, clip.height, clip.width)
-    prompt = load_prompts(recipe.prompts)[0]
-    positive, negative = model.encode_prompts([prompt.model_text]), model.encode_prompts([""])
-    scale = recipe.rollout.guidance_scale
-    branches = 1 if scale == 1.0 else 2
-
-    def velocity(rows: int) -> torch.Tensor:
-        sigma = torch.full((rows,), 0.7)
-        return guided_velocity(model, torch.randn(rows, *shape), sigma, positive, negative, scale)
-
-    latents = torch.randn(size, *shape)
-    with torch.no_grad():
-        videos = model.decode(latents)
-        sample_s = seconds(lambda: velocity(size))
-        decode_s = seconds(lambda: model.decode(latents))
-        scorers = [
-            open_scorer(c, f"rewards.scorers.{i}") for i, c in enumerate(recipe.rewards.scorers)
-        ]
-        each = [partial(s.score, videos, [prompt] * size) for s in scorers if isinstance(s, Reward)]
-        score_s = sum(map(seconds, each))
-    add_lora(model.transformer, recipe.learner.lora)
-    learn_s = seconds(lambda: velocity(1).sum().backward())
-    learned = branches * counted.row.learned(base_is_frozen=True)
-    rates = {
-        ACTORS: size * branches * counted.row.forward / sample_s,
-        DECODER: size * counted.clip.decode / decode_s,
-        LEARNER: learned / learn_s,
-    }
-    return rates, score_s
-
-
-def seconds(function: Callable[[], object], *, repeats: int = 5) -> float:
-    """Return the fastest of a few calls after one to warm up."""
-    function()
-    found = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        function()
-        found.append(time.perf_counter() - began)
-    return min(found)
-
-
-def predict_step(recipe: Recipe, rates: Mapping[str, float], score_s: float) -> dict[str, Any]:
-    """Return the seconds of a step by role, and of all, from FLOPs and measured rates."""
-    counted = count_model(recipe, Assumptions())
-    assert counted is not None
-    busy: dict[str, float] = defaultdict(float)
-    for item in grpo_work(recipe, counted):
-        assert item.flops is not None
-        busy[item.role] += item.flops / recipe.grpo.num_steps / rates[item.role]
-    rewards_s = busy[DECODER] + score_s * recipe.rollout.groups_per_step
-    num_actors, cores = recipe.rollout.num_actors, os.cpu_count() or 1
-    turns = math.ceil(recipe.rollout.groups_per_step / num_actors)
-    actors_s = busy[ACTORS] * turns / recipe.rollout.groups_per_step
-    sampling = max(actors_s, rewards_s, (busy[ACTORS] + rewards_s) / cores)
-    return {
-        "actors_s": busy[ACTORS],
-        "rewards_s": rewards_s,
-        "learner_s": busy[LEARNER],
-        "step_s": sampling + busy[LEARNER],
-    }
-
-
 def measured_step(folder: Path) -> dict[str, float]:
     """Return the medians over the steps behind the first, which has starts in it."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -241,13 +160,13 @@ def run_case(overrides: Sequence[str], num_steps: int) -> dict[str, Any]:
         load = os.getloadavg()[0]
         peaks = run_recipe(overrides, folder)
         measured = measured_step(folder)
-    rates, score_s = measure_rates(recipe)
-    predicted = predict_step(recipe, rates, score_s)
+    rates = measure_rates(recipe)
+    predicted = asdict(cpu_step(recipe, group_seconds(recipe, rates), rates.num_cores))
     return {
         "overrides": overrides,
         "memory": compare_memory(recipe, peaks),
         "beside_mib": round(peaks.get("beside", 0.0), 1),
-        "gflop_per_s": {role: round(rate / 1e9, 2) for role, rate in rates.items()},
+        "rates": asdict(rates),
         "predicted": {key: round(value, 3) for key, value in predicted.items()},
         "measured": {key: round(value, 3) for key, value in measured.items()},
         "step_error_frac": round(predicted["step_s"] / measured["step_s"] - 1.0, 3),

@@ -20,6 +20,8 @@ from rlvid.launch.planner import Plan, plan
 from rlvid.models.published import PUBLISHED
 from rlvid.plugins import resolve
 from rlvid.rewards.critics import BUILTIN
+from tests.bench.recipe_marks import PLANNED, SMOKE_TESTED, mark_of, marked_header, marked_row
+from tests.bench.tiny_recipes import tiny_recipe
 
 GPUS = {
     "flash_wan2.1_1.3b_1gpu": 1,
@@ -73,6 +75,41 @@ def test_row_of_the_readme_is_the_planners(name: str) -> None:
     recipe = load_recipe(name)
     row = readme_row(recipe, estimate(recipe, plan(recipe), assumptions(name)))
     assert row in (FOLDER / "README.md").read_text(encoding="utf-8"), f"expected\n{row}"
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_mark_of_the_header_is_what_was_run(name: str) -> None:
+    """`python -m tests.bench.recipe_marks` writes header and row once the results change."""
+    assert f"\n# Mark: {mark_of(name)}.\n" in find_recipe(name).read_text(encoding="utf-8")
+
+
+def test_a_recipe_is_marked_by_its_row_of_the_results(tmp_path: Path) -> None:
+    results = tmp_path / "cpu_tiny_recipes.json"
+    assert mark_of("flash_wan2.1_1.3b", results) == PLANNED
+    results.write_text('{"recipes": [{"recipe": "flash_wan2.1_1.3b"}]}')
+    assert mark_of("flash_wan2.1_1.3b", results) == SMOKE_TESTED
+    assert mark_of("flash_wan2.1_1.3b_1gpu", results) == PLANNED
+
+
+def test_marks_can_be_written_and_taken_back() -> None:
+    for text, write in (
+        (find_recipe("wan2.2_a14b").read_text(encoding="utf-8"), marked_header),
+        (
+            (FOLDER / "README.md").read_text(encoding="utf-8"),
+            lambda text, mark: marked_row(text, "wan2.2_a14b", mark),
+        ),
+    ):
+        changed = write(write(text, PLANNED), SMOKE_TESTED)
+        assert f"{SMOKE_TESTED}" in changed
+        assert write(changed, mark_of("wan2.2_a14b")) == text
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_its_settings_hold_on_the_tiny_model_without_a_gpu(name: str, tmp_path: Path) -> None:
+    """What `tests.bench.tiny_recipes` runs whole."""
+    recipe = tiny_recipe(load_recipe(name), tmp_path)
+    assert recipe.phases == load_recipe(name).phases
+    assert demanded(recipe)["GPU"] == 0
 
 
 @pytest.mark.parametrize("name", GPUS)
@@ -140,5 +177,5 @@ def readme_row(recipe: Recipe, estimates: tuple[PhaseEstimate, ...]) -> str:
     peak = max(phase.peak_mib for phase in estimates) / 1024
     return (
         f"| `{recipe.name}` | {GPUS[recipe.name]} | {', '.join(recipe.phases)} | "
-        f"{figure(hours)} h, {figure(held)} GPU-h, {figure(peak)} GiB | planned |"
+        f"{figure(hours)} h, {figure(held)} GPU-h, {figure(peak)} GiB | {mark_of(recipe.name)} |"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlvid.actors.pool import GANG_FRAC, gang_settings
+from rlvid.actors.pool_settings import GANG_FRAC, gang_settings
 from rlvid.config.loader import load_recipe
 from rlvid.launch.cluster import demanded
 from rlvid.launch.estimate.cluster_split import best_split
