@@ -37,6 +37,10 @@ def optimise(
         Path | None,
         typer.Option(help="YAML file of what is tried (config.inference.SearchSpace)."),
     ] = None,
+    slim_decoder: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Tried beside the VAE: what slim-decoder wrote."),
+    ] = None,
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="Every combination; else axis by axis.")
     ] = False,
@@ -63,6 +67,8 @@ def optimise(
     own = Path(what) / "recipe.yaml"
     loaded = load_recipe(recipe or (str(own) if own.is_file() else DEFAULT_RECIPE), overrides or ())
     tried = load_search_space(space) if space is not None else SearchSpace()
+    decoders = (*tried.slim_decoder, *(str(folder) for folder in slim_decoder or ()))
+    tried = tried.model_copy(update={"slim_decoder": tuple(dict.fromkeys(decoders))})
     from rlvid.inference.search import Bounds
     from rlvid.launch.optimise import OptimiseSettings, write_found
 
@@ -140,5 +146,6 @@ def add_optimise_command(app: typer.Typer) -> None:
     """Register the command of this file."""
     app.command(
         epilog="Examples: rlvid optimise tiny | rlvid optimise runs/quickstart_cpu --min-psnr 35 | "
-        "rlvid optimise tiny --space space.yaml --exhaustive evaluate.num_denoising_steps=10"
+        "rlvid optimise tiny --space space.yaml --exhaustive evaluate.num_denoising_steps=10 | "
+        "rlvid optimise tiny --slim-decoder runs/quickstart_cpu-slim-decoder"
     )(optimise)

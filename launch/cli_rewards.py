@@ -1,4 +1,4 @@
-"""The commands `rlvid rewards ...`."""
+"""The commands `rlvid rewards ...`, and `rlvid serve-rewards`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rlvid.launch.cli_options import Overrides, RecipeArgument, show_logs
 
 rewards_app = typer.Typer(no_args_is_help=True, help="List scorers, and test what they can see.")
 
@@ -88,3 +90,49 @@ def rewards_new(
     for path in files:
         typer.echo(str(path))
     typer.echo(f"Test it: cd {folder / name} && pytest")
+
+
+def add_serve_command(app: typer.Typer) -> None:
+    """Add `rlvid serve-rewards`."""
+    app.command(
+        "serve-rewards",
+        epilog="Example: rlvid serve-rewards quickstart_cpu --port 8400 --token-file token",
+    )(serve_rewards)
+
+
+def serve_rewards(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8400,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File (mode 600) with the bearer token; made when left out."),
+    ] = None,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Of one request.")] = 256,
+    max_clips: Annotated[int, typer.Option(min=1, help="That wait; more are told 429.")] = 4096,
+    deadline_s: Annotated[float, typer.Option(min=1.0, help="Of one request.")] = 300.0,
+    media_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of prompts' pictures while they are scored, seen by every machine of the pool; "
+            "this machine's for temporary files when left out."
+        ),
+    ] = None,
+) -> None:
+    """Serve the rewards of a recipe over HTTP, for other trainers and other machines."""
+    from rlvid.config.loader import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    show_logs()
+    from rlvid.launch.serve_rewards import serve_rewards as serve
+    from rlvid.rewards.service.app import ServiceSettings
+
+    settings = ServiceSettings(
+        max_body_bytes=max_body_mb * 2**20,
+        max_inflight_bytes=4 * max_body_mb * 2**20,
+        max_clips=max_clips,
+        deadline_s=deadline_s,
+        media_folder=media_folder,
+    )
+    serve(loaded, host=host, port=port, token_file=token_file, settings=settings, say=typer.echo)

@@ -1,140 +1,131 @@
-"""The commands that talk to a live run: `rlvid scale`, `rlvid drain` and `rlvid top`."""
+"""`rlvid run RECIPE`."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlvid.launch.cli_options import (
+    Overrides,
+    RecipeArgument,
+    RunFolderOption,
+    default_folder,
+    show_logs,
+)
+
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rlvid.launch.control.commands import Command
-
-RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="The run's folder, e.g. runs/quickstart_cpu.")
-]
-Timeout = Annotated[
-    float, typer.Option("--timeout", min=1.0, help="Seconds to wait for the driver's answer.")
-]
+    from rlvid.config import Recipe
 
 
-def scale(
-    run: RunArgument,
-    rollouts: Annotated[
-        int | None, typer.Option("--rollouts", min=1, help="Rollout actors wanted.")
-    ] = None,
-    scorer: Annotated[
-        list[str] | None,
-        typer.Option("--scorer", metavar="NAME=M", help="Replicas of a scorer; may be repeated."),
-    ] = None,
-    timeout_s: Timeout = 60.0,
+def add_run_command(app: typer.Typer) -> None:
+    """Add `rlvid run`."""
+    app.command(
+        epilog="Examples: rlvid run quickstart_cpu seed=1 | "
+        "rlvid run my.yaml --run-folder runs/first | rlvid run my.yaml --run-folder runs/first "
+        "--resume | rlvid run my.yaml --run-folder runs/first --resume-if-exists --restarts 5"
+    )(run)
+
+
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    run_folder: RunFolderOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the folder where it stopped.")
+    ] = False,
+    resume_if_exists: Annotated[
+        bool,
+        typer.Option(
+            "--resume-if-exists",
+            help="Continue the run in --run-folder, or start it there: for launchers, which "
+            "give the same command every time.",
+        ),
+    ] = False,
+    restarts: Annotated[
+        int,
+        typer.Option(
+            "--restarts", min=0, help="Start the driver so often again, with --resume, if it dies."
+        ),
+    ] = 0,
+    stall_s: Annotated[
+        float,
+        typer.Option(
+            "--stall",
+            min=5.0,
+            help="With --restarts: seconds without a sign of life after which a driver is killed.",
+        ),
+    ] = 60.0,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything, write recipe and versions, then stop."),
+    ] = False,
+    doctor: Annotated[
+        bool,
+        typer.Option(
+            "--doctor",
+            help="First look at every node of cluster.address; nothing starts if one is broken.",
+        ),
+    ] = False,
 ) -> None:
-    """Change the number of rollout actors or scorer replicas of a live run."""
-    from rlvid.launch.control.commands import ScaleCommand
+    """Run the phases of a recipe and write a report.
 
-    scorers = replicas_of(scorer or ())
-    if rollouts is None and not scorers:
-        raise ValueError("scale: nothing is asked for; give --rollouts N or --scorer NAME=M")
-    order(run, ScaleCommand(rollouts=rollouts, scorers=scorers), timeout_s)
+    Exit status: 0 done; 2 an error of the user's; 75 asked to make room, run it again to go on.
+    """
+    from rlvid.config.loader import load_recipe
 
-
-def drain(run: RunArgument, timeout_s: Timeout = 60.0) -> None:
-    """Have a live run finish what it has begun, write a checkpoint and stop."""
-    from rlvid.launch.control.commands import DrainCommand
-
-    order(run, DrainCommand(), timeout_s)
-
-
-def top(
-    run: RunArgument,
-    once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
-    interval_s: Annotated[
-        float, typer.Option("--interval", min=0.2, help="Seconds between frames.")
-    ] = 1.0,
-) -> None:
-    """Watch a live run: steps, groups, actors, scorers, learner and where the time goes."""
-    from rich.console import Console
-
-    from rlvid.launch.control.status import read_status
-    from rlvid.launch.control.top_view import render
-
-    console = Console()
-    status = read_status(run)
-    if once:
-        console.print(
-            render(status, time.time() - status.time_s, width=console.width), highlight=False
+    loaded = load_recipe(recipe, overrides or ())
+    if resume_if_exists and (run_folder is None or resume):
+        raise ValueError(
+            "run: --resume-if-exists looks into the --run-folder that is given with it: expected "
+            "one, and no --resume. Name the folder, the same for every attempt."
         )
+    folder = run_folder or default_folder(loaded.name, resume=resume)
+    resume = resume or (resume_if_exists and holds_run(folder))
+    if restarts:
+        from rlvid.launch.restarts import driver_command, run_with_restarts
+
+        flags = [*["--resume"] * resume, *["--doctor"] * doctor]
+        first = driver_command(recipe, overrides or (), folder, *flags)
+        again = driver_command(recipe, overrides or (), folder, "--resume-if-exists")
+        raise typer.Exit(run_with_restarts(first, again, restarts=restarts, stall_s=stall_s))
+    show_logs()
+    from rlvid.launch.planner import check_machine
+
+    check_machine(loaded)
+    if dry_run:
+        rehearse(loaded, folder, resume=resume)
         return
-    watch(run, console, interval_s)
+    if doctor:
+        from rlvid.launch.cli_doctor import examine_before_run
+
+        examine_before_run(loaded.cluster.address)
+    from rlvid.launch.run import run_recipe
+
+    typer.echo(f"run folder: {folder}", err=True)
+    typer.echo(f"report: {run_recipe(loaded, folder, resume=resume)}")
 
 
-def watch(run: Path, console: Console, interval_s: float) -> None:
-    """Show frames until the run is over or the user interrupts."""
-    from rich.live import Live
+def rehearse(recipe: Recipe, folder: Path, *, resume: bool) -> None:
+    """Do everything of a run that comes before its first phase."""
+    from rich.console import Console
 
-    from rlvid.launch.control.status import OVER, read_status
-    from rlvid.launch.control.top_view import render
+    from rlvid.launch import planner
+    from rlvid.launch.phases.base import open_phase
+    from rlvid.launch.preflight import preflight
+    from rlvid.launch.run_folder import open_run_folder
 
-    status = read_status(run)
-    age_s, seen_at = time.time() - status.time_s, time.monotonic()
-    try:
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                fresh = read_status(run)
-                if fresh.time_s != status.time_s:  # clocks of two hosts may differ: count from here
-                    status, age_s, seen_at = fresh, 0.0, time.monotonic()
-                shown_age_s = age_s + time.monotonic() - seen_at
-                frame = render(status, shown_age_s, width=console.width, height=console.height)
-                live.update(frame, refresh=True)
-                if status.state in OVER:
-                    break
-                time.sleep(interval_s)
-    except KeyboardInterrupt:
-        pass
-    last_age_s = age_s + time.monotonic() - seen_at
-    console.print(render(status, last_age_s, width=console.width), highlight=False)
+    for index, name in enumerate(recipe.phases):
+        open_phase(name, index)
+    preflight(recipe)
+    planned = planner.plan(recipe)
+    open_run_folder(folder, recipe, resume=resume)
+    Console().print(planner.render(planned), highlight=False)
+    typer.echo(f"dry run: wrote {folder}/recipe.yaml and versions.json")
+    typer.echo(f"start it with --run-folder {folder} --resume")
 
 
-def order(run: Path, command: Command, timeout_s: float) -> None:
-    """Send a command and say what the driver answered.
-
-    Raises:
-        ValueError: there is no live driver, or it refused.
-    """
-    from rlvid.launch.control.channel import send
-
-    answer = send(run, command, timeout_s)
-    if not answer.ok:
-        raise ValueError(f"{command.kind}: the run refused: {answer.message}")
-    typer.echo(answer.message)
-
-
-def replicas_of(texts: list[str] | tuple[()]) -> dict[str, int]:
-    """Return scorer to replicas of texts like "physics=2".
-
-    Raises:
-        ValueError: a text is none of these, or names a scorer twice.
-    """
-    found: dict[str, int] = {}
-    for text in texts:
-        name, equals, number = text.partition("=")
-        if not (name and equals and number.isascii() and number.isdigit() and int(number) >= 1):
-            raise ValueError(
-                f"--scorer: expected NAME=M with M of at least 1, e.g. physics=2, got {text!r}"
-            )
-        if name in found:
-            raise ValueError(f"--scorer: {name!r} is given twice; give it once")
-        found[name] = int(number)
-    return found
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Register the commands."""
-    app.command(epilog="Example: rlvid scale runs/quickstart_cpu --rollouts 6 --scorer physics=2")(
-        scale
-    )
-    app.command(epilog="Example: rlvid drain runs/quickstart_cpu")(drain)
-    app.command(epilog="Example: rlvid top runs/quickstart_cpu --once")(top)
+def holds_run(folder: Path) -> bool:
+    """Return whether there is a run in the folder that can be resumed."""
+    return (folder / "recipe.yaml").is_file()

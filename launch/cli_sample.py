@@ -114,7 +114,17 @@ def sample(
     text = prompt if enhancer is None else rewritten(prompt, enhancer, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     if stream:
-        write_stream(out, text, policy, recipe, seed, num_frames=frames, window=window, sinks=sinks)
+        write_stream(
+            out,
+            text,
+            policy,
+            recipe,
+            seed,
+            num_frames=frames,
+            window=window,
+            sinks=sinks,
+            inference=setting,
+        )
         return
     clip = one_clip(
         text,
@@ -147,7 +157,7 @@ def one_clip(
     from rlvid.seeds import prompt_id
 
     if policy.sampling is not None:
-        return sample_student(text, policy, recipe.model, seed=seed)
+        return sample_student(text, policy, recipe.model, seed=seed, inference=inference)
     evaluate = recipe.evaluate
     prompt = Prompt(prompt_id=prompt_id(text), text=text)
     return sample_clip(
@@ -167,16 +177,14 @@ def inference_for_sample(path: Path, policy: Policy) -> InferenceConfig:
 
     Raises:
         ConfigError: the file holds none.
-        ValueError: the policy is a student, which settings are not measured on.
+        ValueError: the policy is a student, and the setting changes its latents.
     """
     from rlvid.config.inference_files import load_inference
+    from rlvid.launch.sample import check_student_inference
 
     setting = load_inference(path)
     if policy.sampling is not None:
-        raise ValueError(
-            "sample --inference: the policy is a distilled student: expected one that is sampled "
-            "in many steps, which is what rlvid optimise measures. Leave --inference out"
-        )
+        check_student_inference(setting)
     typer.echo(f"inference: {setting.describe()}")
     return setting
 
@@ -200,6 +208,7 @@ def write_stream(
     num_frames: int | None,
     window: int | None,
     sinks: int | None,
+    inference: InferenceConfig | None,
 ) -> None:
     """Write frames into a file that plays while it grows; say when the first ones came."""
     from rlvid.data.video_files import Mp4Writer
@@ -213,6 +222,7 @@ def write_stream(
         num_frames=num_frames or recipe.model.num_frames,
         window_blocks=window,
         sink_blocks=1 if sinks is None else sinks,
+        inference=inference,
     )
     written, elapsed_s = 0, 0.0
     with Mp4Writer(out, recipe.model.fps, is_live=True) as writer:

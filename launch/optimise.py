@@ -14,11 +14,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.config import Recipe
 from rlvid.config.inference import InferenceConfig, SearchSpace
 from rlvid.durable import make_folder, write_file
@@ -27,14 +28,22 @@ from rlvid.inference.search import Bounds, Found, LeftOut, Point, pareto_front, 
 from rlvid.launch.groups import recipe_sigmas, weighted_reward
 from rlvid.launch.heldout import heldout_prompts
 from rlvid.models.policy import Policy, open_policy
+from rlvid.models.student import Student
 from rlvid.models.tiny import video_text_folder
 from rlvid.models.tiny.video_text_network import VideoTextNetwork
 from rlvid.records import Prompt
 from rlvid.rewards.scoring import ScoreItem, ScorerWorker, open_scorer_worker
 
+if TYPE_CHECKING:
+    from rlvid.models.base import VideoModel
+
 ARTIFACT, TABLE = "optimised.json", "optimised.md"
 COLUMNS = ("setting", "s/clip", "speed-up", "of pairs", "PSNR dB", "features", "reward", "")
 """Features: mean 1 - cosine; reward: change of the mean."""
+OF_NO_STUDENT = (
+    "a distilled student is sampled as it was trained: expected a setting that leaves its latents "
+    "as they are, such as slim_decoder"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,23 +78,56 @@ def optimise_policy(
     torch.set_num_threads(recipe.cluster.threads_per_role)
     judges = open_judges(recipe)
     model = open_policy(policy, recipe.model)
-    size = recipe.model
-    job = Job(
-        prompts=heldout_prompts(recipe, settings.num_prompts),
-        num_seeds=settings.num_seeds,
-        latent_shape=model.latent_shape(size.num_frames, size.height, size.width),
-        sigmas=recipe_sigmas(recipe, recipe.evaluate.num_denoising_steps),
-        guidance_scale=recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale,
-        repeats=settings.repeats,
+    prompts = heldout_prompts(recipe, settings.num_prompts)
+    job = sampling_job(
+        recipe, policy, model, prompts, num_seeds=settings.num_seeds, repeats=settings.repeats
     )
     bench = Bench(model, job, judges)
 
     def measure(config: InferenceConfig) -> Point | LeftOut:
-        result = bench.measure(config)
+        if job.generate is not None and not config.samples_exactly:
+            result: Point | LeftOut = LeftOut(config=config, reason=OF_NO_STUDENT)
+        else:
+            result = bench.measure(config)
         on_measured(result)
         return result
 
     return search(space, measure, settings.bounds, is_exhaustive=settings.is_exhaustive)
+
+
+def sampling_job(
+    recipe: Recipe,
+    policy: Policy,
+    model: VideoModel,
+    prompts: Sequence[Prompt],
+    *,
+    num_seeds: int = 1,
+    repeats: int = 1,
+) -> Job:
+    """Return what samples clips as the recipe evaluates the policy; a student as itself.
+
+    Args:
+        model: the opened policy.
+        num_seeds, repeats: as in `Job`.
+    """
+    size = recipe.model
+    latent_shape = model.latent_shape(size.num_frames, size.height, size.width)
+    sampling = policy.sampling
+    student = None if sampling is None else Student(model, sampling, dtype=size.dtype)
+
+    def generate(seeds: Sequence[int], condition: Condition) -> Tensor:
+        assert student is not None
+        return student.generate(seeds, latent_shape, condition)
+
+    return Job(
+        prompts=tuple(prompts),
+        num_seeds=num_seeds,
+        latent_shape=latent_shape,
+        sigmas=recipe_sigmas(recipe, recipe.evaluate.num_denoising_steps),
+        guidance_scale=recipe.evaluate.guidance_scale or recipe.rollout.guidance_scale,
+        repeats=repeats,
+        generate=None if student is None else generate,
+    )
 
 
 def open_judges(recipe: Recipe) -> Judges:

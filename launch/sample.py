@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -62,18 +61,30 @@ def sample_clip(
 
 
 @torch.no_grad()
-def sample_student(text: str, policy: Policy, model_config: ModelConfig, *, seed: int) -> Tensor:
+def sample_student(
+    text: str,
+    policy: Policy,
+    model_config: ModelConfig,
+    *,
+    seed: int,
+    inference: InferenceConfig | None = None,
+) -> Tensor:
     """Return the clip [T, 3, H, W] in [0, 1] of a distilled student, at its own levels.
 
+    Args:
+        inference: as in `check_student_inference`; None samples plainly.
+
     Raises:
-        ValueError: the policy is no student.
+        ValueError: the policy is no student, or the setting cannot run.
     """
     sampling = student_sampling(policy)
     model = open_policy(policy, model_config)
+    optimised = optimise(model, check_student_inference(inference))
     shape = model.latent_shape(model_config.num_frames, model_config.height, model_config.width)
     student = Student(model, sampling, dtype=model_config.dtype)
-    latents = student.generate([seed], shape, model.encode_prompts([text]))
-    return model.decode(latents)[0].cpu()
+    with optimised.clip() as clip:
+        latents = student.generate([seed], shape, clip.encode_prompts([text]))
+    return optimised.decode(latents)[0].cpu()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +97,6 @@ class Streamed:
     """Since the stream was asked for its first frame; the model was loaded before."""
 
 
-@runtime_checkable
-class StreamingDecoder(Protocol):
-    """A video model whose VAE decodes a clip that is not finished; `WanModel` is one."""
-
-    def open_stream(self) -> Callable[[Tensor], Tensor]:
-        """Return a function from the next latents [B, C, F, H, W] to the next frames."""
-        ...
-
-
 def open_stream(
     text: str,
     policy: Policy,
@@ -104,6 +106,7 @@ def open_stream(
     num_frames: int | None,
     window_blocks: int | None = None,
     sink_blocks: int = 1,
+    inference: InferenceConfig | None = None,
 ) -> Iterator[Streamed]:
     """Load a causal student and return its frames as they come, for as long as is asked.
 
@@ -113,9 +116,11 @@ def open_stream(
     Args:
         num_frames: in all; None has no end.
         window_blocks, sink_blocks: as in `rolling_layout`.
+        inference: as in `check_student_inference`; None samples plainly.
 
     Raises:
-        ValueError: the policy is no causal student, or its model cannot decode a part of a clip.
+        ValueError: the policy is no causal student, its model cannot decode a part of a clip, or
+            the setting cannot run.
     """
     sampling = student_sampling(policy)
     if sampling.layout is None:
@@ -124,11 +129,11 @@ def open_stream(
             "(causal_init, self_forcing). Leave --stream out"
         )
     model = open_policy(policy, model_config)
-    if not isinstance(model, StreamingDecoder):
-        raise ValueError(
-            f"sample --stream: {type(model).__name__} has no open_stream(): its VAE cannot decode "
-            "a part of a clip. Leave --stream out"
-        )
+    optimised = optimise(model, check_student_inference(inference))
+    try:
+        decode = optimised.open_stream()
+    except ValueError as error:
+        raise ValueError(f"sample --stream: {error}. Leave --stream out") from error
     shape = model.latent_shape(model_config.num_frames, model_config.height, model_config.width)
     layout = rolling_layout(
         sampling.layout,
@@ -137,8 +142,9 @@ def open_stream(
         sink_blocks=sink_blocks,
     )
     student = Student(model, replace(sampling, layout=layout), dtype=model_config.dtype)
-    blocks = student.blocks([seed], shape, model.encode_prompts([text]), num_blocks=None)
-    return _timed(stream_frames(blocks, model.open_stream(), num_frames=num_frames))
+    with optimised.clip() as clip:
+        blocks = student.blocks([seed], shape, clip.encode_prompts([text]), num_blocks=None)
+    return _timed(stream_frames(blocks, decode, num_frames=num_frames))
 
 
 def rolling_layout(
@@ -170,6 +176,22 @@ def rolling_layout(
         sink_blocks=min(sink_blocks, window - 1),
         positions="window",
     )
+
+
+def check_student_inference(inference: InferenceConfig | None) -> InferenceConfig:
+    """Return the setting, the default one for None.
+
+    Raises:
+        ValueError: it changes latents, and a student's are as it was trained to make them.
+    """
+    setting = inference or InferenceConfig()
+    if not setting.samples_exactly:
+        raise ValueError(
+            f"sample --inference: the policy is a distilled student: expected a setting that "
+            f"leaves its latents as they are, such as slim_decoder, got {setting.describe()!r}. "
+            "Take what rlvid optimise wrote for the student, or leave --inference out"
+        )
+    return setting
 
 
 def student_sampling(policy: Policy) -> StudentSampling:

@@ -71,6 +71,9 @@ class InferenceConfig(Section):
     """Pixels of a tile's side; a clip no larger is decoded whole. diffusers' default."""
     vae_stride: int = Field(default=192, ge=8)
     """Pixels between two tiles; what is left of a tile is blended. diffusers' default."""
+    slim_decoder: str | None = None
+    """Folder of a small decoder that `rlvid slim-decoder` taught the frames of the model's VAE;
+    None decodes with the VAE. Latents stay what they are."""
     guidance_interval: tuple[float, float] | None = None
     """Sigmas within which classifier-free guidance is applied (arXiv:2404.07724); outside them
     only the conditional half is computed. None: everywhere."""
@@ -88,6 +91,11 @@ class InferenceConfig(Section):
             raise ValueError(
                 f"vae_stride must be at most vae_tile, or the picture has gaps, got "
                 f"{self.vae_stride} and {self.vae_tile}"
+            )
+        if self.slim_decoder is not None and self.vae != "whole":
+            raise ValueError(
+                f"vae must be 'whole' where slim_decoder is given, got {self.vae!r}: the VAE "
+                "decodes nothing then"
             )
         if self.compile != "none" and self.step_cache.kind != "none":
             raise ValueError(
@@ -122,6 +130,7 @@ class InferenceConfig(Section):
         parts += [self.quantise] if self.quantise != "none" else []
         parts += [f"compile {self.compile}"] if self.compile != "none" else []
         parts += [f"vae {self.vae}"] if self.vae != "whole" else []
+        parts += ["slim decoder"] if self.slim_decoder is not None else []
         parts += [f"{self.batch_prompts} prompts at once"] if self.batch_prompts > 1 else []
         parts += ["prompt cache"] if self.prompt_cache is not None else []
         return ", ".join(parts) or "plain"
@@ -141,6 +150,7 @@ class SearchSpace(Section):
     guidance_interval: tuple[tuple[float, float] | None, ...] = (None, (0.3, 1.0), (0.6, 1.0))
     quantise: tuple[QuantiseName, ...] = ("none", "int8_weight_only", "int8_dynamic", "fp8_dynamic")
     compile: tuple[Literal["none", "regional", "full"], ...] = ("none",)
+    slim_decoder: tuple[str | None, ...] = (None,)
     batch_prompts: tuple[int, ...] = (1, 4)
 
     @model_validator(mode="after")

@@ -224,6 +224,12 @@ class RolloutConfig(Section):
                 f"inference.batch_prompts must be 1, got {self.inference.batch_prompts}: an actor "
                 "samples the group of one prompt at a time"
             )
+        if self.inference.slim_decoder is not None:
+            raise ValueError(
+                f"inference.slim_decoder must be left out, got {self.inference.slim_decoder!r}: "
+                "actors hand latents on, and the reward pool decodes them with the model's VAE, "
+                "held-out clips among them"
+            )
         if self.step_plan.kind == "ode" and not self.inference.samples_exactly:
             raise ValueError(
                 f"inference must sample exactly where step_plan.kind is ode, got "

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rlvid.condition import Condition
 from rlvid.config.inference import InferenceConfig
 from rlvid.flow.prompt_condition import prompt_condition
 from rlvid.flow.sampler import initial_noise, sample_ode
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 PSNR_OF_EQUALS = 100.0
 """dB; stands for the infinity of equal clips, which would swallow every mean."""
 
+Generate = Callable[[Sequence[int], Condition], Tensor]
+"""(B seeds, condition of B rows) -> clean latents [B, C, F, h, w]."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -41,6 +45,8 @@ class Job:
     guidance_scale: float
     repeats: int
     """Timed pairs, after one that warms up."""
+    generate: Generate | None = None
+    """How a distilled student makes latents, without `sigmas` and guidance; None takes these."""
 
     @property
     def num_clips(self) -> int:
@@ -64,37 +70,40 @@ class Judges:
 
 @torch.no_grad()
 def sample_clips(optimised: OptimisedModel, job: Job) -> Tensor:
-    """Return the job's clips [N, T, 3, H, W] in [0, 1] on the CPU, by Euler steps."""
+    """Return the job's clips [N, T, 3, H, W] in [0, 1] on the CPU."""
+    return torch.cat([optimised.decode(part).cpu() for part in sample_latents(optimised, job)])
+
+
+@torch.no_grad()
+def sample_latents(optimised: OptimisedModel, job: Job) -> Iterator[Tensor]:
+    """Yield the job's latents [B, C, F, h, w], those of `batch_prompts` prompts at a time."""
     at_once = optimised.config.batch_prompts
-    return torch.cat(
-        [
-            _sample_together(optimised, job, job.prompts[first : first + at_once])
-            for first in range(0, len(job.prompts), at_once)
-        ]
-    )
+    for first in range(0, len(job.prompts), at_once):
+        yield _sample_together(optimised, job, job.prompts[first : first + at_once])
 
 
 def _sample_together(optimised: OptimisedModel, job: Job, prompts: Sequence[Prompt]) -> Tensor:
-    """Return the clips of some prompts, sampled in one batch."""
+    """Return the latents of some prompts, sampled in one batch; of no student by Euler steps."""
     seeds = [
         derive_seed(0, prompt.prompt_id, "optimise", seed)
         for prompt in prompts
         for seed in range(job.num_seeds)
     ]
-    noise = torch.stack([initial_noise(seed, job.latent_shape) for seed in seeds])
     with optimised.clip() as clip:
         condition, negative = prompt_condition(
             optimised.model, prompts, job.latent_shape, encode_prompts=clip.encode_prompts
         )
         condition = condition.repeat_interleave(job.num_seeds)
+        if job.generate is not None:
+            return job.generate(seeds, condition)
         if negative.num_rows > 1:
             negative = negative.repeat_interleave(job.num_seeds)
 
         def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
             return clip.guided_velocity(latents, sigma, condition, negative, job.guidance_scale)
 
-        latents = sample_ode(velocity, noise.to(optimised.model.device), job.sigmas)
-        return optimised.decode(latents).cpu()
+        noise = torch.stack([initial_noise(seed, job.latent_shape) for seed in seeds])
+        return sample_ode(velocity, noise.to(optimised.model.device), job.sigmas)
 
 
 class Bench:

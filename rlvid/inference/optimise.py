@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ from rlvid.inference.compile import CompileSwitch
 from rlvid.inference.guidance_skip import guidance_scale_at
 from rlvid.inference.prompt_cache import PromptCache
 from rlvid.inference.quantise import QuantiseSwitch
+from rlvid.inference.slim_decoder import SlimStream
+from rlvid.inference.slim_folder import SlimDecoderSwitch
 from rlvid.inference.step_cache import StepCache
 from rlvid.inference.switch import Switch, switch_off, switch_on
 from rlvid.inference.vae import VaeSwitch
@@ -37,6 +39,15 @@ if TYPE_CHECKING:
     from rlvid.models.base import VideoModel
 
 EncodePrompts = Callable[[Sequence[str]], Condition]
+
+
+@runtime_checkable
+class StreamingDecoder(Protocol):
+    """A video model whose VAE decodes a clip that is not finished; `WanModel` is one."""
+
+    def open_stream(self) -> Callable[[Tensor], Tensor]:
+        """Return a function from the next latents [B, C, F, H, W] to the next frames."""
+        ...
 
 
 class Clip:
@@ -85,6 +96,7 @@ class OptimisedModel:
         self.model = model
         self.config = config
         self._step_cache: StepCache | None = None
+        self._slim: SlimDecoderSwitch | None = None
         self._switches: list[Switch] = []
         self._encode_prompts: EncodePrompts = model.encode_prompts
         self._is_in_clip = False
@@ -130,8 +142,24 @@ class OptimisedModel:
             self._is_in_clip = False
 
     def decode(self, latents: Tensor) -> Tensor:
-        """As `VideoModel.decode`, in tiles or slices if so set."""
-        return self.model.decode(latents)
+        """As `VideoModel.decode`, in tiles or slices or by a slim decoder if so set."""
+        slim = None if self._slim is None else self._slim.decoder
+        return self.model.decode(latents) if slim is None else slim.decode(latents)
+
+    def open_stream(self) -> Callable[[Tensor], Tensor]:
+        """Return `decode` for one batch of clips that comes in parts: next latents to next frames.
+
+        Raises:
+            ValueError: no slim decoder is set, and the model's VAE cannot decode a part of a clip.
+        """
+        if self._slim is not None and self._slim.decoder is not None:
+            return SlimStream(self._slim.decoder).decode
+        if not isinstance(self.model, StreamingDecoder):
+            raise ValueError(
+                f"{type(self.model).__name__} has no open_stream(): its VAE cannot decode a part "
+                "of a clip: expected a model of Wan, or a slim decoder (inference.slim_decoder)"
+            )
+        return self.model.open_stream()
 
     @contextmanager
     def plain(self) -> Iterator[None]:
@@ -146,7 +174,7 @@ class OptimisedModel:
         """Leave the model as it was given; this object is done with."""
         switch_off(self._switches)
         self._switches = []
-        self._step_cache = None
+        self._step_cache = self._slim = None
         self._encode_prompts = self.model.encode_prompts
 
     def _make_switches(self) -> list[Switch]:
@@ -164,6 +192,9 @@ class OptimisedModel:
             switches.append(CompileSwitch(transformer, config.compile))
         if config.vae != "whole":
             switches.append(VaeSwitch(self.model, config))
+        if config.slim_decoder is not None:
+            self._slim = SlimDecoderSwitch(self.model, Path(config.slim_decoder))
+            switches.append(self._slim)
         return switches
 
 

@@ -26,6 +26,7 @@ from rlvid.config.loader import load_recipe
             {"compile": "regional", "step_cache": {"kind": "taylorseer"}},
             "compile must be 'none' where step_cache is used, got 'regional' and 'taylorseer'",
         ),
+        ({"slim_decoder": "slim", "vae": "tiled"}, "vae must be 'whole' where slim_decoder is"),
         ({"quantize": "none"}, "Extra inputs"),
     ],
 )
@@ -38,6 +39,10 @@ def test_settings_that_do_not_go_are_refused(settings: dict[str, Any], message: 
     ("section", "message"),
     [
         ({"inference": {"batch_prompts": 2}}, "inference.batch_prompts must be 1, got 2"),
+        (
+            {"inference": {"slim_decoder": "slim"}},
+            "inference.slim_decoder must be left out, got 'slim': actors hand latents on",
+        ),
         (
             {"worker": "sleeping", "inference": {"attention": "native"}},
             "inference must be left out where worker is not 'diffusion', got worker 'sleeping'",

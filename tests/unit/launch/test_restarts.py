@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlvid.launch import restarts
-from rlvid.launch.cli import holds_run
+from rlvid.launch.cli_run import holds_run
 from rlvid.launch.restarts import driver_command, run_with_restarts
 
 DRIVER = """

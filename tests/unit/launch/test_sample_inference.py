@@ -55,11 +55,14 @@ def test_default_setting_changes_no_bit() -> None:
     assert not torch.equal(plain, sampled(InferenceConfig(guidance_interval=(0.95, 1.0))))
 
 
-def test_student_has_no_such_setting(tmp_path: Path) -> None:
-    (tmp_path / "optimised.json").write_text(SETTING)
+def test_student_takes_what_leaves_its_latents_as_they_are(tmp_path: Path) -> None:
+    setting, policy = tmp_path / "optimised.json", Policy(model_path=str(tmp_path))
     StudentSampling(sigmas=(1.0,)).save(tmp_path)
-    with pytest.raises(ValueError, match="sample --inference: the policy is a distilled student"):
-        inference_for_sample(tmp_path / "optimised.json", Policy(model_path=str(tmp_path)))
+    setting.write_text('{"inference": {"slim_decoder": "slim"}}')
+    assert inference_for_sample(setting, policy).slim_decoder == "slim"
+    setting.write_text(SETTING)
+    with pytest.raises(ValueError, match=r"is a distilled student: .*got 'guidance in \[0.95, 1\]"):
+        inference_for_sample(setting, policy)
 
 
 def test_file_without_a_setting_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlvid.launch.cli_run import replicas_of
+from rlvid.launch.cli_control import replicas_of
 from rlvid.launch.control.channel import open_inbox
 from rlvid.launch.control.commands import ScaleCommand
 from rlvid.launch.control.status import (
