@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,10 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", default=RECIPES)
     parser.add_argument("--keep", type=Path, help="folder for the runs; else a temporary one")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="tiny_recipes_") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="tiny_recipes_") as name,
+        redirect_stdout(sys.stderr),  # DeepSpeed talks on stdout
+    ):
         folder = arguments.keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         rows = [run_tiny(recipe, folder) for recipe in arguments.recipes]
