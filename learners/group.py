@@ -34,6 +34,7 @@ from rlvid.learners.rl import RlSettings, rl_settings
 from rlvid.learners.sft import SftSettings, sft_settings
 from rlvid.learners.trainee import learner_device
 from rlvid.models.policy import Policy
+from rlvid.process_env import runtime_env_of
 from rlvid.records import StepPlan, StepReport, WeightsManifest
 
 __all__ = ["LearnerGroup", "LearnerLostError", "Pending"]
@@ -67,16 +68,16 @@ class LearnerGroup:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement_group=self._placement, placement_group_bundle_index=rank
                 ),
-                runtime_env={
-                    "env_vars": {
-                        "RANK": str(rank),
-                        "WORLD_SIZE": str(learner.num_ranks),
-                        "LOCAL_RANK": "0",
-                        "DS_ACCELERATOR": accelerator,
-                        "OMP_NUM_THREADS": str(settings.trainee.num_threads),
-                    }
+                runtime_env=runtime_env_of({"OMP_NUM_THREADS": str(settings.trainee.num_threads)}),
+            ).remote(
+                settings,
+                {
+                    "RANK": str(rank),
+                    "WORLD_SIZE": str(learner.num_ranks),
+                    "LOCAL_RANK": "0",
+                    "DS_ACCELERATOR": accelerator,
                 },
-            ).remote(settings)
+            )
             for rank in range(learner.num_ranks)
         ]
         self.delivery = Delivery(

@@ -83,9 +83,17 @@ class LearnerActor:
     """
 
     def __init__(
-        self, settings: RlSettings | SftSettings | DpoSettings | EnhancerSettings | DistillSettings
+        self,
+        settings: RlSettings | SftSettings | DpoSettings | EnhancerSettings | DistillSettings,
+        variables: Mapping[str, str],
     ) -> None:
+        """`variables` say which rank this is to torch.distributed and DeepSpeed.
+
+        They read them when they are opened, so the process need not be started with them: that
+        would take another Python, see `rlvid.process_env`.
+        """
         self._settings = settings
+        self._variables = variables
         self._learner: Any = None
         self._held: dict[int, Mapping[int, Any]] = {}
         """Version to this rank's buckets, until they are fetched."""
@@ -103,6 +111,7 @@ class LearnerActor:
         Returns:
             The id of this process.
         """
+        os.environ.update(self._variables)
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = endpoint[0], str(endpoint[1])
         with paused_collector():
             self._learner = open_learner(self._settings)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
+from rlvid.process_env import own_cluster
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -36,6 +40,29 @@ def merged(*trees: dict[str, Any]) -> dict[str, Any]:
             both = isinstance(value, dict) and isinstance(result.get(key), dict)
             result[key] = merged(result[key], value) if both else value
     return result
+
+
+@contextmanager
+def local_ray(num_cpus: int, object_store_mb: int) -> Iterator[None]:
+    """Have Ray for a pool that is tested without a recipe, as `open_cluster` would start it.
+
+    Roles then inherit their variables: with an environment of its own each would be started by way
+    of another Python, beside the processes that Ray keeps ready.
+    """
+    import ray
+
+    with own_cluster():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=object_store_mb * 2**20,
+            log_to_driver=False,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @pytest.fixture

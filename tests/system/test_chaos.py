@@ -13,6 +13,8 @@ from tests.system.chaos import Chaos, run_command
 from tests.system.conftest import merged
 from tests.system.sleeping_run import SLEEPING
 
+NUM_STEPS = 72
+"""A blow, with the pause before it and the recovery, takes about five of them."""
 HASTY = {
     "rollout": {
         "num_actors": 2,
@@ -30,7 +32,7 @@ HASTY = {
         "crash_budget": 50,
         "sleeping": {"train_s": 0.3},
     },
-    "grpo": {"num_steps": 120, "checkpoint": {"every": 1}},
+    "grpo": {"num_steps": NUM_STEPS, "checkpoint": {"every": 1}},
 }
 """Deadlines of a few seconds, so that what is stopped is found soon."""
 BLOWS = (
@@ -66,7 +68,7 @@ def test_run_under_fire_accounts_for_every_group(tmp_path: Path) -> None:
     unwitnessed = [blow for blow in chaos.blows if blow.recovered_s is None]
     assert (len(chaos.blows), unwitnessed) == (len(BLOWS), []), log[-4000:]
     account = account_of(run)
-    assert account["issued"] == 120 * 4
+    assert account["issued"] == NUM_STEPS * 4
     assert account["consumed"] + account["dropped"] == account["issued"]
     assert account["in_flight"] == 0
     assert account["consumed_twice"] == []

@@ -5,11 +5,6 @@ and fine-tuning trains on it.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,14 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from rlvid.config import Recipe
-from rlvid.config.loader import load_recipe
+from rlvid.config.loader import dump_recipe, load_recipe
 from rlvid.data.engine.manifest import read_manifest, read_summary
 from rlvid.data.tiny_world.grammar import parse, split_of
 from rlvid.data.video_files import read_mp4
 from rlvid.launch.run import artifacts_of, run_recipe
 from rlvid.observability.recorder import read_rows
 from tests.system.conftest import SMALL, merged
+from tests.system.interrupted import run_and_copy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,19 +54,6 @@ KILLED_AFTER = 5
 """Files on the disk."""
 
 
-def _start(recipe: dict[str, Any], folder: Path, run: Path) -> subprocess.Popen[bytes]:
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(path)]
-    log = (run.parent / f"{run.name}.log").open("ab")
-    return subprocess.Popen(
-        [*command, "--run-folder", str(run)],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
 def _files(run: Path) -> dict[str, int]:
     """Return every finished file of the data set and when it was written, ns."""
     clips = run / "phases" / "00_data_engine" / "mine" / "clips"
@@ -83,10 +65,18 @@ def _dataset(run: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("whole") / "run"
-    run_recipe(Recipe.model_validate(merged(SMALL, ENGINE)), run)
-    return run
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An uninterrupted run, and its folder as a kill in the middle of rendering leaves it."""
+    folder = tmp_path_factory.mktemp("whole")
+    recipe, run, killed = folder / "recipe.yaml", folder / "run", folder / "killed"
+    recipe.write_text(yaml.safe_dump(merged(SMALL, ENGINE)))
+    run_and_copy(recipe, run, killed, lambda: len(_files(run)) >= KILLED_AFTER, within_s=300.0)
+    return run, killed
+
+
+@pytest.fixture(scope="module")
+def whole(runs: tuple[Path, Path]) -> Path:
+    return runs[0]
 
 
 def test_every_clip_has_a_row_with_its_origin_and_scores(whole: Path) -> None:
@@ -152,22 +142,15 @@ def test_fine_tuning_trained_on_it(whole: Path) -> None:
     assert policy.lora_path or policy.model_path != artifacts_of(whole).base_policy.model_path
 
 
-def test_killed_in_the_middle_it_ends_with_the_same_set(whole: Path, tmp_path: Path) -> None:
+def test_killed_in_the_middle_it_ends_with_the_same_set(runs: tuple[Path, Path]) -> None:
     """No clip rendered twice, none lost, the same digest as of the run that nobody killed."""
-    run = tmp_path / "run"
-    recipe = merged(SMALL, ENGINE, {"phases": ["data_engine"]})
-    process = _start(recipe, tmp_path, run)
-    until = time.monotonic() + 200
-    while len(_files(run)) < KILLED_AFTER:
-        assert process.poll() is None, (tmp_path / "run.log").read_text()[-3000:]
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
-    time.sleep(1.0)  # a write that was under way may still end
+    whole, run = runs
     before = _files(run)
     assert KILLED_AFTER <= len(before) < 22
-    run_recipe(load_recipe(str(tmp_path / "recipe.yaml")), run, resume=True)
+    # The phase after it has nothing to resume.
+    recipe = load_recipe(str(run / "recipe.yaml")).model_copy(update={"phases": ("data_engine",)})
+    (run / "recipe.yaml").write_text(dump_recipe(recipe))
+    run_recipe(recipe, run, resume=True)
     after = _files(run)
     assert {path: after[path] for path in before} == before, "files of before were left alone"
     assert len(after) == 22

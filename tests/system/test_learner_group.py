@@ -27,6 +27,7 @@ from rlvid.records import RolloutGroup, WeightsManifest
 from rlvid.testing import tiny_model
 from rlvid.weights import apply_weights, digest_bytes
 from rlvid.weights.folder import newest_publish
+from tests.system.conftest import local_ray
 
 pytestmark = pytest.mark.slow
 
@@ -35,14 +36,8 @@ START_S = 240.0
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200 * 2**20,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    with local_ray(num_cpus=2, object_store_mb=200):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from rlvid.config import PromptsConfig
+from rlvid.config.loader import dump_recipe, load_recipe
 from rlvid.data.prompts import load_prompts
 from rlvid.data.tiny_world.grammar import caption
 from rlvid.launch.cli import app
@@ -27,6 +23,7 @@ from rlvid.launch.local_disk import LEDGER
 from rlvid.launch.run import artifacts_of
 from rlvid.observability.recorder import read_rows
 from tests.system.conftest import SMALL, merged
+from tests.system.interrupted import finish, run_and_copy, start
 from tests.unit.enhancement.conftest import make_model, make_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -61,6 +58,7 @@ SECTION: dict[str, Any] = {
         "stages": {},
     },
 }
+WITHIN_S = 600.0
 TIMES = ("time/", "per_s", "/seconds")
 
 
@@ -85,20 +83,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _start(recipe: Path, run: Path, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(recipe)]
-    return subprocess.Popen(
-        [*command, "--run-folder", str(run), *options],
-        stdout=_log(run).open("ab"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def _log(run: Path) -> Path:
-    return run.with_name(f"{run.name}.log")
-
-
 def _rows(run: Path) -> list[dict[str, Any]]:
     """Return the rows of the phase, without times."""
     path = run / "metrics.jsonl"
@@ -118,11 +102,23 @@ def _phase(run: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("whole") / "run"
-    process = _start(recipe, run)
-    assert process.wait(timeout=600) == 0, _log(run).read_text()[-4000:]
-    return run
+def runs(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An uninterrupted run, and its folder as a kill after the first step leaves it."""
+    folder = tmp_path_factory.mktemp("whole")
+    run, killed = folder / "run", folder / "killed"
+    run_and_copy(
+        recipe,
+        run,
+        killed,
+        lambda: any(row["step"] >= KILLED_AFTER for row in _rows(run)),
+        within_s=WITHIN_S,
+    )
+    return run, killed
+
+
+@pytest.fixture(scope="module")
+def whole(runs: tuple[Path, Path]) -> Path:
+    return runs[0]
 
 
 def test_the_cold_start_taught_the_form_and_the_rest_learned_from_clips(whole: Path) -> None:
@@ -183,21 +179,14 @@ def test_the_command_rewrites_or_fails_but_passes_nothing_off_as_a_rewrite(whole
     assert "\nintent: " in found.stdout
 
 
-def test_killed_in_the_middle_it_ends_with_the_same_enhancer(
-    whole: Path, recipe: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    process = _start(recipe, run)
-    until = time.monotonic() + 400
-    while not any(row["step"] > KILLED_AFTER - 1 for row in _rows(run) if row["step"]):
-        assert process.poll() is None, _log(run).read_text()[-4000:]
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
-    time.sleep(1.0)
-    resumed = _start(recipe, run, "--resume")
-    assert resumed.wait(timeout=600) == 0, _log(run).read_text()[-4000:]
+def test_killed_in_the_middle_it_ends_with_the_same_enhancer(runs: tuple[Path, Path]) -> None:
+    whole, run = runs
+    assert not (_phase(run) / "artifacts.json").exists()
+    # The phase after it has nothing to resume.
+    recipe = load_recipe(str(run / "recipe.yaml"))
+    recipe = recipe.model_copy(update={"phases": ("prompt_enhancement",)})
+    (run / "recipe.yaml").write_text(dump_recipe(recipe))
+    finish(start(run / "recipe.yaml", run, "--resume"), run, within_s=WITHIN_S)
     assert _rows(run) == _rows(whole)
     names = ["enhancer/model.safetensors", f"heldout-{NUM_STEPS:06d}.json"]
     for name in names:

@@ -22,6 +22,7 @@ from rlvid.rewards.decoding import Frames
 from rlvid.rewards.pool import RewardPool, RewardTimeoutError
 from rlvid.rewards.scoring import GroupScores
 from rlvid.testing import tiny_model
+from tests.system.conftest import local_ray
 from tests.unit.rewards.scorers import group
 
 pytestmark = pytest.mark.slow
@@ -43,9 +44,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=200 * 2**20)
-    yield
-    ray.shutdown()
+    with local_ray(num_cpus=8, object_store_mb=200):
+        yield
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from rlvid.config import ClusterConfig
 from rlvid.config.rewards import ServerConfig
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
 from rlvid.rewards.vllm.pool import ServerPool
+from tests.system.conftest import local_ray
 from tests.unit.rewards.judges.fake_vllm import FakeVllm, running
 from tests.unit.rewards.vllm.stand_in import write_stand_in
 
@@ -28,9 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("stand-in")
     write_stand_in(path)
     os.environ["XDG_CACHE_HOME"] = str(path / "cache")  # where kept servers are found again
-    ray.init(num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20)
-    yield path
-    ray.shutdown()
+    with local_ray(num_cpus=3, object_store_mb=100):
+        yield path
     del os.environ["XDG_CACHE_HOME"]
 
 

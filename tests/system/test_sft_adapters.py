@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +9,18 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from rlvid.config.loader import load_recipe
-from rlvid.launch.run import artifacts_of, run_recipe
+from rlvid.launch.run import artifacts_of
 from rlvid.models.lora import LORA_FILE
 from rlvid.observability.recorder import read_rows
 from rlvid.testing import tiny_model
 from tests.system.conftest import SMALL, merged
+from tests.system.interrupted import finish, run_and_copy, start
 from tests.unit.learners.clip_sets import dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-STEPS = 20
+STEPS = 10
+WITHIN_S = 300.0
 ADAPTERS: dict[str, Any] = {
     "phases": ["sft"],
     "model": {"num_frames": 9, "height": 16, "width": 16},
@@ -59,17 +55,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _start(inputs: Path, run: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "rlvid.launch.cli", "run", str(inputs / "recipe.yaml")]
-    log = (run.parent / f"{run.name}.log").open("ab")
-    return subprocess.Popen(
-        [*command, "--run-folder", str(run)],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
 def _policies(run: Path) -> list[Path]:
     """Return the files that must be the same: adapters, merged policy, merged average."""
     phase = run / "phases" / "00_sft"
@@ -85,23 +70,15 @@ def _policies(run: Path) -> list[Path]:
 def test_killed_in_the_second_adapter_it_ends_in_the_same_policy(
     inputs: Path, tmp_path: Path
 ) -> None:
-    """The driver dies by SIGKILL, its ranks with it; bit for bit as the run that nobody killed."""
+    """Cut off between two checkpoints or at one; bit for bit as the run that nobody cut off."""
     whole, run = tmp_path / "whole", tmp_path / "run"
-    log = tmp_path / "run.log"
-    recipe = load_recipe(str(inputs / "recipe.yaml"))
-    run_recipe(recipe, whole)
-    process = _start(inputs, run)
-    until = time.monotonic() + 300
-    motion = run / "phases" / "00_sft" / "adapters" / "01_motion"
-    while not list(motion.glob("checkpoints/step-*")):
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
-    assert not (motion / "done.json").exists()
+    recipe = inputs / "recipe.yaml"
+    motion = Path("phases", "00_sft", "adapters", "01_motion")
+    checkpoints = whole / motion / "checkpoints"
+    run_and_copy(recipe, whole, run, lambda: any(checkpoints.glob("step-*")), within_s=WITHIN_S)
+    assert not (run / motion / "done.json").exists()
     camera = _policies(run)[0].stat().st_mtime_ns
-    run_recipe(recipe, run, resume=True)
+    finish(start(recipe, run, "--resume"), run, within_s=WITHIN_S)
     assert _policies(run)[0].stat().st_mtime_ns == camera, "the first was not trained again"
     for one, two in zip(_policies(whole), _policies(run), strict=True):
         first, second = load_file(one), load_file(two)

@@ -21,6 +21,7 @@ def test_recipe_of_the_tiny_model_ends_in_a_pipeline_diffusers_loads(tmp_path: P
         [
             "tiny_base.num_clips=64",
             "tiny_base.vae_steps=100",
+            "tiny_base.vae_batch_size=2",
             "sft.num_steps=3",
             "sft.num_clips=32",
             "sft.batch_size=4",

@@ -6,6 +6,7 @@ The tests run in their order: the last ones kill the server and end it.
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-import ray
 import torch
 from torch import Tensor
 
@@ -24,22 +24,30 @@ from rlvid.config.data_engine import LlmConfig
 from rlvid.config.rewards import ServerConfig
 from rlvid.data.engine.records import Weakness
 from rlvid.data.tiny_world import all_facts, caption, render_clip
+from rlvid.data.video_files import write_mp4
 from rlvid.launch.data_engine.llm_client import LlmClient
 from rlvid.launch.data_engine.llm_plausibility import llm_plausibility
 from rlvid.launch.data_engine.llm_writer import LlmWriter
+from rlvid.launch.vbench2.folder import load_verdicts
+from rlvid.launch.vbench2.judge import JudgeSettings, judge_folder
+from rlvid.launch.vbench2.work import read_frames
 from rlvid.models.tiny import vlm_judge_folder
 from rlvid.records import Prompt
 from rlvid.rewards.base import Endpoint
 from rlvid.rewards.judges.client import variants
+from rlvid.rewards.judges.connection import AskSettings
 from rlvid.rewards.judges.frames import tiny_images, to_frames
 from rlvid.rewards.judges.prompt_files import load_prompt_file, render
 from rlvid.rewards.judges.scorers import VlmJudge, VlmPairwise
 from rlvid.rewards.judges.sight import JudgeSightError
 from rlvid.rewards.vllm.pool import ServerPool
+from tests.system.conftest import local_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NUM_CLIPS = 16
+NUM_FILES = 3
+QUESTIONS = ["Is the object red?", "Is there one object?"]
 
 
 @dataclass(frozen=True)
@@ -66,16 +74,15 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("servers")
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
     pool = ServerPool({"judge": ServerConfig()}, ClusterConfig(), log_folder=folder)
-    try:
-        pool.start()
-        pool.wait_ready()
-        [endpoint] = pool.endpoints("judge")
-        yield Served(pool, endpoint, folder)
-    finally:
-        pool.shutdown()
-        ray.shutdown()
+    with local_ray(num_cpus=2, object_store_mb=100):
+        try:
+            pool.start()
+            pool.wait_ready()
+            [endpoint] = pool.endpoints("judge")
+            yield Served(pool, endpoint, folder)
+        finally:
+            pool.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +156,42 @@ def test_rubric_answers_are_json_of_the_schema(
     judge.connect([served.endpoint])
     scores = judge.score(videos[:2], prompts[:2])
     assert set(scores.tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_answers_on_a_folder_of_vbench2_are_those_of_transformers(
+    served: Served, tmp_path: Path
+) -> None:
+    """The whole way from an mp4 to a stored answer; a slip in it would move P(yes)."""
+    for number, facts in enumerate(all_facts()[7::41][:NUM_FILES]):
+        write_mp4(tmp_path / f"a ball-{number}.mp4", render_clip(facts, number), 8)
+    items = tmp_path / "info.json"
+    entry = {
+        "prompt_en": "a ball",
+        "dimension": ["Motion_Rationality"],
+        "auxiliary_info": QUESTIONS,
+    }
+    items.write_text(json.dumps([entry, {"prompt_en": "a ball", "dimension": ["Human_Anatomy"]}]))
+    settings = JudgeSettings(ask=AskSettings(concurrency=NUM_FILES))
+    tree = judge_folder(
+        tmp_path,
+        items,
+        tmp_path / "out",
+        open_judges=lambda: ([served.endpoint], []),
+        settings=settings,
+        say=lambda text: None,
+    )
+    assert tree["dimensions"]["Motion_Rationality"]["num_judged"] == NUM_FILES
+    assert tree["dimensions"]["Human_Anatomy"]["value"] is None
+    verdicts = load_verdicts(tmp_path / "out" / "answers.jsonl")
+    for number in range(NUM_FILES):
+        name = f"a ball-{number}.mp4"
+        verdict = verdicts[f"Motion_Rationality/{name}"]
+        pixels = torch.from_numpy(read_frames(tmp_path / name)[0])
+        video = pixels.permute(0, 3, 1, 2).float() / 255.0
+        asked = [note.asked for note in verdict.notes]
+        expected = transformers_p_yes(torch.stack([video] * len(asked)), asked).tolist()
+        assert [note.p_yes for note in verdict.notes] == pytest.approx(expected, abs=1e-4)
+        assert verdict.value == float(all(p_yes > 0.5 for p_yes in expected))
 
 
 def test_a_video_that_the_server_subsamples_is_an_error(
