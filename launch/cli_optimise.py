@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlvid.launch.cli_options import Overrides, default_folder
-from rlvid.launch.cli_policies import DEFAULT_RECIPE, policy_at
+from rlvid.launch.cli_policies import RecipeOption, policy_at, recipe_for
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,10 +29,7 @@ def optimise(
         str, typer.Argument(metavar="POLICY", help="A run folder, a pipeline folder, or tiny.")
     ],
     overrides: Overrides = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help=f"Recipe; the run's own, or {DEFAULT_RECIPE} for a model."),
-    ] = None,
+    recipe: RecipeOption = None,
     space: Annotated[
         Path | None,
         typer.Option(help="YAML file of what is tried (config.inference.SearchSpace)."),
@@ -62,10 +59,8 @@ def optimise(
 
     from rlvid.config.inference import SearchSpace
     from rlvid.config.inference_files import load_search_space
-    from rlvid.config.loader import load_recipe
 
-    own = Path(what) / "recipe.yaml"
-    loaded = load_recipe(recipe or (str(own) if own.is_file() else DEFAULT_RECIPE), overrides or ())
+    loaded = recipe_for(what, recipe, overrides)
     tried = load_search_space(space) if space is not None else SearchSpace()
     decoders = (*tried.slim_decoder, *(str(folder) for folder in slim_decoder or ()))
     tried = tried.model_copy(update={"slim_decoder": tuple(dict.fromkeys(decoders))})

@@ -11,9 +11,26 @@ import typer
 from rlvid.launch.cli_options import Overrides, RunFolderOption, default_folder, show_logs
 
 if TYPE_CHECKING:
+    from rlvid.config import Recipe
     from rlvid.models.policy import Policy
 
 DEFAULT_RECIPE = "quickstart_cpu"
+RecipeOption = Annotated[
+    str | None, typer.Option(help=f"Recipe; the run's own, or {DEFAULT_RECIPE} for a model.")
+]
+
+
+def is_run(what: str) -> bool:
+    """Return whether a command was given the folder of a run."""
+    return (Path(what) / "recipe.yaml").is_file()
+
+
+def recipe_for(what: str, recipe: str | None, overrides: list[str] | None) -> Recipe:
+    """Load the recipe that was named, else that of the run, else the default one."""
+    from rlvid.config.loader import load_recipe
+
+    own = str(Path(what) / "recipe.yaml") if is_run(what) else DEFAULT_RECIPE
+    return load_recipe(recipe or own, overrides or ())
 
 
 def evaluate(
@@ -21,10 +38,7 @@ def evaluate(
         str, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, or a pipeline folder.")
     ],
     overrides: Overrides = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help=f"Recipe; the run's own, or {DEFAULT_RECIPE} for a model."),
-    ] = None,
+    recipe: RecipeOption = None,
     base: Annotated[
         str | None,
         typer.Option(help="Pipeline folder to compare with; the run's own, or the recipe's model."),
@@ -32,17 +46,13 @@ def evaluate(
     run_folder: RunFolderOption = None,
 ) -> None:
     """Compare a policy with its base on held-out prompts, with intervals."""
-    from rlvid.config.loader import load_recipe
-
-    is_run = (Path(what) / "recipe.yaml").is_file()
-    chosen = recipe or (str(Path(what) / "recipe.yaml") if is_run else DEFAULT_RECIPE)
-    loaded = load_recipe(chosen, overrides or ())
+    loaded = recipe_for(what, recipe, overrides)
     show_logs()
     from rlvid.launch.phases.base import Artifacts
     from rlvid.launch.run import artifacts_of, evaluate_run
     from rlvid.models.policy import Policy
 
-    if is_run:
+    if is_run(what):
         artifacts = artifacts_of(Path(what))
     else:
         start = Policy(model_path=loaded.model.path)
@@ -68,7 +78,7 @@ def compare(
     """Compare two policies on held-out prompts from the same noise: B less A, with intervals."""
     from rlvid.config.loader import load_recipe
 
-    runs = [what for what in (second, first) if (Path(what) / "recipe.yaml").is_file()]
+    runs = [what for what in (second, first) if is_run(what)]
     chosen = recipe or (str(Path(runs[0]) / "recipe.yaml") if runs else DEFAULT_RECIPE)
     loaded = load_recipe(chosen, overrides or ())
     show_logs()
@@ -96,6 +106,6 @@ def policy_at(what: str) -> Policy:
     from rlvid.launch.run import artifacts_of
     from rlvid.models.policy import Policy
 
-    if (Path(what) / "recipe.yaml").is_file():
+    if is_run(what):
         return artifacts_of(Path(what)).policy
     return Policy(model_path=what)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlvid.launch.cli_options import Overrides, default_folder
-from rlvid.launch.cli_policies import DEFAULT_RECIPE, policy_at
+from rlvid.launch.cli_policies import RecipeOption, policy_at, recipe_for
 
 if TYPE_CHECKING:
     from rlvid.config import Recipe
@@ -21,10 +21,7 @@ def slim_decoder(
         str, typer.Argument(metavar="POLICY", help="A run folder, a pipeline folder, or tiny.")
     ],
     overrides: Overrides = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help=f"Recipe; the run's own, or {DEFAULT_RECIPE} for a model."),
-    ] = None,
+    recipe: RecipeOption = None,
     clips: Annotated[int, typer.Option(min=1, help="Sampled to learn from.")] = 192,
     heldout: Annotated[int, typer.Option(min=1, help="Held-out prompts to measure on.")] = 16,
     at_once: Annotated[int, typer.Option(min=1, help="Prompts sampled together.")] = 8,
@@ -41,10 +38,7 @@ def slim_decoder(
     ] = None,
 ) -> None:
     """Train a small decoder on clips of a policy, and measure it against the VAE."""
-    from rlvid.config.loader import load_recipe
-
-    own = Path(what) / "recipe.yaml"
-    loaded = load_recipe(recipe or (str(own) if own.is_file() else DEFAULT_RECIPE), overrides or ())
+    loaded = recipe_for(what, recipe, overrides)
     from rlvid.inference.slim_training import SlimTraining
     from rlvid.launch.slim_decoder import SlimSettings
 

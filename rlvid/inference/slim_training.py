@@ -9,7 +9,6 @@ Letters: N clips, B batch, C F h w latents, T frames, H W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from rlvid.inference.measure import psnr_db
 from rlvid.inference.slim_decoder import SlimDecoder
+from rlvid.learning_rate import warmup_cosine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def train_slim_decoder(
         decoder.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _learning_rate_factor(step, training.num_steps)
+        optimizer, lambda step: warmup_cosine(step, training.num_steps)
     )
     device = decoder.leave.weight.device
     for _ in range(training.num_steps):
@@ -111,11 +111,3 @@ def slim_psnr(decoder: SlimDecoder, latents: Tensor, videos: Tensor) -> Tensor:
     """Return [N] PSNR in dB of a slim decoder's clips against the VAE's."""
     decoded = [decoder.decode(one[None]).cpu() for one in latents]
     return psnr_db(torch.cat(decoded), videos.cpu())
-
-
-def _learning_rate_factor(step: int, num_steps: int) -> float:
-    warmup = max(1, num_steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, num_steps - warmup)
-    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -13,6 +13,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
+from rlvid.learning_rate import warmup_cosine
+
 _STATISTICS_CLIPS = 512
 """Clips that the latents' mean and std are measured on."""
 
@@ -72,7 +74,7 @@ def train_vae(
         vae.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _learning_rate_factor(step, training.num_steps)
+        optimizer, lambda step: warmup_cosine(step, training.num_steps)
     )
     for step in range(training.num_steps):
         batch = _draw_batch(clips, step, training, generator)
@@ -169,11 +171,3 @@ def measure_vae(vae: AutoencoderKLWan, clips: Tensor) -> VaeMetrics:
 
 def _psnr_db(squared: Tensor) -> float:
     return -10.0 * math.log10(float(squared.mean()))
-
-
-def _learning_rate_factor(step: int, num_steps: int) -> float:
-    warmup = max(1, num_steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, num_steps - warmup)
-    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress))
