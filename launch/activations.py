@@ -17,13 +17,7 @@ where a layer keeps, in bytes,
     bfloat16  LoRA    60.6      2
               full    68.3      4
 
-A LoRA under ZeRO 3 keeps besides what frozen matrices were given, (L - 1) (K'_d d + K'_f f), or
-K'_d d with activation checkpointing: DeepSpeed's linear saves its input even where the weight is
-frozen (`runtime/zero/linear.py`), torch's where it is trained.
-
-                       K'_d   K'_f
-    float32   LoRA       8      4
-    bfloat16  LoRA      12      2
+The same at every ZeRO stage: at stage 3 `rlvid.learners.zero_linear` lets go of weights.
 
 Norms and modulation are computed in float32, so bfloat16 saves less than half. A token of the text,
 which every layer's cross-attention reads, counts as a quarter of the video's.
@@ -45,8 +39,6 @@ KEPT = {
     ("bfloat16", "full"): (68.3, 4.0),
 }
 """Dtype and mode to K_d and K_f."""
-FROZEN_INPUTS = {"float32": (8.0, 4.0), "bfloat16": (12.0, 2.0)}
-"""Dtype to K'_d and K'_f."""
 TEXT_SHARE = 0.25
 """Of a video token that a text token takes."""
 ROTARY_BYTES = {"float32": 0.0, "bfloat16": 23.0}
@@ -78,15 +70,5 @@ def activation_bytes(recipe: Recipe, size: ModelSize, learner: LearnerConfig, ro
         kept = size.num_layers * width * size.width + layer
     else:
         kept = size.num_layers * layer
-    if learner.mode == "lora" and learner.zero_stage == 3:
-        kept += _frozen_inputs(recipe, size, learner)
     tokens = size.tokens + TEXT_SHARE * size.text_tokens
     return rows * tokens / learner.sequence_parallel * (kept + 2 * width * size.inner_width)
-
-
-def _frozen_inputs(recipe: Recipe, size: ModelSize, learner: LearnerConfig) -> float:
-    """Return the bytes of a token that ZeRO 3 keeps of what frozen matrices were given."""
-    per_channel, per_inner = FROZEN_INPUTS[recipe.model.dtype]
-    if learner.activation_checkpointing:
-        return per_channel * size.width
-    return (size.num_layers - 1) * (per_channel * size.width + per_inner * size.inner_width)

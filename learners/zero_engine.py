@@ -25,6 +25,7 @@ from torch import distributed as dist
 
 from rlvid.config import LearnerConfig
 from rlvid.learners.ranks import Ranks
+from rlvid.learners.zero_linear import let_go_of_weights
 from rlvid.learners.zero_settings import check_dtypes, deepspeed_config, optimizer_groups
 from rlvid.learners.zero_state import ZeroState
 from rlvid.weights import TensorSpec, trainable_parameters
@@ -53,6 +54,8 @@ class ZeroEngine:
             _enable_checkpointing(transformer)
         if config.zero_stage >= 2:
             _keep_order(transformer)
+        if config.zero_stage == 3:
+            let_go_of_weights(transformer)
         adam = torch.optim.AdamW
         if config.offload is not None and config.offload.adam == "deepspeed":
             adam = deepspeed.ops.adam.DeepSpeedCPUAdam

@@ -99,6 +99,7 @@ def deepspeed_config(
             "contiguous_gradients": True,
             "reduce_bucket_size": min(MAX_BUCKET_ELEMENTS, trained_elements),
             "stage3_param_persistence_threshold": persistent_elements,
+            "memory_efficient_linear": False,  # `zero_linear` has ours
             **_offload_config(config.offload),
         },
     }

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from rlvid.config import LearnerConfig, LoraConfig, ModelConfig, Recipe
 from rlvid.launch.activations import activation_bytes, denoising_bytes
 from rlvid.launch.model_size import read_model_size
+from rlvid.learners.zero_linear import let_go_of_weights
 from rlvid.models.live_bytes import LiveBytes
 from rlvid.models.lora import add_lora
 from rlvid.observability.vae_flops import VaeSize, decode_bytes
@@ -68,9 +68,11 @@ def count(case: Case) -> int:
         add_lora(transformer, LoraConfig(rank=case.lora_rank))
     if case.checkpoints:
         transformer.enable_gradient_checkpointing()
+    if case.zero_stage == 3:
+        let_go_of_weights(transformer)
     learns = case.mode != "denoise"
     transformer.train(learns)
-    with FakeTensorMode(), torch.set_grad_enabled(learns), _linear_of(case.zero_stage):
+    with FakeTensorMode(), torch.set_grad_enabled(learns):
         _fill(transformer)
         for parameter in transformer.parameters():
             if parameter.requires_grad and learns:
@@ -146,21 +148,6 @@ def decode_case(latent: tuple[int, int, int] = CLIP) -> tuple[int, float]:
     size = VaeSize.of_config(config)
     assert size is not None
     return count_decode(WAN_VAE, latent), decode_bytes(size, latent)
-
-
-@contextmanager
-def _linear_of(zero_stage: int) -> Iterator[None]:
-    """Have torch's linear for a while, or that which an engine of stage 3 puts in its place."""
-    ours, linear = torch.nn.functional.linear, torch._C._nn.linear
-    if zero_stage == 3:
-        from deepspeed.runtime.zero.linear import zero3_linear_wrap
-
-        linear = zero3_linear_wrap
-    torch.nn.functional.linear = linear
-    try:
-        yield
-    finally:
-        torch.nn.functional.linear = ours
 
 
 def _fill(module: nn.Module) -> None:

@@ -31,17 +31,11 @@ def test_activations_are_those_counted_at_the_size_of_wan(
     assert predicted(case) == pytest.approx(count(case), rel=ACCEPTED)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "checkpoints"), [("float32", False), ("bfloat16", False), ("bfloat16", True)]
-)
-def test_a_lora_under_zero_3_keeps_what_frozen_layers_were_given(
-    dtype: Literal["float32", "bfloat16"], checkpoints: bool
-) -> None:
-    """DeepSpeed's linear does, a fifth more without checkpointing, and the plan has it there."""
-    case = Case(size=SIZE, dtype=dtype, mode="lora", checkpoints=checkpoints)
-    sharded = replace(case, zero_stage=3)
-    assert predicted(sharded) == pytest.approx(count(sharded), rel=ACCEPTED)
-    assert predicted(sharded) > (1.03 if checkpoints else 1.15) * predicted(case)
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_zero_3_keeps_no_more_than_other_stages(mode: Literal["lora", "full"]) -> None:
+    """Weights are leaves, and what a frozen layer was given is kept by none."""
+    case = Case(size=SIZE, dtype="bfloat16", mode=mode)
+    assert count(replace(case, zero_stage=3)) <= count(case)
 
 
 @pytest.mark.parametrize("mode", ["denoise", "lora", "full"])
