@@ -23,6 +23,7 @@ from rlvid.launch.folder_parts import (
     part_shapes,
     read_json,
 )
+from rlvid.launch.model_tiles import one_tile, tiles_bytes
 from rlvid.models import model_folder
 from rlvid.models.published import published
 from rlvid.models.wan import MAX_SEQUENCE_LENGTH
@@ -69,7 +70,7 @@ class ClipFlops:
     text: int
     """Encoding one prompt at full length; a first frame's encoder is left out."""
     decode: int
-    """Latents of one clip to pixels, without tiles."""
+    """Latents of one clip to pixels, overlaps of tiles included."""
     model: ModelConfig
 
     @property
@@ -144,20 +145,7 @@ def read_clip_flops(model: ModelConfig) -> ClipFlops:
     Raises:
         ValueError: the folder is missing or has no such parts.
     """
-    vae, latent = VaeSize.of_config(part_config(model, "vae")), latent_frames(model)
-    if is_wan(model) and vae is not None:
-        return ClipFlops(
-            text=_wan_text_flops(model),
-            decode=decode_flops(vae, latent),
-            model=model,
-        )
-    from rlvid.models.meta_flops import count_decode, count_text
-
-    return ClipFlops(
-        text=_wan_text_flops(model) if is_wan(model) else count_text(model),
-        decode=count_decode(model),
-        model=model,
-    )
+    return ClipFlops(text=_text_flops(model), decode=_decode_flops(model), model=model)
 
 
 def sizes_are_published(model: ModelConfig) -> str:
@@ -209,13 +197,36 @@ def count_trainable(shapes: Shapes, learner: LearnerConfig) -> int:
     return sum(learner.lora.rank * (shape[0] + math.prod(shape[1:])) for shape in targets)
 
 
-def _decode_bytes(model: ModelConfig) -> float:
-    vae = VaeSize.of_config(part_config(model, "vae"))
-    if is_wan(model) and vae is not None:
-        return decode_bytes(vae, latent_frames(model))
-    from rlvid.models.meta_flops import count_decode_bytes
+def _text_flops(model: ModelConfig) -> int:
+    if is_wan(model):
+        return _wan_text_flops(model)
+    from rlvid.models.meta_flops import count_text
 
-    return float(count_decode_bytes(model))
+    return count_text(model)
+
+
+def _decode_flops(model: ModelConfig) -> int:
+    tile, times = one_tile(model)
+    vae = VaeSize.of_config(part_config(tile, "vae"))
+    if is_wan(tile) and vae is not None:
+        return round(times * decode_flops(vae, latent_frames(tile)))
+    from rlvid.models.meta_flops import count_decode
+
+    return round(times * count_decode(tile))
+
+
+def _decode_bytes(model: ModelConfig) -> float:
+    tile, times = one_tile(model)
+    vae = VaeSize.of_config(part_config(tile, "vae"))
+    if is_wan(tile) and vae is not None:
+        alive = decode_bytes(vae, latent_frames(tile))
+    else:
+        from rlvid.models.meta_flops import count_decode_bytes
+
+        alive = float(count_decode_bytes(tile))
+    if times == 1.0:
+        return alive
+    return alive + tiles_bytes(model, times)
 
 
 def _wan_size(model: ModelConfig) -> WanSize:

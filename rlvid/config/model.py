@@ -28,3 +28,7 @@ class ModelConfig(Section):
     fps: int = Field(default=8, ge=1)
     attention_backend: str | None = None
     """Name for diffusers' attention dispatcher ("flash", "xformers", ...); None: its default."""
+    vae_tile: int | None = Field(default=None, ge=32, multiple_of=4)
+    """Pixels of the side of the tiles in which the VAE decodes and encodes larger clips, which
+    overlap by a quarter and are blended: less memory, frames that differ a little along the seams.
+    The same for all who look at clips, so that a reward is of what is shown. None: whole clips."""

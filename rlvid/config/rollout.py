@@ -230,6 +230,11 @@ class RolloutConfig(Section):
                 "actors hand latents on, and the reward pool decodes them with the model's VAE, "
                 "held-out clips among them"
             )
+        if self.inference.vae != "whole":
+            raise ValueError(
+                f"inference.vae must be left out, got {self.inference.vae!r}: actors hand latents "
+                "on. Set model.vae_tile, by which every process decodes"
+            )
         if self.step_plan.kind == "ode" and not self.inference.samples_exactly:
             raise ValueError(
                 f"inference must sample exactly where step_plan.kind is ode, got "

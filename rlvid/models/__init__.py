@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
 from torch import Tensor
 
 from rlvid.plugins import resolve
+from rlvid.vae_tiles import tile_vae
 
 if TYPE_CHECKING:
     from rlvid.config.model import ModelConfig
     from rlvid.models.base import VideoModel
+    from rlvid.models.video_vae import VideoVae
 
 MODELS = {
     "cogvideox": "rlvid.models.cogvideox:CogVideoXModel",
@@ -70,21 +72,29 @@ def load_model(config: ModelConfig, device: str | None = None) -> VideoModel:
         dtype=_DTYPES[config.dtype],
         attention_backend=config.attention_backend,
     )
+    _tile(getattr(model, "vae", None), config)
     return model
 
 
 def load_decoder(config: ModelConfig) -> Callable[[Tensor], Tensor]:
     """Return `VideoModel.decode` of the model of `config`, for a process that needs no more.
 
-    A family may have `load_decoder(folder, *, device)`, which reads only its decoder; of one that
-    has not, the whole model is loaded.
+    A family may have `load_vae(folder, *, device) -> VideoVae`, which reads nothing else; of one
+    that has not, the whole model is loaded.
     """
     family = resolve(config.use, MODELS, where="model.use")
-    load = getattr(family, "load_decoder", None)
+    load = getattr(family, "load_vae", None)
     if load is None:
         return load_model(config).decode
-    decode: Callable[[Tensor], Tensor] = load(model_folder(config), device=_device(config.device))
-    return decode
+    vae: VideoVae = load(model_folder(config), device=_device(config.device))
+    _tile(vae.module, config)
+    return vae.decode
+
+
+def _tile(vae: Any, config: ModelConfig) -> None:
+    """Have diffusers' VAE go by tiles where the recipe says so."""
+    if config.vae_tile is not None:
+        tile_vae(vae, config.vae_tile, config.vae_tile * 3 // 4, where="model.vae_tile")
 
 
 def _device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -108,13 +108,11 @@ class PipelineModel(ABC):
         return model
 
     @classmethod
-    def load_decoder(
-        cls, folder: str | Path, *, device: torch.device
-    ) -> Callable[[Tensor], Tensor]:
-        """Return `decode` without transformer and text encoders, which are many times as large."""
+    def load_vae(cls, folder: str | Path, *, device: torch.device) -> VideoVae:
+        """Read the VAE without transformer and text encoders, which are many times as large."""
         folder = Path(folder)
         cls.check_folder(folder)
-        return cls.open_vae(read_vae(folder, cls.VAE, device=device), device).decode
+        return cls.open_vae(read_vae(folder, cls.VAE, device=device), device)
 
     @classmethod
     def parts_beside(cls) -> dict[str, Any]:

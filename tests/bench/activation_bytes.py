@@ -25,10 +25,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from rlvid.config import LearnerConfig, LoraConfig, ModelConfig, Recipe
 from rlvid.launch.activations import activation_bytes, denoising_bytes
 from rlvid.launch.model_size import read_model_size
+from rlvid.launch.model_tiles import one_tile, tiles_bytes
 from rlvid.learners.zero_linear import let_go_of_weights
 from rlvid.models.live_bytes import LiveBytes
 from rlvid.models.lora import add_lora
 from rlvid.observability.vae_flops import VaeSize, decode_bytes
+from rlvid.vae_tiles import tile_vae
 from tests.bench.wan_flops import WAN_1_3B, WanSize, count_tokens
 from tests.bench.wan_shape import DTYPES, build_transformer
 
@@ -93,12 +95,14 @@ def count(case: Case) -> int:
     return int(alive.peak)
 
 
-def count_decode(config: dict[str, Any], latent: tuple[int, int, int]) -> int:
+def count_decode(config: dict[str, Any], latent: tuple[int, int, int], tile: int | None) -> int:
     """Return the most bytes that are alive at once beside weights while a clip is decoded."""
     from diffusers import AutoencoderKLWan
 
     with torch.device("meta"):
         vae = AutoencoderKLWan.from_config(config).eval().requires_grad_(False)
+    if tile is not None:
+        tile_vae(vae, tile, tile * 3 // 4, where="tile")
     with FakeTensorMode(), torch.no_grad():
         _fill(vae)
         latents = torch.empty(1, config["z_dim"], *latent)
@@ -142,12 +146,20 @@ def cases() -> Iterator[Case]:
                         yield replace(case, zero_stage=3)
 
 
-def decode_case(latent: tuple[int, int, int] = CLIP) -> tuple[int, float]:
-    """Return the count and the formula's bytes of decoding a clip of Wan 2.1."""
-    config = {"_class_name": "AutoencoderKLWan", **WAN_VAE}
-    size = VaeSize.of_config(config)
+def decode_case(latent: tuple[int, int, int] = CLIP, tile: int | None = None) -> tuple[int, float]:
+    """Return the count and the formula's bytes of decoding a clip of Wan 2.1.
+
+    Args:
+        tile: pixels of its side; None decodes whole clips.
+    """
+    size = VaeSize.of_config({"_class_name": "AutoencoderKLWan", **WAN_VAE})
     assert size is not None
-    return count_decode(WAN_VAE, latent), decode_bytes(size, latent)
+    counted = count_decode(WAN_VAE, latent, tile)
+    frames, height, width = latent
+    clip = ModelConfig(num_frames=4 * frames - 3, height=8 * height, width=8 * width, vae_tile=tile)
+    part, times = one_tile(clip)
+    formula = decode_bytes(size, (frames, part.height // 8, part.width // 8))
+    return counted, formula + (tiles_bytes(clip, times) if tile else 0.0)
 
 
 def _fill(module: nn.Module) -> None:
@@ -165,6 +177,17 @@ def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
+def decode_row(tile: int | None) -> dict[str, Any]:
+    """Return count and formula of a whole clip's decoding."""
+    counted, planned = decode_case(tile=tile)
+    return {
+        "tile": tile,
+        "counted_mib": round(counted / 2**20, 1),
+        "planned_mib": round(planned / 2**20, 1),
+        "error_frac": round(planned / counted - 1.0, 3),
+    }
+
+
 def main() -> None:
     rows: list[dict[str, Any]] = []
     for case in cases():
@@ -180,16 +203,11 @@ def main() -> None:
                 "error_frac": round(planned / counted - 1.0, 3),
             }
         )
-    decoded, formula = decode_case()
     found = {
         "what": "4 layers of the shape of Wan2.1-T2V-1.3B, one row of 81 frames of 480x832",
         "torch": torch.__version__,
         "cases": rows,
-        "decode": {
-            "counted_mib": round(decoded / 2**20, 1),
-            "planned_mib": round(formula / 2**20, 1),
-            "error_frac": round(formula / decoded - 1.0, 3),
-        },
+        "decode": [decode_row(None), decode_row(256)],
     }
     text = json.dumps(found, indent=1)
     RESULTS.write_text(text + "\n")

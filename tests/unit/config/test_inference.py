@@ -44,6 +44,10 @@ def test_settings_that_do_not_go_are_refused(settings: dict[str, Any], message: 
             "inference.slim_decoder must be left out, got 'slim': actors hand latents on",
         ),
         (
+            {"inference": {"vae": "tiled"}},
+            "inference.vae must be left out, got 'tiled': actors hand latents on. Set model.vae_t",
+        ),
+        (
             {"worker": "sleeping", "inference": {"attention": "native"}},
             "inference must be left out where worker is not 'diffusion', got worker 'sleeping'",
         ),
@@ -56,7 +60,7 @@ def test_settings_an_actor_cannot_use_are_refused(section: dict[str, Any], messa
 
 def test_lossy_sampling_needs_trained_steps_that_show_its_drift() -> None:
     plan = {"step_plan": {"kind": "ode"}, "initial_noise": "independent"}
-    RolloutConfig.model_validate({**plan, "inference": {"vae": "tiled"}})
+    RolloutConfig.model_validate({**plan, "inference": {"attention": "native"}})
     with pytest.raises(ValidationError, match=r"got 'TaylorSeer every 3, order 1': no step is"):
         RolloutConfig.model_validate({**plan, "inference": {"step_cache": {"kind": "taylorseer"}}})
 

@@ -56,5 +56,5 @@ def test_processes_of_an_actor_have_whole_devices_and_plain_forwards(
 
 
 def test_inference_around_the_transformer_goes_with_several_processes() -> None:
-    around = {"vae": "tiled", "guidance_interval": (0.3, 1.0)}
+    around = {"prompt_cache": "prompts", "guidance_interval": (0.3, 1.0)}
     RolloutConfig.model_validate({"sequence_parallel": 2, "inference": around})

@@ -70,3 +70,11 @@ def test_decoding_holds_what_is_counted(latent: tuple[int, int, int]) -> None:
     """Frames go through a few at a time, so the picture's size is what counts."""
     counted, formula = decode_case(latent)
     assert formula == pytest.approx(counted, rel=ACCEPTED)
+
+
+def test_decoding_in_tiles_holds_what_is_counted() -> None:
+    """A quarter of what the whole picture takes."""
+    latent = (2, 60, 104)
+    counted, formula = decode_case(latent, tile=256)
+    assert formula == pytest.approx(counted, rel=ACCEPTED)
+    assert counted < 0.25 * decode_case(latent)[0]
