@@ -42,11 +42,13 @@ class ForwardObjective(ObjectiveBase):
         learner: LearnerConfig,
         seed: int,
         shift: Shift,
+        levels: Sequence[float] | None = None,
     ) -> None:
         """Take copies of the policy where the algorithm asks for them; it is bare here.
 
         Args:
             shift: of the sampler's noise levels.
+            levels: those of a distilled student, which is trained at no others.
             seed: the recipe's; noise follows from it.
         """
         self._algorithm = algorithm
@@ -56,6 +58,7 @@ class ForwardObjective(ObjectiveBase):
         self._learner = learner
         self._seed = seed
         self._shift = shift
+        self._levels = levels
         others = algorithm.other_policies(config)
         kind = KlConfig(kind="reference" if others.reference else "none")
         self._reference = Reference(model, kind, mode=learner.mode)
@@ -115,6 +118,7 @@ class ForwardObjective(ObjectiveBase):
             self._config.forward,
             seed=self._seed,
             shift=self._shift,
+            levels=self._levels,
             pulled=credit.pulled,
             device=self._attached.device,
         )

@@ -93,6 +93,7 @@ def open_objective(
     max_drift_frac: float,
     seed: int,
     shift: Shift,
+    levels: Sequence[float] | None = None,
 ) -> Objective:
     """Return what the recipe's algorithm trains; `model` is ready for training and not wrapped.
 
@@ -100,6 +101,7 @@ def open_objective(
         max_drift_frac: `grpo.max_replay_drift_frac`.
         seed: the recipe's.
         shift: of the sampler's noise levels.
+        levels: those of a distilled student; None of any other policy.
     """
     found = open_algorithm(algorithm)
     if isinstance(found, Refl):
@@ -115,6 +117,7 @@ def open_objective(
             learner=learner,
             seed=seed,
             shift=shift,
+            levels=levels,
         )
     return StepObjective(
         found,

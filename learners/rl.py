@@ -257,6 +257,7 @@ class RlLearner:
     def _choose_objective(self, model: VideoModel) -> None:
         """Open what is trained on; the model is not wrapped yet, so copies can be taken."""
         settings = self._settings
+        student = settings.trainee.policy.sampling
         self._objective = open_objective(
             model,
             algorithm=settings.algorithm,
@@ -265,4 +266,5 @@ class RlLearner:
             max_drift_frac=settings.grpo.max_replay_drift_frac,
             seed=settings.trainee.seed,
             shift=self._shift,
+            levels=None if student is None else student.sigmas,
         )

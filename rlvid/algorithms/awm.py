@@ -5,10 +5,11 @@ and puts the noiseless target in its place: minus the flow-matching error of a f
 at will, stands for its log-probability, and GRPO's clipped ratio is built on that:
 
     log p  =  -w(sigma) || v - (noise - clean) ||^2  / num_elements
-    L      =  max(-A r, -A clip(r, 1 - c, 1 + c)),    r = exp(log p - log p of the behaviour)
+    L      =  max(-A r, -A clip(r, 1 - c, 1 + c)),    r = exp(log p - log p at the update's start)
 
 On-policy r = 1, and the gradient is A w times that of flow matching: a good sample is fitted, a bad
-one pushed away. The second has no bound of its own, so clip range and pull matter.
+one pushed away. The second has no bound of its own, so clip range and pull matter. Groups that
+older weights sampled (`rollout.max_staleness`) are taken as they are, as by nft and dpo.
 
 The paper's equation numbers were NOT FOUND; the forms are those of the released code
 (github.com/scxue/advantage_weighted_matching). Its configurations: generalised Huber with power

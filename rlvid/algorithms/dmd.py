@@ -117,7 +117,7 @@ def fake_score_loss(
         fake_velocity: [B, C, F, H, W] with gradient, at add_noise(clean, noise, sigma), unguided.
         clean: made by the student; detached here, so the student is not trained by it.
         noise: fresh, another than the student's.
-        sigma: [B], over the whole range.
+        sigma: [B], within the levels at which the scores are compared (Self-Forcing's critic).
         target: velocity is flow matching; noise is DMD2's, (1 - sigma)^2 times it.
     """
     error = fake_velocity - (noise - clean.detach())

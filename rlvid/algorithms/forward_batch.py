@@ -62,6 +62,7 @@ def assemble_forward(
     *,
     seed: int,
     shift: Shift,
+    levels: Sequence[float] | None = None,
     pulled: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> ForwardBatch:
@@ -75,6 +76,8 @@ def assemble_forward(
         units: at least one.
         seed: the recipe's.
         shift: of the sampler's noise levels.
+        levels: noise levels at which a distilled student is sampled; it is trained at these alone,
+            one drawn for each, as Astrolabe (arXiv:2603.17051) does, having learned no other.
         pulled: [G] bool, rollouts on which a pull acts; None is all.
     """
     _check(group, advantage, units)
@@ -88,6 +91,7 @@ def assemble_forward(
         name=group.group_id,
         seed=seed,
         shift=shift,
+        levels=levels,
         pulled=pulled,
         device=device,
     )
@@ -103,6 +107,7 @@ def noised(
     name: str,
     seed: int,
     shift: Shift,
+    levels: Sequence[float] | None = None,
     pulled: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> ForwardBatch:
@@ -123,6 +128,7 @@ def noised(
                 videos[unit[0]].shape,
                 config,
                 shift,
+                levels,
             )
             sigmas += [sigma] * size
             noises += [noise] * size
@@ -164,13 +170,22 @@ def split_units(batch: ForwardBatch, max_rows: int) -> list[ForwardBatch]:
 
 
 def _draw(
-    seed: int, shape: torch.Size, config: ForwardConfig, shift: Shift
+    seed: int,
+    shape: torch.Size,
+    config: ForwardConfig,
+    shift: Shift,
+    levels: Sequence[float] | None,
 ) -> tuple[Tensor, Tensor]:
     """Return sigma [1] and noise [*shape], drawn on the CPU: the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    level = sample_sigma(1, density=config.density, shift=shift, generator=generator)
-    low, high = config.sigma_range
-    return low + (high - low) * level, torch.randn(shape, generator=generator)
+    if levels is None:
+        level = sample_sigma(1, density=config.density, shift=shift, generator=generator)
+        low, high = config.sigma_range
+        sigma = low + (high - low) * level
+    else:
+        drawn = torch.randint(len(levels), (1,), generator=generator)
+        sigma = torch.tensor(levels)[drawn]
+    return sigma, torch.randn(shape, generator=generator)
 
 
 def _check(group: RolloutGroup, advantage: Tensor, units: Units) -> None:

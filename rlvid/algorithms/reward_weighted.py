@@ -14,6 +14,7 @@ Letters: N clips of a data set. Not policy gradient: no ratio, no log-probabilit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Literal
 
@@ -96,7 +97,7 @@ def keep_best(
     for place in range(int(places.max()) + 1):
         members = (places == place).nonzero().flatten()
         order = torch.argsort(rewards[members], descending=True, stable=True)
-        count = int(-(-best_frac * len(members) // 1))
+        count = math.ceil(best_frac * len(members) - 1e-9)
         kept[members[order[:count]]] = True
     if min_reward is not None:
         kept &= rewards >= min_reward

@@ -94,8 +94,9 @@ class DmdConfig(StageConfig):
         learning_rate=4e-7, betas=(0.0, 0.999), weight_decay=0.01
     )
     """AdamW of the fake score; Self-Forcing."""
-    real_guidance_scale: float = Field(default=3.0, ge=1.0)
-    """Guidance of the teacher's score; Self-Forcing. DMD2: 8 on SDXL."""
+    real_guidance_scale: float = Field(default=4.0, ge=1.0)
+    """Guidance of the teacher's score, 1 being none. Self-Forcing's 3, which it writes as
+    cond + 3 (cond - uncond). DMD2: 8 on SDXL."""
     sigma_range: tuple[float, float] = (0.02, 0.98)
     """Noise levels at which the two scores are compared (DMD2, Self-Forcing)."""
     ema: EmaConfig | None = EmaConfig(decay=0.99, every=1)

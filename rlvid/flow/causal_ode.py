@@ -91,6 +91,9 @@ def few_step_trajectories(
 ) -> Trajectories:
     """Sample a few-step student and keep the state at each of its levels.
 
+    No ODE: between levels the student is given fresh noise, as it was trained, so a state tells
+    its end in part only, and what is regressed on the end at a high level learns the mean of ends.
+
     Args:
         noise: [B, C, F, H, W], the state at sigmas[0].
         step_noise: as in `rlvid.flow.few_step.denoise_to_exit`.

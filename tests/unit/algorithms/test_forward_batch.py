@@ -93,6 +93,17 @@ def test_noise_levels_stay_in_their_range(density: str) -> None:
     assert 0.5 < float(batch.sigma.max()) <= 0.6
 
 
+def test_a_student_is_noised_to_its_own_levels_alone() -> None:
+    config = ForwardConfig(num_noise_levels=100, sigma_range=(0.4, 0.6))
+    levels = (1.0, 0.75, 0.25)
+    batch = assemble_forward(
+        group_of(), ADVANTAGE, [(0,), (3,)], config, seed=7, shift=3.0, levels=levels
+    )
+    shares = [float((batch.sigma == level).float().mean()) for level in levels]
+    assert sum(shares) == pytest.approx(1.0)
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.1)
+
+
 def test_split_leaves_units_whole_and_loses_no_row() -> None:
     batch = rows_of([(2, 1), (0, 3)])
     parts = split_units(batch, 5)

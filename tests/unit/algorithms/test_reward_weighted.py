@@ -59,6 +59,8 @@ def test_keep_best_by_hand() -> None:
         False,
         False,
     ]
+    exact = keep_best(torch.arange(50.0), ("x",) * 50, best_frac=0.14)  # 7.000000000000001
+    assert int(exact.sum()) == 7
     assert keep_best(REWARDS, ("x",) * 4, best_frac=0.3).tolist() == [False, True, True, False]
 
 

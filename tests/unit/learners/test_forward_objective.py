@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from rlvid.algorithms.score_table import RewardTable
+from rlvid.condition import Condition
 from rlvid.learners.rl import RlLearner
-from rlvid.learners.testing import tiny_groups, tiny_rewards
+from rlvid.learners.testing import tiny_groups, tiny_rewards, tiny_settings
+from rlvid.models.policy import Policy
+from rlvid.models.student import StudentSampling
+from rlvid.models.tiny import pipeline_folder
 from rlvid.observability.metrics import check_names
 from rlvid.records import RolloutGroup
 from rlvid.testing import tiny_model
@@ -18,6 +25,7 @@ from rlvid.weights import trainable_parameters
 from tests.unit.learners.forward_learner import (
     ENGINES,
     digest_of,
+    forward_recipe,
     open_forward,
     sampled,
     take_publish,
@@ -196,3 +204,30 @@ def test_engine_raises_the_reward(engine: str) -> None:
         for model in (tiny_model(0), actor)
     ]
     assert after > before + 0.3
+
+
+def test_a_student_is_trained_at_the_levels_it_is_sampled_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was distilled at these alone; anywhere between them its velocity says nothing."""
+    levels = (1.0, 0.75, 0.5)
+    shutil.copytree(pipeline_folder(), tmp_path / "student")
+    StudentSampling(sigmas=levels).save(tmp_path / "student")
+    recipe = forward_recipe("nft", learner={"mode": "full"})
+    settings = tiny_settings(recipe)
+    policy = Policy(model_path=str(tmp_path / "student"))
+    settings = replace(settings, trainee=replace(settings.trainee, policy=policy))
+    model = tiny_model(0)
+    learner = RlLearner(settings, model)
+    take_publish(learner, tiny_model(0), recipe, 0)
+    groups = sampled(learner, tiny_model(0), recipe)
+    seen: list[float] = []
+    velocity = type(model).velocity
+
+    def note(self: Any, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        seen.extend(sigma.tolist())
+        return velocity(self, latents, sigma, condition)
+
+    monkeypatch.setattr(type(model), "velocity", note)
+    learner.train(groups, tiny_rewards(groups), step=0)
+    assert set(seen) == set(levels)
