@@ -88,8 +88,18 @@ def running() -> Iterator[Process]:
                     started=int(fields[19]),
                     parent=int(fields[1]),
                     environment=frozenset(environment.split(b"\0")),
-                    has_title=environment[:1] in (b"", b"\0"),
+                    has_title=is_title(environment),
                 )
+
+
+def is_title(environment: bytes) -> bool:
+    """Return whether what is read as a process's environment begins with something else.
+
+    A title takes the room of arguments and variables: a short one leaves zeros, the end of a long
+    one stands where the first variable was.
+    """
+    name, is_variable, _ = environment.partition(b"\0")[0].partition(b"=")
+    return not (is_variable and name.decode("latin-1").isidentifier())
 
 
 def marked(mark: str, known: Collection[Process] = ()) -> list[Process]:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from rlvid.launch import cluster_guard
 
 DRIVER = """
@@ -120,3 +122,18 @@ print(subprocess.Popen([sys.executable, "-IS", "-c", child], env=first).pid, flu
 time.sleep(100)
 '''
 """Field 50 of the status is where the environment begins."""
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (b"PATH=/bin\0HOME=/root\0", False),
+        (b"_=/usr/bin/env\0", False),
+        (b"\0\0\0\0HOME=/root\0", True),
+        (b"", True),
+        (b"rd.modules.train.train_head'], **{'sys_path': ['/a=b']})\0HOME=/root\0", True),
+    ],
+)
+def test_a_title_is_told_from_variables(environment: bytes, expected: bool) -> None:
+    """A long one runs into the variables: its text stands where the first one was."""
+    assert cluster_guard.is_title(environment) is expected
