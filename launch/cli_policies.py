@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlvid.launch.cli_options import Overrides, RunFolderOption, default_folder, show_logs
+from rlvid.launch.own_token import ask_for_token
 
 if TYPE_CHECKING:
     from rlvid.config import Recipe
@@ -47,6 +48,7 @@ def evaluate(
 ) -> None:
     """Compare a policy with its base on held-out prompts, with intervals."""
     loaded = recipe_for(what, recipe, overrides)
+    ask_for_token(loaded)
     show_logs()
     from rlvid.launch.phases.base import Artifacts
     from rlvid.launch.run import artifacts_of, evaluate_run
@@ -81,6 +83,7 @@ def compare(
     runs = [what for what in (second, first) if is_run(what)]
     chosen = recipe or (str(Path(runs[0]) / "recipe.yaml") if runs else DEFAULT_RECIPE)
     loaded = load_recipe(chosen, overrides or ())
+    ask_for_token(loaded)
     show_logs()
     from rlvid.launch.phases.base import Artifacts
     from rlvid.launch.run import evaluate_run

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rlvid.launch.cli_options import Overrides, RecipeArgument, show_logs
+from rlvid.launch.own_token import ask_for_token
 
 rewards_app = typer.Typer(no_args_is_help=True, help="List scorers, and test what they can see.")
 
@@ -124,6 +125,7 @@ def serve_rewards(
     from rlvid.config.loader import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
+    ask_for_token(loaded)
     show_logs()
     from rlvid.launch.serve_rewards import serve_rewards as serve
     from rlvid.rewards.service.app import ServiceSettings

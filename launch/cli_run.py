@@ -14,6 +14,7 @@ from rlvid.launch.cli_options import (
     default_folder,
     show_logs,
 )
+from rlvid.launch.own_token import ask_for_token
 
 if TYPE_CHECKING:
     from rlvid.config import Recipe
@@ -76,6 +77,7 @@ def run(
     from rlvid.config.loader import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
+    ask_for_token(loaded)
     if resume_if_exists and (run_folder is None or resume):
         raise ValueError(
             "run: --resume-if-exists looks into the --run-folder that is given with it: expected "
