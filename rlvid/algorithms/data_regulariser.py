@@ -4,9 +4,6 @@ r"""What keeps a policy near good data or near another policy: pulls to add to a
                    DDRL (arXiv:2512.04332): the KL is taken from data to policy, which is the
                    pre-training loss on real or synthetic clips. A KL at the policy's own samples
                    asks a reference about states it never saw; that is how rewards are hacked.
-    dual KL        L = L_RL + c ( w_anchor KL(policy, anchor) + w_previous KL(policy, previous) )
-                   SAGE-GRPO (arXiv:2603.21872): 1.0 to an anchor renewed every 10 updates, 0.1 to
-                   the policy one update ago; c goes from 1e-7 to 1e-5, by a rule NOT FOUND.
     selective KL   only on rows on which the rewards disagree (Astrolabe, arXiv:2603.17051, whose
                    configurations call it GARDO, arXiv:2512.24138). The controller of the share, 2
                    to 20 %, was NOT FOUND as a formula: the share is an argument.
@@ -65,26 +62,6 @@ def velocity_distance(velocity: Tensor, other_velocity: Tensor) -> Tensor:
     level it is the KL of a stochastic step (`rlvid.algorithms.kl`).
     """
     return (velocity - other_velocity.detach()).square().flatten(1).mean(dim=1)
-
-
-def dual_kl(
-    anchor_kl: Tensor,
-    previous_kl: Tensor,
-    *,
-    anchor_weight: float = 1.0,
-    previous_weight: float = 0.1,
-) -> Tensor:
-    """Return anchor_weight anchor_kl + previous_weight previous_kl, [N].
-
-    Args:
-        anchor_kl: [N] to the moving anchor, by `velocity_kl` or `velocity_distance`.
-        previous_kl: [N] to the policy one update ago.
-    """
-    return added(
-        added(torch.zeros_like(anchor_kl), anchor_kl, weight=anchor_weight),
-        previous_kl,
-        weight=previous_weight,
-    )
 
 
 def disagreeing_rows(

@@ -1,11 +1,11 @@
 r"""Reward back-propagation: a differentiable critic's gradient through the last denoising steps.
 
-One function covers what is published; the settings are a `GradientPath`:
+One function covers most of what is published; the settings are a `GradientPath`:
 
     ReFL (arXiv:2304.05977)       stops at a random late step, one step of gradient, then jumps to
                                   the expected clean video; loss relu(2 - reward)
     DRaFT-K (arXiv:2309.17400)    samples to the end, gradient in the last K steps; loss -reward
-    AlignProp (arXiv:2310.03739)  the same with K drawn anew for each batch
+    AlignProp (arXiv:2310.03739)  the same with K drawn anew for each batch, which is not offered
     DRTune (arXiv:2405.00760)     stops the gradient at the model's input: no product of Jacobians
 
 Read in released code: ReFL's loss and exit (steps 30 to 39 of 40), AlignProp's truncation. Of DRaFT
@@ -163,11 +163,6 @@ def draw_exit_step(
             f"refl: exit_frac: expected shares that hold a step of {num_steps}, got {exit_frac}."
         )
     return int(torch.randint(low, high, (1,), generator=generator))
-
-
-def draw_gradient_steps(max_steps: int, *, generator: torch.Generator) -> int:
-    """Draw K evenly from 1 to `max_steps`, for AlignProp's randomised truncation."""
-    return int(torch.randint(1, max_steps + 1, (1,), generator=generator))
 
 
 def sample_with_gradient(

@@ -10,7 +10,6 @@ from rlvid.algorithms.data_regulariser import (
     added,
     data_loss,
     disagreeing_rows,
-    dual_kl,
     selective_kl,
     velocity_distance,
 )
@@ -20,14 +19,6 @@ def test_weight_zero_changes_no_bit_even_beside_an_infinity() -> None:
     """0 * infinity is NaN; a term that is switched off must not be able to end a run."""
     loss = torch.tensor([0.1, 0.2], requires_grad=True)
     assert added(loss, torch.tensor([float("inf"), 1.0]), weight=0.0) is loss
-    both = dual_kl(torch.tensor([0.3]), torch.tensor([float("nan")]), previous_weight=0.0)
-    assert torch.equal(both, torch.tensor([0.3]))
-
-
-def test_dual_kl_by_hand() -> None:
-    """1.0 * 2 + 0.1 * 5 = 2.5, SAGE-GRPO's weights."""
-    total = dual_kl(torch.tensor([2.0]), torch.tensor([5.0]))
-    assert total.tolist() == [2.5]
 
 
 def test_data_loss_by_hand() -> None:

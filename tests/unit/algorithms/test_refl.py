@@ -9,7 +9,6 @@ from torch import Tensor
 from rlvid.algorithms.refl import (
     GradientPath,
     draw_exit_step,
-    draw_gradient_steps,
     refl_loss,
     reward_loss,
     sample_with_gradient,
@@ -156,5 +155,3 @@ def test_draws_stay_in_their_ranges() -> None:
     generator = torch.Generator().manual_seed(0)
     exits = {draw_exit_step(40, generator=generator) for _ in range(400)}
     assert exits == set(range(30, 40))
-    kept = {draw_gradient_steps(5, generator=generator) for _ in range(200)}
-    assert kept == {1, 2, 3, 4, 5}

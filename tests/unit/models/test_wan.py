@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UniPCMultistepScheduler
 from diffusers.models import attention_dispatch
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from rlvid.config import ModelConfig
 from rlvid.models import digest_folder, load_decoder, load_model, video_vae
 from rlvid.models.wan import PROMPT_EMBEDS, WanModel
 from rlvid.testing import check_model, tiny_model
+from tests.unit.models.family_checks import FAMILIES, build
+from tests.unit.models.family_pipelines import from_pipeline, sampled
 
 CPU = torch.device("cpu")
 CAPTION = "a red ball falls to the left while the camera stays still"
@@ -279,3 +282,28 @@ def _pipeline_with_statistics(*, mean: float, std: float) -> object:
     pipeline = build_pipeline([CAPTION], size=size)
     pipeline.vae.register_to_config(latents_mean=[mean] * 2, latents_std=[std] * 2)
     return pipeline
+
+
+def test_unipc_of_first_order_at_exact_timesteps_samples_what_we_do() -> None:
+    """Wan's folders ship UniPC: what sets it apart is its order and timesteps cut to integers."""
+
+    class Exact(UniPCMultistepScheduler):  # type: ignore[misc]
+        def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+            super().set_timesteps(*args, **kwargs)
+            self.timesteps = self.sigmas[:-1] * 1000.0
+
+    family = FAMILIES["wan"]
+    settings = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    distances = {}
+    for scheduler in (Exact, UniPCMultistepScheduler):
+        model = build(family)
+        model._pipeline.register_modules(
+            scheduler=scheduler(
+                **settings, solver_order=1, disable_corrector=list(range(family.num_steps))
+            )
+        )
+        expected = from_pipeline(family, model, family.guidance_scale, "latent")
+        latents = sampled(family, model, family.guidance_scale)
+        distances[scheduler.__name__] = float((latents - expected).abs().max())
+    assert distances["Exact"] < 1e-5
+    assert 1e-3 < distances["UniPCMultistepScheduler"] < 0.1
