@@ -32,7 +32,7 @@ from rlvid.models.lora import add_lora
 from rlvid.observability.vae_flops import VaeSize, decode_bytes
 from rlvid.vae_tiles import tile_vae
 from tests.bench.wan_flops import WAN_1_3B, WanSize, count_tokens
-from tests.bench.wan_shape import DTYPES, build_transformer
+from tests.bench.wan_model import DTYPES, build_transformer
 
 RESULTS = Path(__file__).parent / "results" / "activation_bytes.json"
 CLIP = (21, 60, 104)

@@ -25,7 +25,7 @@ from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_
 from tests.bench.learner_update import join_alone
 from tests.bench.memory_group import own_peak_bytes
 from tests.bench.wan_flops import TINY, WAN_1_3B
-from tests.bench.wan_shape import BenchSettings, ShapeModel
+from tests.bench.wan_model import BenchSettings, ShapeModel
 
 WAN_300M = replace(
     WAN_1_3B, name="wan-300m", num_heads=8, head_dim=128, num_layers=14, ffn_dim=5888

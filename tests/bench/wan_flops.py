@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rlvid.observability.flops import RowFlops, WanSize, count_tokens, row_flops
 
 __all__ = [
     "SIZES",
     "TINY",
+    "WAN_14B",
     "WAN_1_3B",
     "RowFlops",
     "WanSize",
@@ -28,6 +31,8 @@ WAN_1_3B = WanSize(
 """Wan2.1-T2V-1.3B as diffusers' conversion script configures it; 512 is WanPipeline's text length.
 What is not here (cross_attn_norm, qk_norm, eps, rope_max_seq_len) is the class's default there."""
 
+WAN_14B = replace(WAN_1_3B, name="wan2.1-t2v-14b", num_heads=40, num_layers=40, ffn_dim=13824)
+
 TINY = WanSize(
     name="tiny",
     num_heads=2,
@@ -40,7 +45,7 @@ TINY = WanSize(
 )
 """Exercises the script; its figures say nothing about a real model."""
 
-SIZES = {"1.3b": WAN_1_3B, "tiny": TINY}
+SIZES = {"1.3b": WAN_1_3B, "14b": WAN_14B, "tiny": TINY}
 
 
 def latent_shape(

@@ -3,7 +3,8 @@
 What is timed is the code a run goes through: `WanModel.velocity` under `guided_velocity`,
 `RolloutWorker.sample` (one isotemporal plan, so `sample_group`), and the GRPO loss over `assemble`,
 `forward_batches` and `select_forward` with a LoRA, activation checkpointing and AdamW. Left out:
-text encoder, VAE, rewards, Ray, DeepSpeed and weights publishing. FLOPs are those of `wan_flops`.
+text encoder, VAE, rewards, Ray, DeepSpeed and weights publishing; an iteration with VAE and rewards
+is `wan_iteration`. FLOPs are those of `wan_flops`.
 
     python -m tests.bench.wan_shape --size 1.3b --frames 33 --dtype bfloat16
     python -m tests.bench.wan_shape --size tiny
@@ -11,115 +12,37 @@ text encoder, VAE, rewards, Ray, DeepSpeed and weights publishing. FLOPs are tho
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
-from torch import Tensor
 
 from rlvid.actors.rollout_worker import RolloutWorker
 from rlvid.algorithms.base import LossTerms, metric_values
 from rlvid.algorithms.batch import assemble, forward_batches, select_forward
 from rlvid.algorithms.grpo import Grpo
-from rlvid.condition import Condition
-from rlvid.config import AlgorithmConfig, LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
+from rlvid.config import AlgorithmConfig, LearnerConfig, LoraConfig, RolloutConfig
 from rlvid.flow.guidance import guided_velocity
-from rlvid.flow.step_plans import make_step_plan
 from rlvid.flow.step_weights import update_step_weights
 from rlvid.models.lora import add_lora, trainable_parameters
-from rlvid.models.wan import PROMPT_EMBEDS, WanModel
-from rlvid.records import GroupTask, LearnerBatch, Prompt, RolloutGroup
-from rlvid.seeds import derive_seed
+from rlvid.records import LearnerBatch, RolloutGroup
+from tests.bench.activation_bytes import Case, predicted
 from tests.bench.timing import environment, measure
-from tests.bench.wan_flops import (
-    SIZES,
-    RowFlops,
-    WanSize,
-    count_tokens,
-    latent_shape,
-    row_flops,
+from tests.bench.wan_flops import count_tokens
+from tests.bench.wan_model import (
+    PROMPT,
+    BenchSettings,
+    ShapeModel,
+    flops_of_row,
+    group_task,
 )
+from tests.bench.wan_options import result_name, shape_parser, shape_settings
 
 RESULTS = Path(__file__).parent / "results"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_PROMPT = Prompt(prompt_id="bench", text="bench")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchSettings:
-    """One measurement."""
-
-    size: WanSize
-    num_frames: int
-    height: int
-    width: int
-    dtype: str = "float32"
-    device: str = "cpu"
-    rollout: RolloutConfig = RolloutConfig(group_size=4, shift=3.0)
-    repeats: int = 3
-    """Timed runs of each stage, after one to warm up."""
-
-    @property
-    def branches(self) -> int:
-        """Transformer rows of one latent."""
-        return 1 if self.rollout.guidance_scale == 1.0 else 2
-
-
-class ShapeModel(WanModel):
-    """WanModel with its own `velocity`, random weights, and neither text encoder nor VAE."""
-
-    def __init__(self, settings: BenchSettings) -> None:
-        # Not the parent's: that takes a whole pipeline, of which only the transformer is timed.
-        self.device = torch.device(settings.device)
-        self._dtype = DTYPES[settings.dtype]
-        self._size = settings.size
-        self._embeds: dict[str, Tensor] = {}
-        self.transformer = build_transformer(settings.size, self.device, self._dtype)
-
-    def encode_prompts(self, texts: Sequence[str]) -> Condition:
-        """Return noise [B, L, D] of the text encoder's shape; other texts, other noise."""
-        shape = (self._size.text_tokens, self._size.text_dim)
-        for text in set(texts) - set(self._embeds):
-            seed = derive_seed(0, text)
-            drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-            self._embeds[text] = drawn.to(self.device)
-        return Condition({PROMPT_EMBEDS: torch.stack([self._embeds[text] for text in texts])})
-
-    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        return latent_shape(self._size, num_frames=num_frames, height=height, width=width)
-
-
-def build_transformer(
-    size: WanSize, device: torch.device, dtype: torch.dtype
-) -> WanTransformer3DModel:
-    """Return a seeded random transformer, built on `device`, in the dtypes of a loaded one.
-
-    `from_pretrained` keeps some modules in float32 and `to(dtype)` does not, hence the loop.
-    """
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), device:
-        torch.manual_seed(0)
-        transformer = WanTransformer3DModel(
-            patch_size=size.patch_size,
-            num_attention_heads=size.num_heads,
-            attention_head_dim=size.head_dim,
-            in_channels=size.channels,
-            out_channels=size.channels,
-            text_dim=size.text_dim,
-            freq_dim=size.freq_dim,
-            ffn_dim=size.ffn_dim,
-            num_layers=size.num_layers,
-        )
-    kept = set(transformer._keep_in_fp32_modules)
-    for name, parameter in transformer.named_parameters():
-        if not kept & set(name.split(".")):
-            parameter.data = parameter.data.to(dtype)
-    return transformer.eval()
 
 
 def run_bench(settings: BenchSettings) -> dict[str, Any]:
@@ -164,33 +87,22 @@ def measure_forward(model: ShapeModel, settings: BenchSettings) -> dict[str, Any
     shape = model.latent_shape(settings.num_frames, settings.height, settings.width)
     latents = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     sigma = torch.full((1,), 0.7, device=model.device)
-    positive, negative = model.encode_prompts([_PROMPT.text]), model.encode_prompts([""])
+    positive, negative = model.encode_prompts([PROMPT.text]), model.encode_prompts([""])
     scale = settings.rollout.guidance_scale
     timing = measure(
         lambda: guided_velocity(model, latents, sigma, positive, negative, scale),
         model.device,
         repeats=settings.repeats,
     )
-    return timing.to_json(flops=settings.branches * _row_flops(settings).forward)
+    return timing.to_json(flops=settings.branches * flops_of_row(settings).forward)
 
 
 def measure_rollout(
     model: ShapeModel, settings: BenchSettings
 ) -> tuple[RolloutGroup, dict[str, Any]]:
     """Time a group as a rollout actor samples it; return the group as well."""
-    clip = ModelConfig(num_frames=settings.num_frames, height=settings.height, width=settings.width)
-    worker = RolloutWorker(model, clip, actor_id="bench", mode="lora")
-    size = settings.rollout.group_size
-    plan = make_step_plan(settings.rollout, recipe_seed=0, prompt_id=_PROMPT.prompt_id, step=0)
-    task = GroupTask(
-        group_id="000000-00",
-        lease_id="bench",
-        prompt=_PROMPT,
-        plan=plan,
-        noise_seeds=tuple(plan.noise_index(index, size) for index in range(size)),
-        step_seeds=tuple(range(100, 100 + size)),
-        guidance_scale=settings.rollout.guidance_scale,
-    )
+    worker = RolloutWorker(model, settings.clip, actor_id="bench", mode="lora")
+    task = group_task(settings.rollout)
     groups: list[RolloutGroup] = []
 
     def sample() -> None:
@@ -199,8 +111,8 @@ def measure_rollout(
     timing = measure(sample, model.device, repeats=settings.repeats)
     rows = groups[0].num_forwards * settings.branches
     return groups[0], {
-        **timing.to_json(flops=rows * _row_flops(settings).forward),
-        "seconds_per_rollout": timing.median_s / size,
+        **timing.to_json(flops=rows * flops_of_row(settings).forward),
+        "seconds_per_rollout": timing.median_s / settings.rollout.group_size,
         "latent_forwards": groups[0].num_forwards,
     }
 
@@ -227,7 +139,7 @@ def measure_training(
 
     forwards = batch.unique_rows.numel()
     timing = measure(step, model.device, repeats=settings.repeats)
-    flops = forwards * settings.branches * _row_flops(settings).trained
+    flops = forwards * settings.branches * flops_of_row(settings).trained
     checks = {
         "replay_drift_max": seen[0]["ratio_deviation_max"],
         "clip_range": config.clip_range,
@@ -248,14 +160,12 @@ def planned_peaks(
     Weights and activations; in training also the adapter's gradients and Adam's moments. What
     torch's kernels take for themselves is in the measured ones only.
     """
-    from tests.bench.activation_bytes import Case, predicted
-
     frames, height, width = model.latent_shape(
         settings.num_frames, settings.height, settings.width
     )[1:]
     case = Case(
         size=settings.size,
-        dtype="bfloat16" if settings.dtype == "bfloat16" else "float32",
+        dtype=settings.clip.dtype,
         mode="denoise",
         latent=(frames, height, width),
     )
@@ -284,9 +194,18 @@ def learner_batch(
 
 
 def accumulate(
-    model: ShapeModel, batch: LearnerBatch, config: AlgorithmConfig, guidance_scale: float
+    model: ShapeModel,
+    batch: LearnerBatch,
+    config: AlgorithmConfig,
+    guidance_scale: float,
+    *,
+    phase: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> list[LossTerms]:
-    """Run forward and backward over the rollout's own batches, as the learner does."""
+    """Run forward and backward over the rollout's own batches, as the learner does.
+
+    Args:
+        phase: holds what is done of "replay", the forward, and of "train", the backward.
+    """
     condition = model.encode_prompts([batch.prompt.model_text])
     negative = model.encode_prompts([""])
     total_rows = int(batch.trained.sum())
@@ -294,65 +213,33 @@ def accumulate(
     for rows in forward_batches(batch):
         part = select_forward(batch, rows)
         unique = part.unique_rows
-        velocity = guided_velocity(
-            model, part.latents[unique], part.sigma[unique], condition, negative, guidance_scale
-        )
-        terms = Grpo().loss(part, velocity, config=config)
-        (terms.loss_sum / total_rows).backward()
+        with phase("replay"):
+            velocity = guided_velocity(
+                model, part.latents[unique], part.sigma[unique], condition, negative, guidance_scale
+            )
+            terms = Grpo().loss(part, velocity, config=config)
+        with phase("train"):
+            (terms.loss_sum / total_rows).backward()
         collected.append(replace(terms, loss_sum=terms.loss_sum.detach()))
     return collected
 
 
-def _row_flops(settings: BenchSettings) -> RowFlops:
-    shape = latent_shape(
-        settings.size,
-        num_frames=settings.num_frames,
-        height=settings.height,
-        width=settings.width,
-    )
-    return row_flops(settings.size, count_tokens(settings.size, shape))
-
-
 def parse_settings(arguments: Sequence[str] | None = None) -> tuple[BenchSettings, str]:
     """Return the settings and the name of the result."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--size", choices=sorted(SIZES), default="1.3b")
-    parser.add_argument("--frames", type=int, help="pixel frames; 33, or 5 for tiny")
-    parser.add_argument("--height", type=int, help="pixels; 480, or 32 for tiny")
-    parser.add_argument("--width", type=int, help="pixels; 832, or 32 for tiny")
-    parser.add_argument("--layers", type=int, help="fewer than the size has")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = shape_parser(__doc__, frames=33, repeats=3)
     parser.add_argument("--group-size", type=int, default=4)
     parser.add_argument("--denoising-steps", type=int, default=10)
     parser.add_argument("--guidance-scale", type=float, default=3.0)
-    parser.add_argument("--initial-noise", choices=["shared", "independent"], default="shared")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--name", help="of the file in results/; made of the settings if absent")
     given = parser.parse_args(arguments)
-    size: WanSize = SIZES[given.size]
-    if given.size == "tiny":
-        given.device = "cpu"
-    frames, height, width = (5, 32, 32) if given.size == "tiny" else (33, 480, 832)
-    settings = BenchSettings(
-        size=replace(size, num_layers=given.layers or size.num_layers),
-        num_frames=given.frames or frames,
-        height=given.height or height,
-        width=given.width or width,
-        dtype=given.dtype,
-        device=given.device,
-        rollout=RolloutConfig(
-            shift=3.0,
-            group_size=given.group_size,
-            num_denoising_steps=given.denoising_steps,
-            guidance_scale=given.guidance_scale,
-            initial_noise=given.initial_noise,
-        ),
-        repeats=given.repeats,
+    rollout = RolloutConfig(
+        shift=3.0,
+        group_size=given.group_size,
+        num_denoising_steps=given.denoising_steps,
+        guidance_scale=given.guidance_scale,
+        initial_noise=given.initial_noise,
     )
-    kind = torch.device(settings.device).type
-    name = f"{kind}_{size.name}_{settings.num_frames}f_{settings.dtype}"
-    return settings, given.name or name
+    settings = shape_settings(given, rollout)
+    return settings, given.name or result_name(settings)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from rlvid.inference.attention import BACKENDS, check_backend
 from rlvid.inference.optimise import OptimisedModel, optimise
 from tests.bench.timing import environment, measure
 from tests.bench.wan_flops import WAN_1_3B
-from tests.bench.wan_shape import BenchSettings, ShapeModel
+from tests.bench.wan_model import BenchSettings, ShapeModel
 
 pytestmark = [
     pytest.mark.gpu,

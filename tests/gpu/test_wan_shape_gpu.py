@@ -9,7 +9,8 @@ import torch
 
 from rlvid.config import RolloutConfig
 from tests.bench.wan_flops import WAN_1_3B
-from tests.bench.wan_shape import BenchSettings, run_bench
+from tests.bench.wan_model import BenchSettings
+from tests.bench.wan_shape import run_bench
 
 pytestmark = [
     pytest.mark.gpu,

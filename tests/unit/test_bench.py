@@ -14,11 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from rlvid.config import AlgorithmConfig, LoraConfig, RolloutConfig
 from rlvid.models.lora import add_lora
 from tests.bench.wan_flops import TINY, WAN_1_3B, count_tokens, latent_shape, row_flops
+from tests.bench.wan_model import BenchSettings, ShapeModel, build_transformer
 from tests.bench.wan_shape import (
-    BenchSettings,
-    ShapeModel,
     accumulate,
-    build_transformer,
     learner_batch,
     measure_rollout,
     parse_settings,

@@ -26,7 +26,7 @@ WIDE = WanSize(
 
 def counted(*, base_is_frozen: bool) -> tuple[float, float]:
     """Return FLOPs of one forward and backward pass as torch counts them, and as we do."""
-    from tests.bench.wan_shape import build_transformer
+    from tests.bench.wan_model import build_transformer
 
     transformer: Any = build_transformer(WIDE, torch.device("cpu"), torch.float32)
     if base_is_frozen:
