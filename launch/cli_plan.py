@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,8 @@ from rlvid.launch.cli_options import Overrides, RecipeArgument
 
 if TYPE_CHECKING:
     from rlvid.config import Recipe
+    from rlvid.launch.estimate.phases import PhaseEstimate
+    from rlvid.launch.planner import Plan
 
 WIDTH = 120
 """Columns that the tables need; a narrower terminal folds their lines."""
@@ -148,26 +150,19 @@ def print_plan(
     console = Console(width=max(Console().width, WIDTH))
     console.print(planner.render(planned), highlight=False)
     console.print(render.render(estimates, assumed), highlight=False)
-    needs = sum(phase.disk_bytes for phase in estimates)
-    free = shutil.disk_usage(Path.cwd()).free
-    if needs > free:
-        console.print(
-            f"warning: the run leaves {needs / render.GIB:.1f} GiB on the disk, here are "
-            f"{free / render.GIB:.1f} GiB free; give a --run-folder with more room",
-            highlight=False,
-        )
-    short = planner.short_of_memory(recipe, planned)
-    if short:
-        console.print(f"warning: {short}", highlight=False)
+    for warning in _warnings(recipe, planned, estimates, is_elsewhere=gpus is not None):
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     misfits = [f"plan: {line}" for line in phases.misfits(planned, assumed)]
     if gpus is not None:
         from rlvid.launch.estimate.recipe_split import split_problem
         from rlvid.launch.estimate.render_split import split_lines
 
         problem = split_problem(recipe, planned, assumed, gpus)
-        if problem is not None:
+        if problem is None:
+            lines = [_no_split(estimates, price)]
+        else:
             lines = split_lines(recipe, problem, gpus, price=price)
-            console.print("", *lines, sep="\n", highlight=False, soft_wrap=True)
+        console.print("", *lines, sep="\n", highlight=False, soft_wrap=True)
     if measure:
         from rlvid.launch.estimate.render_cpu_step import cpu_step_lines
 
@@ -176,3 +171,44 @@ def print_plan(
         raise ValueError("\n".join(misfits))
     if gpus is None:
         planner.check_machine(recipe)
+
+
+def _warnings(
+    recipe: Recipe, planned: Plan, estimates: Sequence[PhaseEstimate], *, is_elsewhere: bool
+) -> Iterator[str]:
+    """Yield what a run of the recipe would meet; nothing of this machine for one elsewhere."""
+    from rlvid.launch import planner
+    from rlvid.launch.clip_checks import outside_native
+    from rlvid.launch.estimate.render import GIB
+
+    unlike = outside_native(recipe.model)
+    if unlike:
+        yield unlike
+    if is_elsewhere:
+        return
+    needs = sum(phase.disk_bytes for phase in estimates)
+    free = shutil.disk_usage(Path.cwd()).free
+    if needs > free:
+        yield (
+            f"the run leaves {needs / GIB:.1f} GiB on the disk, here are {free / GIB:.1f} GiB "
+            "free; give a --run-folder with more room"
+        )
+    short = planner.short_of_memory(recipe, planned)
+    if short:
+        yield short
+
+
+def _no_split(estimates: Sequence[PhaseEstimate], price: float | None) -> str:
+    """Return why nothing was split, and what the hours of the estimate cost."""
+    from rlvid.launch.estimate.render import figure
+
+    why = "--cluster: its GPUs are split for phase grpo, which this recipe does not have"
+    held = sum(phase.held_gpu_hours for phase in estimates)
+    if price is None:
+        return why
+    if not held:
+        return f"{why}; --price: the estimate has no GPU-hours"
+    return (
+        f"{why}; --price: as the recipe is, {figure(held)} GPU-hours held cost "
+        f"{figure(held * price)}"
+    )

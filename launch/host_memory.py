@@ -91,6 +91,13 @@ def offloaded(recipe: Recipe, learner: LearnerConfig, size: ModelSize) -> dict[s
     return found
 
 
+def texts_apart(recipe: Recipe, size: ModelSize) -> dict[str, float]:
+    """Return MiB of text encoders that `model.text_encoder_device` keeps in RAM."""
+    if recipe.model.text_encoder_device != "cpu":
+        return {}
+    return {"text encoders": size.text_encoder_parameters * bytes_of(recipe) / MIB}
+
+
 def published(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     """Return MiB of the buffers in which the RL phase's trained parameters are published."""
     width = trained_width(recipe, recipe.learner)

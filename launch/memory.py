@@ -89,17 +89,25 @@ def actor_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     Of several that share clips it is the one that leads; the others hold the transformer alone.
     """
     width = bytes_of(recipe)
-    frozen = size.transformer_parameters + size.text_encoder_parameters + size.vae_parameters
+    texts = text_encoder_bytes(recipe, size)
+    frozen = (size.transformer_parameters + size.vae_parameters) * width
     _, rows = group_rows(recipe)
     alive = denoising_bytes(recipe, size, rows, ranks=recipe.rollout.sequence_parallel)
     published = size.trainable_parameters if "grpo" in recipe.phases else 0
     spare = published * trained_width(recipe, recipe.learner)
     adapter = spare if recipe.learner.mode == "lora" else 0.0
     return {
-        "weights": (frozen * width + adapter) / MIB,
+        "weights": (frozen + texts + adapter) / MIB,
         "spare copy": spare / MIB,
         "activations": alive / MIB,
     }
+
+
+def text_encoder_bytes(recipe: Recipe, size: ModelSize) -> float:
+    """Return the bytes of the text encoders where the transformer is: 0 if they are in RAM."""
+    if recipe.model.text_encoder_device == "cpu":
+        return 0.0
+    return float(size.text_encoder_parameters * bytes_of(recipe))
 
 
 def decoder_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
@@ -319,7 +327,7 @@ def _training_state(recipe: Recipe, learner: LearnerConfig, size: ModelSize) -> 
     held = _held_numbers(learner, size.transformer_parameters) * width
     adapter = 4 * trainable if learner.mode == "lora" else 0
     return {
-        "weights": (held + adapter + size.text_encoder_parameters * width) / MIB,
+        "weights": (held + adapter + text_encoder_bytes(recipe, size)) / MIB,
         "gradients": gradients / MIB,
         "gradient bucket": bucket_bytes(recipe, learner, trainable) / MIB,
         "optimiser": optimiser / MIB,

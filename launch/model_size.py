@@ -24,7 +24,7 @@ from rlvid.launch.folder_parts import (
     read_json,
 )
 from rlvid.launch.model_tiles import one_tile, tiles_bytes
-from rlvid.models import model_folder
+from rlvid.models import clip_shape, model_folder
 from rlvid.models.published import published
 from rlvid.models.wan import MAX_SEQUENCE_LENGTH
 from rlvid.models.wan_shapes import Shapes
@@ -88,8 +88,8 @@ def read_model_size(model: ModelConfig, learner: LearnerConfig) -> ModelSize:
     """Return the sizes of `model.path` for the recipe's clip.
 
     Raises:
-        ValueError: the folder is missing or has no such parts, or the family does not say what its
-            transformer is told.
+        ValueError: the folder is missing or has no such parts, the clip does not divide, or the
+            family does not say what its transformer is told.
     """
     config = part_config(model, "transformer")
     if is_wan(model):
@@ -155,23 +155,38 @@ def sizes_are_published(model: ModelConfig) -> str:
 
 
 def latent_frames(model: ModelConfig) -> tuple[int, int, int]:
-    """Return frames, height and width of the latents of the recipe's clip."""
-    return latent_shape(model)[1:]
+    """Return frames, height and width of the latents of the recipe's clip, or of a tile of it."""
+    if not is_wan(model):
+        return _counted(model).latent_shape[1:]
+    temporal, spatial = _wan_compression(model)
+    frames = (model.num_frames - 1) // temporal + 1
+    return frames, model.height // spatial, model.width // spatial
 
 
 def latent_shape(model: ModelConfig) -> tuple[int, int, int, int]:
-    """Return (C, F, H, W) of the latents of the recipe's clip."""
+    """Return (C, F, H, W) of the latents of the recipe's clip.
+
+    Raises:
+        ValueError: the clip does not divide.
+    """
     if not is_wan(model):
         return _counted(model).latent_shape
+    temporal, spatial = _wan_compression(model)
+    _, *patch = part_config(model, "transformer")["patch_size"]
+    return clip_shape.latent_shape(
+        (model.num_frames, model.height, model.width),
+        channels=part_config(model, "vae")["z_dim"],
+        temporal=temporal,
+        spatial=spatial,
+        patch=(patch[0], patch[1]),
+    )
+
+
+def _wan_compression(model: ModelConfig) -> tuple[int, int]:
+    """Return the frames and the pixels of a side that one latent position stands for."""
     vae = part_config(model, "vae")
     # The first Wan folders do not say these two: they are the defaults of AutoencoderKLWan.
-    spatial, temporal = vae.get("scale_factor_spatial", 8), vae.get("scale_factor_temporal", 4)
-    return (
-        vae["z_dim"],
-        (model.num_frames - 1) // temporal + 1,
-        model.height // spatial,
-        model.width // spatial,
-    )
+    return vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
 
 
 def trained_shapes(model: ModelConfig) -> Shapes:

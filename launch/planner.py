@@ -17,6 +17,7 @@ from rlvid.launch.host_memory import (
     node_needs_mib,
     offloaded,
     published,
+    texts_apart,
 )
 from rlvid.launch.memory import (
     actor_memory,
@@ -30,6 +31,8 @@ from rlvid.launch.memory import (
 )
 from rlvid.launch.model_size import ModelSize, read_model_size, sizes_are_published
 from rlvid.launch.role_plan import SAMPLING_PHASES, RolePlan
+from rlvid.models import MODELS
+from rlvid.plugins import resolve
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,8 +67,10 @@ def plan(recipe: Recipe) -> Plan:
     """Return the plan of the recipe's phases.
 
     Raises:
-        ValueError: the model folder is missing, or no step plan can be made.
+        ValueError: there is no such family, the model folder is missing, its clip does not divide,
+            or no step plan can be made.
     """
+    resolve(recipe.model.use, MODELS, where="model.use")
     has_rl = "grpo" in recipe.phases
     sampling, learning = forwards_per_step(recipe) if has_rl else (0.0, 0.0)
     rollout, roles = recipe.rollout, (*sampling_roles(recipe), *learner_roles(recipe))
@@ -123,6 +128,7 @@ def sampling_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
         num_gpus=rollout.num_gpus,
         memory_mib=actor_memory(recipe, size),
         phases=phases,
+        moved_mib=texts_apart(recipe, size),
     )
     return (actor, *reward_roles(recipe, size))
 
@@ -145,7 +151,9 @@ def learner_roles(recipe: Recipe) -> tuple[RolePlan, ...]:
         if phase not in recipe.phases:
             continue
         size = read_model_size(recipe.model, learner)
-        moved = {} if phase == "prompt_enhancement" else offloaded(recipe, learner, size)
+        moved = {}
+        if phase != "prompt_enhancement":
+            moved = offloaded(recipe, learner, size) | texts_apart(recipe, size)
         found.append(
             RolePlan(
                 role=name,

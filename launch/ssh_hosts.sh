@@ -23,8 +23,12 @@
 # RLVID_SSH (ssh): the command that reaches a host. RLVID_NODE_TMP (/tmp): where a node has its files.
 set -euo pipefail
 
-if [ "$#" -lt 2 ] || [ ! -r "$1" ] || [[ " $* " != *" --run-folder"* ]]; then
+if [ "$#" -lt 2 ] || [[ " $* " != *" --run-folder"* ]]; then
   echo "usage: bash launch/ssh_hosts.sh HOSTFILE RECIPE --run-folder DIR [key=value ...]" >&2
+  exit 2
+fi
+if [ ! -r "$1" ] || [ -d "$1" ]; then
+  echo "ssh_hosts.sh: no host file at $1 that can be read; give one, with a host a line" >&2
   exit 2
 fi
 mapfile -t lines < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$1")

@@ -20,7 +20,7 @@ def resolve(name: str, table: Mapping[str, str], *, where: str) -> object:
     target = name if ":" in name else table.get(name)
     if target is None:
         near = difflib.get_close_matches(name, list(table), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(table))}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(table))}."
         raise ValueError(
             f"{where}: unknown name {name!r}; {hint} A name of your own is package.module:Class."
         )

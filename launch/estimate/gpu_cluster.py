@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,12 +87,12 @@ class GpuCluster:
 
 
 def read_cluster(text: str) -> GpuCluster:
-    """Return the cluster of "4x8xH100"; the kind's case does not matter.
+    """Return the cluster of "4x8xH100"; case does not matter.
 
     Raises:
         ValueError: it is none, or the kind is not known.
     """
-    parts = [part.strip() for part in text.split("x", 2)]
+    parts = [part.strip() for part in re.split("[xX]", text, maxsplit=2)]
     numbers = parts[:2]
     if len(parts) < 3 or not all(part.isdecimal() and int(part) > 0 for part in numbers):
         raise ValueError(

@@ -20,6 +20,9 @@ class ModelConfig(Section):
     """Of the transformer; sampling arithmetic is float32 always."""
     device: str = "auto"
     """A torch device, or "auto": cuda where the process was given one, else cpu."""
+    text_encoder_device: str | None = None
+    """Torch device of the text encoders, or "auto"; None: `device`. "cpu" keeps them in RAM, 11 GB
+    of each GPU for Wan 2.1 in bfloat16; a prompt is encoded once and kept."""
     num_frames: int = Field(default=17, ge=1)
     height: int = Field(default=32, ge=8)
     """Pixels."""

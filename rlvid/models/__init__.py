@@ -54,7 +54,8 @@ def model_folder(config: ModelConfig) -> Path:
 def load_model(config: ModelConfig, device: str | None = None) -> VideoModel:
     """Return the model of `config`, frozen but for its transformer, in evaluation mode.
 
-    A family is a class with `load(folder, *, device, dtype, attention_backend) -> VideoModel`.
+    A family is a class with `load(folder, *, device, dtype, attention_backend) -> VideoModel`, and
+    with `text_encoder_device` if `model.text_encoder_device` is to be set.
 
     Args:
         device: overrides `config.device`; "auto" is cuda where this process sees one, else cpu.
@@ -66,11 +67,13 @@ def load_model(config: ModelConfig, device: str | None = None) -> VideoModel:
             f"model.use: {config.use!r} has no `load`: expected a class with "
             "load(folder, *, device, dtype, attention_backend). See rlvid.models.wan."
         )
+    apart = config.text_encoder_device
     model: VideoModel = load(
         model_folder(config),
         device=_device(device or config.device),
         dtype=_DTYPES[config.dtype],
         attention_backend=config.attention_backend,
+        **({} if apart is None else {"text_encoder_device": _device(apart)}),
     )
     _tile(getattr(model, "vae", None), config)
     return model

@@ -98,7 +98,7 @@ class CogVideoXModel(PipelineModel):
             text,
             do_classifier_free_guidance=False,
             max_sequence_length=self.max_sequence_length,
-            device=self.device,
+            device=self.text_device,
         )
         return Condition({PROMPT_EMBEDS: embeds.float()})
 

@@ -96,7 +96,7 @@ class CosmosModel(PipelineModel):
             text,
             do_classifier_free_guidance=False,
             max_sequence_length=self.max_sequence_length,
-            device=self.device,
+            device=self.text_device,
         )
         return Condition({PROMPT_EMBEDS: embeds})
 

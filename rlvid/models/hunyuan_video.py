@@ -81,7 +81,7 @@ class HunyuanVideoModel(PipelineModel):
     def encode_prompt(self, text: str) -> Condition:
         """Return prompt_embeds [1, L, D], prompt_mask [1, L] and pooled_embeds [1, P], float32."""
         embeds, pooled, mask = self._pipeline.encode_prompt(
-            text, device=self.device, max_sequence_length=self.max_sequence_length
+            text, device=self.text_device, max_sequence_length=self.max_sequence_length
         )
         return Condition(
             {

@@ -93,7 +93,7 @@ class HunyuanVideo15Model(PipelineModel):
         Of a text without quotation marks the glyphs are zero, and masked.
         """
         embeds, mask, glyphs, glyph_mask = self._pipeline.encode_prompt(
-            text, device=self.device, dtype=self._dtype
+            text, device=self.text_device, dtype=self._dtype
         )
         return Condition(
             {

@@ -52,7 +52,7 @@ class Ltx2Model(LtxModel):
             text,
             do_classifier_free_guidance=False,
             max_sequence_length=self.max_sequence_length,
-            device=self.device,
+            device=self.text_device,
         )
         embeds, _, mask = self._pipeline.connectors(
             embeds, mask, padding_side=self._pipeline.tokenizer.padding_side

@@ -65,7 +65,7 @@ class MochiModel(PipelineModel):
             [text],
             do_classifier_free_guidance=False,
             max_sequence_length=self.max_sequence_length,
-            device=self.device,
+            device=self.text_device,
         )
         return Condition({"prompt_embeds": embeds.float(), "prompt_mask": mask})
 

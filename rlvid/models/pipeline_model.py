@@ -56,6 +56,9 @@ class PipelineModel(ABC):
     ) -> None:
         """`pipeline` is of the class `PIPELINE`, on `device`."""
         self.device = device
+        texts = pipeline.text_encoder  # None of a pipeline without weights
+        self.text_device = device if texts is None else next(texts.parameters()).device
+        """Where prompts are encoded: `device`, or what `model.text_encoder_device` says."""
         self.transformer: nn.Module = pipeline.transformer
         self._pipeline = pipeline
         self._dtype = dtype
@@ -70,11 +73,15 @@ class PipelineModel(ABC):
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         attention_backend: str | None = None,
+        text_encoder_device: torch.device | None = None,
     ) -> Self:
         """Read a pipeline folder from disk; nothing is fetched from anywhere.
 
         `dtype` is the transformer's; the VAE stays in float32 (in bfloat16 it bands) and the text
         encoders follow the transformer.
+
+        Args:
+            text_encoder_device: None is `device`.
         """
         folder = Path(folder)
         cls.check_folder(folder)
@@ -101,11 +108,19 @@ class PipelineModel(ABC):
             getattr(pipeline, name).requires_grad_(False).eval()
         pipeline.transformer.eval()
         pipeline.set_progress_bar_config(disable=True)
-        pipeline.to(device)
+        cls._place(pipeline, device, text_encoder_device or device)
         model = cls(pipeline, device=device, dtype=dtype)
         if attention_backend is not None:
             set_attention_backend(model.transformer, attention_backend)
         return model
+
+    @classmethod
+    def _place(cls, pipeline: Any, device: torch.device, text_device: torch.device) -> None:
+        """Move the parts, what only encodes text to a device of its own."""
+        texts = set(cls.ENCODERS) - {"image_encoder"}
+        for name, part in pipeline.components.items():
+            if isinstance(part, nn.Module):
+                part.to(text_device if name in texts else device)
 
     @classmethod
     def load_vae(cls, folder: str | Path, *, device: torch.device) -> VideoVae:
@@ -212,7 +227,7 @@ class PipelineModel(ABC):
         # Not inference tensors even when the caller is in inference mode: a kept one could not take
         # part in a later training forward.
         with torch.inference_mode(False), torch.no_grad():
-            condition = self.encode_prompt(text)
+            condition = self.encode_prompt(text).to(self.device)
         self._conditions[text] = condition
         while len(self._conditions) > 1 and self._kept_bytes() > _CACHED_BYTES:
             self._conditions.popitem(last=False)

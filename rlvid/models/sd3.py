@@ -89,7 +89,7 @@ class StableDiffusion3Model(PipelineModel):
             prompt_3=None,
             do_classifier_free_guidance=False,
             max_sequence_length=self.max_sequence_length,
-            device=self.device,
+            device=self.text_device,
         )
         return Condition({"prompt_embeds": embeds.float(), "pooled_embeds": pooled.float()})
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlvid.models.clip_shape import latent_shape
+
 PIXELS_AT_ONCE = 2**20
 """Clips go through together up to so many pixels of all their frames, else one at a time: together
 small ones are several times as fast, and a group of large ones needs the memory of one."""
@@ -96,19 +98,13 @@ class VideoVae:
         Raises:
             ValueError: the clip does not divide.
         """
-        temporal, spatial = self.scale_factor_temporal, self.scale_factor_spatial
-        if (num_frames - 1) % temporal:
-            raise ValueError(
-                f"model.num_frames: expected a multiple of {temporal} plus 1, got {num_frames}. "
-                f"Take {1 + (num_frames - 1) // temporal * temporal}."
-            )
-        for name, pixels, size in (("height", height, patch[0]), ("width", width, patch[1])):
-            if pixels < 1 or pixels % (spatial * size):
-                raise ValueError(
-                    f"model.{name}: expected a multiple of {spatial * size}, got {pixels}."
-                )
-        frames = (num_frames - 1) // temporal + 1
-        return self.channels, frames, height // spatial, width // spatial
+        return latent_shape(
+            (num_frames, height, width),
+            channels=self.channels,
+            temporal=self.scale_factor_temporal,
+            spatial=self.scale_factor_spatial,
+            patch=patch,
+        )
 
     def clip_size(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
         """Return (num_frames, height, width) of the clip whose latents have shape (C, F, H, W)."""

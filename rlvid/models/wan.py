@@ -76,7 +76,7 @@ class WanModel(PipelineModel):
             add_special_tokens=True,
             return_attention_mask=True,
             return_tensors="pt",
-        ).to(self.device)
+        ).to(self.text_device)
         mask = tokens.attention_mask
         states = self._pipeline.text_encoder(tokens.input_ids, mask).last_hidden_state
         return Condition({PROMPT_EMBEDS: states.float() * mask.unsqueeze(-1)})

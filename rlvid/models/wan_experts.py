@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from rlvid.models.experts import TwoExperts
 from rlvid.models.pipeline_model import PipelineModel, read_index
 from rlvid.models.wan import NUM_TRAIN_TIMESTEPS, WanModel
 
@@ -26,6 +25,8 @@ class WanExpertsModel(WanModel):
     def __init__(
         self, pipeline: Any, *, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
+        from rlvid.models.experts import TwoExperts  # imports diffusers
+
         super().__init__(pipeline, device=device, dtype=dtype)
         self._experts = TwoExperts(
             pipeline.transformer,

@@ -18,7 +18,9 @@ def test_every_peak_has_a_kind_and_a_memory() -> None:
     assert set(KINDS.values()) == set(PEAK_BF16) == set(MEMORY_GB)
 
 
-@pytest.mark.parametrize("text", ["4x8xH100", " 4 x 8 x h100", "4x8xNVIDIA H100 80GB HBM3"])
+@pytest.mark.parametrize(
+    "text", ["4x8xH100", "4X8XH100", " 4 x 8 x h100", "4x8xNVIDIA H100 80GB HBM3"]
+)
 def test_cluster_is_read(text: str) -> None:
     cluster = read_cluster(text)
     assert cluster == GpuCluster(num_nodes=4, gpus_per_node=8, gpu="NVIDIA H100 80GB HBM3")

@@ -14,16 +14,28 @@ import yaml
 
 LAUNCH = Path(__file__).resolve().parents[3] / "launch"
 COMMANDS = {
-    "srun": 'echo "$*" >> "$FOLDER/steps"; case "$*" in *hostname*) echo 10.0.0.1 10.0.0.2;; esac',
+    "srun": """
+echo "$*" >> "$FOLDER/steps"
+case "$*" in *hostname*) echo 10.0.0.1 10.0.0.2; exit;; esac
+trap 'exit 143' TERM  # a step that is asked to end is not asked to drain
+while [[ "$1" == --* ]]; do shift; done
+if [ "$1" = rlvid ]; then "$@" & wait $!; fi
+""",
     "scontrol": 'if [ "$1" = show ]; then echo node1; else echo "$@" >> "$FOLDER/requeued"; fi',
     # A token, what a job's driver ended with, and pip.
     "python": 'case "$1" in -c) echo secret;; -) echo "$JOB_STATUS";; esac',
     "ray": '[ "$1" = start ] || echo "$@" >> "$FOLDER/submitted"',
     "rlvid": """
-if [ "$1" = doctor ]; then echo "$@ $RAY_AUTH_MODE" >> "$FOLDER/doctor"; exit "${DOCTOR:-0}"; fi
+if [ "$1" = doctor ]; then
+  echo "$@ $RAY_AUTH_MODE $RAY_AUTH_TOKEN" >> "$FOLDER/doctor"
+  exit "${DOCTOR:-0}"
+fi
 echo "$@" >> "$FOLDER/ran"
 trap 'sleep 0.2; exit 75' TERM
-for _ in $(seq "${TURNS:-1}"); do sleep 0.1; done
+for _ in $(seq "${TURNS:-1}"); do
+  sleep 0.1
+  [ ! -e "${RLVID_PREEMPTION_FILE:-/nowhere}" ] || exit 75
+done
 exit "${STATUS:-0}"
 """,
 }
@@ -62,14 +74,19 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+def until_there(path: Path) -> None:
+    """Wait for what the driver writes when it starts, and until it listens."""
+    give_up = time.monotonic() + 20.0
+    while not lines(path) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    time.sleep(0.3)
+
+
 def test_slurm_passes_the_signal_on_waits_for_the_drain_and_queues_again(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     job = slurm({**environment, "TURNS": "300"}, "my", "seed=1")
-    give_up = time.monotonic() + 20.0
-    while not lines(tmp_path / "ran") and time.monotonic() < give_up:
-        time.sleep(0.05)
-    time.sleep(0.3)
+    until_there(tmp_path / "ran")
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=20.0) == 75
     assert lines(tmp_path / "requeued") == ["requeue 77"]
@@ -83,9 +100,56 @@ def test_slurm_has_the_doctor_look_at_all_nodes_of_a_cluster_with_a_token(
     """The head's first address, which is not its loopback; the token in no command line."""
     job = slurm({**environment, "DOCTOR": "1"}, "my")
     assert job.wait(timeout=20.0) == 1
-    assert lines(tmp_path / "doctor") == ["doctor --cluster 10.0.0.1:20077 --nodes 1 token"]
+    [doctor] = lines(tmp_path / "doctor")
+    said, _, token = doctor.rpartition(" ")
+    assert said == "doctor --cluster 10.0.0.1:20077 --nodes 1 token"
+    assert len(bytes.fromhex(token)) == 32
     assert not (tmp_path / "ran").exists()
-    assert "secret" not in (tmp_path / "steps").read_text()
+    assert token not in (tmp_path / "steps").read_text()
+
+
+def test_slurm_without_an_image_has_no_container(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    assert slurm(environment, "my").wait(timeout=20.0) == 0
+    steps = lines(tmp_path / "steps")
+    assert [step.split()[-1] for step in steps] == ["--all-ip-addresses", "--block"]
+    assert not any("container" in step for step in steps)
+
+
+def test_slurm_with_an_image_runs_ray_doctor_and_driver_in_it(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Steps see each other's Ray in /tmp; the driver is told by a file: srun would kill it."""
+    job = slurm(
+        {
+            **environment,
+            "RLVID_CONTAINER": "registry#org/rlvid:1",
+            "RLVID_CONTAINER_MOUNTS": "/models:/models",
+            "RLVID_VENV": "/nowhere",
+            "SLURM_JOB_ID": str(os.getpid()),
+            "TURNS": "300",
+        },
+        "my",
+        "seed=1",
+    )
+    until_there(tmp_path / "ran")
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=20.0) == 75
+    assert lines(tmp_path / "requeued") == [f"requeue {os.getpid()}"]
+    assert not Path(f"/tmp/rlvid-make-room-{os.getpid()}").exists()
+    address, *inside = lines(tmp_path / "steps")
+    assert "container" not in address
+    folder = tmp_path.resolve()
+    wanted = (
+        "--container-image=registry#org/rlvid:1 "
+        f"--container-mounts={folder}:{folder},/tmp:/tmp,/models:/models "
+        f"--container-workdir={folder} "
+    )
+    ran = [step.partition(wanted)[2] for step in inside]
+    assert sorted(" ".join(step.split()[:2]) for step in ran) == [
+        "ray start", "rlvid doctor", "rlvid run",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])

@@ -185,9 +185,21 @@ def test_nodes_end_with_a_launcher_that_is_killed(
     until(lambda: not nodes_that_live(tmp_path))
 
 
-def test_it_needs_hosts_and_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "hosts").write_text("# none\n")
-    script = str(LAUNCH / "ssh_hosts.sh")
-    for arguments in (["my"], [str(tmp_path / "hosts"), "my", "--run-folder", "/shared"]):
-        done = subprocess.run(["bash", script, *arguments], timeout=30.0, check=False)
-        assert done.returncode == 2
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["my"], "usage: "),
+        (["none", "my"], "usage: "),
+        (["none", "my", "--run-folder", "/shared"], "ssh_hosts.sh: no host in the host file"),
+        (["missing", "my", "--run-folder", "/shared"], "no host file at missing"),
+        ([".", "my", "--run-folder", "/shared"], "no host file at ."),
+    ],
+)
+def test_it_needs_hosts_and_a_folder(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "none").write_text("# none\n")
+    done = subprocess.run(
+        ["bash", str(LAUNCH / "ssh_hosts.sh"), *arguments],
+        cwd=tmp_path, timeout=30.0, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert message in done.stderr

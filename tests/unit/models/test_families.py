@@ -16,7 +16,8 @@ from rlvid.algorithms.batch import assemble
 from rlvid.algorithms.grpo import Grpo
 from rlvid.condition import Condition
 from rlvid.config.algorithm import AlgorithmConfig
-from rlvid.config.rollout import RolloutConfig, StepPlanConfig
+from rlvid.config.rollout import RolloutConfig
+from rlvid.config.step_plan import StepPlanConfig
 from rlvid.flow.sampler import GroupSample, sample_group
 from rlvid.flow.step_plans import make_step_plan
 from rlvid.models import MODELS
