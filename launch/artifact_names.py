@@ -18,6 +18,8 @@ from rlvid.config.distillation import ClipsConfig, DistillationConfig
 Clips = TypeVar("Clips", bound=ClipsConfig)
 
 PREFIX = "artifact:"
+TINY_WORLD = "tiny_world"
+"""Stands for clips that are rendered; no folder."""
 ARTIFACT = "artifact"
 """Of `evaluate.enhance`: a run trains one enhancer at most, so it needs no name."""
 
@@ -121,9 +123,16 @@ def _folder_of(clips: str, datasets: Mapping[str, str]) -> str:
 
 
 def check_dataset(recipe: Recipe) -> None:
-    """Raise ValueError when a phase that trains names a data set that no phase before it makes."""
-    _check_clips(recipe, "sft", "sft.clips", recipe.sft.clips)
-    _check_clips(recipe, "dpo", "dpo.pairs", recipe.dpo.pairs)
+    """Refuse clips of a phase that trains that will not be there, or not with what it asks of them.
+
+    Raises:
+        ValueError: a data set that no phase before it makes, or makes without real clips or the
+            scores asked for; or no folder where one is named.
+    """
+    if _check_clips(recipe, "sft", "sft.clips", recipe.sft.clips):
+        _check_anchor(recipe)
+    if _check_clips(recipe, "dpo", "dpo.pairs", recipe.dpo.pairs):
+        _check_order(recipe)
     data = recipe.algorithm.data_loss
     if data.coefficient:
         _check_clips(recipe, "grpo", "algorithm.data_loss.clips", data.clips)
@@ -131,16 +140,42 @@ def check_dataset(recipe: Recipe) -> None:
         _check_clips(recipe, "distillation", f"distillation.{place}.clips", read.clips)
 
 
-def _check_clips(recipe: Recipe, phase: str, where: str, clips: str) -> None:
+def _check_clips(recipe: Recipe, phase: str, where: str, clips: str) -> bool:
+    """Return whether the clips are a data set that this run makes for the phase."""
     phases = recipe.phases
-    if phase not in phases or not clips.startswith(PREFIX):
-        return
+    if phase not in phases:
+        return False
+    if not clips.startswith(PREFIX):
+        if clips != TINY_WORLD and not Path(clips).expanduser().is_dir():
+            raise ValueError(
+                f"{where}: no folder at {clips!r}; give one that is there, or a data set that an "
+                f"earlier phase makes, as {PREFIX + recipe.data_engine.name!r}"
+            )
+        return False
     made = "data_engine" in phases[: phases.index(phase)]
     if not made or clips.removeprefix(PREFIX) != recipe.data_engine.name:
         raise ValueError(
             f"{where}: {clips!r} is made by no earlier phase; phase data_engine makes "
             f"{PREFIX + recipe.data_engine.name!r}. Put data_engine before {phase}, or give a "
             "folder"
+        )
+    return True
+
+
+def _check_anchor(recipe: Recipe) -> None:
+    if recipe.sft.anchor.beta and recipe.data_engine.real.source == "none":
+        raise ValueError(
+            f"sft.anchor.beta: needs real clips, got {recipe.sft.anchor.beta:g} with "
+            "data_engine.real.source 'none'; set the source to tiny_world or videos, or beta to 0"
+        )
+
+
+def _check_order(recipe: Recipe) -> None:
+    known = ["reward", *(scorer.label for scorer in recipe.rewards.scorers)]
+    if recipe.dpo.by not in known:
+        raise ValueError(
+            f"dpo.by: the data set has no such score: expected one of {', '.join(known)}, got "
+            f"{recipe.dpo.by!r}"
         )
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +14,12 @@ from contextlib import contextmanager, nullcontext
 from rlvid.config import ClusterConfig, Recipe, RewardsConfig
 from rlvid.launch.cluster_guard import guarded
 from rlvid.process_env import own_cluster
+
+logger = logging.getLogger(__name__)
+
+CONNECT_DEADLINE_S = 5.0
+"""For a connection to the head of a cluster that is to be joined."""
+MAX_PORT = 2**16 - 1
 
 
 class ClusterError(ValueError):
@@ -139,12 +146,21 @@ def _connect(config: ClusterConfig, want: dict[str, float]) -> None:
             logging_level=logging.ERROR,
             log_to_driver=bool(os.environ.get("RLVID_ACTOR_LOGS")),
         )
-    else:
-        join(config.address)
+        return
+    usual = ClusterConfig.model_fields["object_store_mb"].default
+    if config.object_store_mb != usual:
+        logger.warning(
+            "cluster.object_store_mb: is of a cluster that the run starts, got %s with address %r: "
+            "the nodes have what `ray start --object-store-memory` gave them",
+            config.object_store_mb,
+            config.address,
+        )
+    join(config.address)
 
 
 def join(address: str) -> None:
     """Join a cluster that is up; ClusterError when none answers."""
+    _check_answers(address)
     import ray
 
     try:
@@ -157,9 +173,36 @@ def join(address: str) -> None:
         ) from error
 
 
+def _check_answers(address: str) -> None:
+    """Connect to HOST:PORT for a moment: where nothing listens, Ray itself goes on for minutes.
+
+    "auto" and ray://HOST:PORT are left to Ray, which fails soon with those.
+
+    Raises:
+        ClusterError: nothing listens there.
+        ValueError: it is no address, which no waiting would mend.
+    """
+    if address == "auto" or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise ValueError(
+            "cluster.address: expected HOST:PORT, as `ray start --head` prints it, "
+            f"ray://HOST:PORT or auto, got {address!r}"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_DEADLINE_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"cluster.address: expected a Ray cluster at {address!r}, nothing answers there "
+            f"({error}; waited {CONNECT_DEADLINE_S:.0f} s at most); start it with `ray start "
+            f"--head --port={port}`, or leave cluster.address out to run on this machine"
+        ) from error
+
+
 def check_demand(recipe: Recipe, has: dict[str, float]) -> None:
     """Refuse a recipe that could never be scheduled, before anything waits for it."""
-    want = demanded(recipe)
+    want, is_own = demanded(recipe), recipe.cluster.address is None
     for kind, section in (("GPU", "num_gpus"), ("CPU", "num_cpus")):
         of_others = "".join(
             f", {phase}.learner.{section}"
@@ -171,5 +214,6 @@ def check_demand(recipe: Recipe, has: dict[str, float]) -> None:
                 f"rollout.{section}, {section} of rewards.scorers and rewards.decode_*, "
                 f"learner.{section}{of_others}: the roles ask for {want[kind]:g} {kind}s together, "
                 f"the cluster has {has.get(kind, 0.0):g}; lower them or the number of actors, "
-                "replicas and ranks" + (", or raise cluster.num_cpus" if kind == "CPU" else "")
+                "replicas and ranks"
+                + (", or raise cluster.num_cpus" if kind == "CPU" and is_own else "")
             )

@@ -96,6 +96,16 @@ def heldout_prompts(
     return tuple(order[:num_prompts])
 
 
+def check_enough(recipe: Recipe, num_prompts: int, where: str) -> None:
+    """Raise ValueError where fewer prompts are held out than the setting at `where` asks for."""
+    num_heldout = len(heldout_prompts(recipe, num_prompts))
+    if num_heldout < num_prompts:
+        raise ValueError(
+            f"{where}: evaluate.prompts holds {num_heldout}, got {num_prompts}; lower it, or add "
+            f"prompts to {recipe.evaluate.prompts.source!r}"
+        )
+
+
 def prompt_sets(recipe: Recipe) -> dict[str, tuple[Prompt, ...]]:
     """Return the held-out prompts of `evaluate.stages` by the name of their set.
 

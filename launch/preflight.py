@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from rlvid.algorithms.opening import open_algorithm
-from rlvid.config import ModelConfig, Recipe
+from rlvid.config import ModelConfig, Recipe, ScorerConfig
 from rlvid.data.prompts import load_prompts, load_text_prompts
 from rlvid.flow.step_plans import make_step_plan
 from rlvid.launch.artifact_names import check_artifact, check_dataset, check_enhancer
+from rlvid.launch.clip_checks import check_clip
 from rlvid.launch.data_engine.templates_file import load_templates
 from rlvid.launch.enhancement.checks import check_enhancement
 from rlvid.launch.groups import recipe_sigmas
-from rlvid.launch.heldout import heldout_prompts, prompt_sets
+from rlvid.launch.heldout import check_enough, heldout_prompts, prompt_sets
+from rlvid.launch.loop.replay import check_earlier
 from rlvid.launch.media_checks import check_phase_media, check_prompts_media
 from rlvid.launch.model_size import count_trainable, trained_shapes
 from rlvid.launch.sequence_checks import check_sequence_parallel
+from rlvid.launch.training_checks import check_training
 from rlvid.models import MODELS, model_folder
 from rlvid.plugins import resolve
 from rlvid.reward_models.differentiable import open_differentiable
+from rlvid.rewards.base import UsesServer
 from rlvid.rewards.registry import open_scorer
+from rlvid.rewards.vllm.command import check_folder
 
 
 def preflight(recipe: Recipe) -> None:
@@ -36,12 +40,14 @@ def preflight(recipe: Recipe) -> None:
     resolve(recipe.model.use, MODELS, where="model.use")
     if recipe.phases[0] != "tiny_base":
         check_model_folder(recipe.model)
+        check_clip(recipe.model)
         recipe_sigmas(recipe, recipe.evaluate.num_denoising_steps)
         _check_store(recipe)
         check_sequence_parallel(recipe)
-    _check_training(recipe)
+    check_training(recipe)
     if "grpo" in recipe.phases:
         _check_refl(recipe)
+        check_earlier(recipe.grpo.replay)
         make_step_plan(
             recipe.rollout,
             recipe_seed=recipe.seed,
@@ -59,26 +65,52 @@ def preflight(recipe: Recipe) -> None:
     uses_rewards = {"grpo", "evaluate", "data_engine", "prompt_enhancement"} & set(recipe.phases)
     if not uses_rewards:
         return
+    for name, server in recipe.rewards.servers.items():
+        if not server.urls:
+            check_folder(server, where=f"rewards.servers.{name}")
     for position, scorer in enumerate(recipe.rewards.scorers):
-        where = f"rewards.scorers.{position}"
-        if not check_artifact(recipe, scorer, where):
-            open_scorer(scorer, where)
+        _check_scorer(recipe, scorer, f"rewards.scorers.{position}")
     check_prompts_media(recipe, load_prompts(recipe.prompts), "prompts")
     if "evaluate" in recipe.phases or recipe.grpo.evaluate_every:
-        num_heldout = len(heldout_prompts(recipe, 2))
-        check_prompts_media(recipe, load_prompts(recipe.evaluate.prompts), "evaluate.prompts")
+        _check_heldout(recipe)
+    if "evaluate" in recipe.phases:
+        for position, judge in enumerate(recipe.evaluate.judges):
+            _check_scorer(recipe, judge, f"evaluate.judges.{position}")
+
+
+def _check_heldout(recipe: Recipe) -> None:
+    """Refuse held-out prompts that are trained on, or fewer than the evaluations ask for."""
+    evaluate, grpo = recipe.evaluate, recipe.grpo
+    num_heldout = len(heldout_prompts(recipe, 2))
+    check_prompts_media(recipe, load_prompts(evaluate.prompts), "evaluate.prompts")
     if "evaluate" in recipe.phases:
         if num_heldout < 2:
             raise ValueError(
                 "evaluate.prompts: an interval over prompts needs at least 2 held-out prompts, "
-                f"got {num_heldout}; add some to {recipe.evaluate.prompts.source!r}"
+                f"got {num_heldout}; add some to {evaluate.prompts.source!r}"
             )
-        if recipe.evaluate.stages is not None:
+        check_enough(recipe, evaluate.num_prompts, "evaluate.num_prompts")
+        if evaluate.stages is not None:
             prompt_sets(recipe)
-        for position, judge in enumerate(recipe.evaluate.judges):
-            where = f"evaluate.judges.{position}"
-            if not check_artifact(recipe, judge, where):
-                open_scorer(judge, where)
+    if "grpo" in recipe.phases and grpo.evaluate_every:
+        check_enough(recipe, grpo.evaluate_prompts, "grpo.evaluate_prompts")
+
+
+def _check_scorer(recipe: Recipe, scorer: ScorerConfig, where: str) -> None:
+    """Open the scorer, unless the run is still to train it; hold its `server` against its class."""
+    if check_artifact(recipe, scorer, where):
+        return
+    asks = isinstance(open_scorer(scorer, where), UsesServer)
+    if asks and not scorer.server:
+        raise ValueError(
+            f"{where}.server: {scorer.label!r} asks a model server, got ''; name one of "
+            "rewards.servers"
+        )
+    if scorer.server and not asks:
+        raise ValueError(
+            f"{where}.server: {scorer.label!r} asks no model server, got {scorer.server!r}; leave "
+            "it out"
+        )
 
 
 def _check_refl(recipe: Recipe) -> None:
@@ -108,51 +140,18 @@ def _check_data_engine(recipe: Recipe) -> None:
                 f"data_engine.prompts.llm.server: no server {server!r} in rewards.servers; there: "
                 f"{', '.join(recipe.rewards.servers) or 'none'}"
             )
-    load_text_prompts(engine.broad, who="data_engine.broad")
+    broad = load_text_prompts(engine.broad, who="data_engine.broad")
+    if not engine.weakness.given and engine.weakness.num_prompts > len(broad):
+        raise ValueError(
+            f"data_engine.weakness.num_prompts: data_engine.broad holds {len(broad)}, got "
+            f"{engine.weakness.num_prompts}; lower it, or add prompts"
+        )
     for source in engine.real.intake.sources if engine.real.source == "videos" else ():
         if not Path(source).expanduser().exists():
             raise ValueError(
                 f"data_engine.real.intake.sources: nothing at {source!r}. Give a folder or file "
                 "that is there"
             )
-
-
-def _check_training(recipe: Recipe) -> None:
-    """Refuse what a training phase could not hand on at its end."""
-    learners = {
-        "sft": recipe.sft.learner,
-        "dpo": recipe.dpo.learner,
-        "grpo": recipe.learner,
-        "distillation": recipe.distillation.learner,
-    }
-    trained = [learners[name] for name in recipe.phases if name in learners]
-    modes = [
-        "full" if name == "sft" and recipe.sft.balance == "adapters" else learners[name].mode
-        for name in recipe.phases
-        if name in learners
-    ]
-    if ("lora", "lora") in pairwise(modes):
-        raise ValueError(
-            "learner.mode: a LoRA on top of a LoRA cannot be exported as one adapter; "
-            "train the earlier phase with mode full"
-        )
-    wants_ema = "evaluate" in recipe.phases and recipe.evaluate.use_ema
-    if wants_ema and trained and trained[-1].ema is None:
-        raise ValueError(
-            "evaluate.use_ema: the last training phase keeps no averaged weights; "
-            "set its learner.ema, or leave use_ema off"
-        )
-    for phase, config in (("sft", recipe.sft), ("dpo", recipe.dpo)):
-        if phase in recipe.phases and config.ema_is_policy and config.learner.ema is None:
-            raise ValueError(
-                f"{phase}.ema_is_policy: there are no averaged weights to hand on; "
-                f"set {phase}.learner.ema, or leave ema_is_policy off"
-            )
-    if "dpo" in recipe.phases and not recipe.dpo.pairs:
-        raise ValueError(
-            "dpo.pairs: phase dpo needs pairs: expected artifact:<data_engine.name>, the folder of "
-            "a data set, or a folder with a pairs.jsonl, got ''"
-        )
 
 
 def _check_store(recipe: Recipe) -> None:

@@ -173,7 +173,7 @@ def _open_clips(config: DataLossConfig, model_config: ModelConfig, model: VideoM
             where=WHERE,
         )
         return EncodedClips(clips, model)
-    folder = Path(config.clips)
+    folder = Path(config.clips).expanduser()
     check_shape(folder, model_config, where=WHERE)
     real = list(read_manifest(folder, kinds=("real",)))
     if real:

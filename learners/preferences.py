@@ -14,6 +14,7 @@ import torch
 
 from rlvid.algorithms.dpo import pick_pairs
 from rlvid.config import ModelConfig, OfflineDpoConfig
+from rlvid.config.algorithm import DpoConfig
 from rlvid.data.clips import clip_shape
 from rlvid.data.engine.manifest import read_manifest
 from rlvid.data.engine.records import ClipRecord
@@ -64,16 +65,17 @@ def open_preferences(
         ValueError: nothing there, clips of another shape, no pair among them, or prompts without
             the media that the model needs.
     """
-    source = Path(config.pairs)
+    source = Path(config.pairs).expanduser()
     if is_dataset(config.pairs):
         check_shape(source, model_config, where=WHERE)
         check_needs_no_frames(model, where=WHERE)
         return of_dataset(source, config)
-    if config.by != REWARD or config.min_margin:
+    usual, max_pairs = DpoConfig().max_pairs, config.objective.max_pairs
+    if config.by != REWARD or config.min_margin or max_pairs != usual:
         raise ValueError(
-            f"dpo.by, dpo.min_margin: are of a data set, whose scores make the pairs; "
-            f"{str(source)!r} is none, so expected them left out, got {config.by!r} and "
-            f"{config.min_margin:g}"
+            f"dpo.by, dpo.min_margin, dpo.objective.max_pairs: are of a data set, whose scores "
+            f"make the pairs; {str(source)!r} is none, so expected them left out, got "
+            f"{config.by!r}, {config.min_margin:g} and {max_pairs}"
         )
     found = open_folder_pairs(source, clip_shape(model_config))
     for prompt in found.prompts:

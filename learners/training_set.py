@@ -95,7 +95,7 @@ def clip_condition(
 
 def is_dataset(source: str) -> bool:
     """Return whether `sft.clips` names a data set of the phase data_engine."""
-    return (Path(source) / SUMMARY).is_file()
+    return (Path(source).expanduser() / SUMMARY).is_file()
 
 
 def count_clips(config: SftConfig) -> dict[str, int]:
@@ -108,7 +108,7 @@ def count_clips(config: SftConfig) -> dict[str, int]:
     """
     if not is_dataset(config.clips):
         raise _needs_dataset(config)
-    source = Path(config.clips)
+    source = Path(config.clips).expanduser()
     records: dict[str, list[ClipRecord]] = {}
     for record in read_manifest(source, kinds=SYNTHETIC):
         if record.dimension:
@@ -170,7 +170,7 @@ def _of_dataset(
     dimension: str | None,
     where: str,
 ) -> TrainingSet:
-    source = Path(config.clips)
+    source = Path(config.clips).expanduser()
     check_shape(source, model_config, where=where)
     check_needs_no_frames(model, where=where)
     records = list(read_manifest(source, kinds=SYNTHETIC))

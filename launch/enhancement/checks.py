@@ -11,7 +11,7 @@ from rlvid.enhancement.language_model import check_language_model
 from rlvid.enhancement.lexicon import load_lexicon
 from rlvid.enhancement.template import load_template
 from rlvid.launch.enhancement.rewriting import SERVER
-from rlvid.launch.heldout import heldout_prompts
+from rlvid.launch.heldout import check_enough
 from rlvid.rewards.vllm.command import check_interpreter
 
 
@@ -37,7 +37,8 @@ def check_enhancement(recipe: Recipe) -> None:
     load_lexicon(config.reward.intent.lexicon, config.reward.intent.synonyms)
     load_prompts(prompts_of(recipe))
     if config.evaluate_every:
-        heldout_prompts(trained_on_own_prompts(recipe), config.evaluate_prompts)
+        where = "prompt_enhancement.evaluate_prompts"
+        check_enough(trained_on_own_prompts(recipe), config.evaluate_prompts, where)
     if config.sampler.kind == "vllm":
         _check_server(recipe)
     if config.cold_start.num_steps:

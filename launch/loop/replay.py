@@ -76,6 +76,15 @@ class Replay:
         )
 
 
+def check_earlier(earlier: str | None) -> None:
+    """Raise ValueError unless the log that is to be repeated, if any, is there."""
+    if earlier is not None and not Path(earlier).is_file():
+        raise ValueError(
+            f"grpo.replay: {earlier!r} is no file; name the {FILE} of a run, "
+            "<run>/phases/00_grpo/replay.log"
+        )
+
+
 def open_replay(folder: Path, *, writes: bool, earlier: str | None) -> Replay:
     """Open the log in a phase's folder, and read the one that is to be repeated.
 
@@ -83,11 +92,7 @@ def open_replay(folder: Path, *, writes: bool, earlier: str | None) -> Replay:
         ValueError: the earlier log does not exist or is damaged.
     """
     records: dict[str, ReplayRecord] = {}
+    check_earlier(earlier)
     if earlier is not None:
-        if not Path(earlier).is_file():
-            raise ValueError(
-                f"grpo.replay: {earlier!r} is no file; name the {FILE} of a run, "
-                "<run>/phases/00_grpo/replay.log"
-            )
         records = {record.group_id: record for record in read_replay_log(Path(earlier))}
     return Replay(open_replay_log(folder / FILE) if writes else None, records)

@@ -5,42 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlvid.config import Recipe
+from rlvid.config.students import check_student_rollouts, student_refusal
 from rlvid.models.policy import Policy
 
 
 def check_student_rl(recipe: Recipe, policy: Policy) -> None:
-    """Raise ValueError where RL could not train the student that its rollouts are made by.
-
-    Rollouts of a student are its own few steps, without guidance, so only an engine that looks at
-    final videos can learn from them; and the learner's forward is bidirectional.
-    """
-    sampling = policy.sampling
-    if sampling is None:
-        return
-    if sampling.layout is not None:
-        raise ValueError(
-            "phases: grpo after distillation got a causal student, whose velocity the RL learner "
-            "does not compute: expected a student of stage few_step. Put grpo before distillation, "
-            "or end distillation.stages with few_step"
-        )
-    rollout = recipe.rollout
-    if rollout.step_plan.kind != "ode" or rollout.guidance_scale != 1.0:
-        raise ValueError(
-            "rollout: a distilled student is sampled at its own levels without guidance: expected "
-            "step_plan.kind ode and guidance_scale 1.0, got "
-            f"{rollout.step_plan.kind} and {rollout.guidance_scale:g}; with algorithm.use nft, awm "
-            "or dpo, which look at final videos alone"
-        )
+    """Raise ValueError where RL could not train the student that its rollouts are made by."""
+    if policy.sampling is not None:
+        is_causal = policy.sampling.layout is not None
+        check_student_rollouts(recipe.rollout, is_causal=is_causal)
 
 
 def refuse_student(policy: Policy, phase: str) -> None:
     """Raise ValueError where a phase would train a student as if it were none."""
     if policy.sampling is not None:
-        raise ValueError(
-            f"phases: {phase} got a distilled student ({policy.lora_path or policy.model_path}), "
-            "which it would not leave one: expected a policy that is sampled in many steps. Put "
-            f"{phase} before distillation"
-        )
+        raise ValueError(student_refusal(phase, policy.lora_path or policy.model_path))
 
 
 def carry_sampling(base: Policy, trained: Policy | None) -> None:

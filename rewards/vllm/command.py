@@ -54,12 +54,8 @@ def server_folder(config: ServerConfig) -> Path:
     return Path(config.model).expanduser().resolve()
 
 
-def check_launch(config: ServerConfig, *, where: str) -> None:
-    """Find what would fail a minute later.
-
-    Raises:
-        ValueError: no model folder, no interpreter, or no vLLM in it.
-    """
+def check_folder(config: ServerConfig, *, where: str) -> None:
+    """Raise ValueError unless the model folder is there."""
     folder = server_folder(config)
     if not (folder / "config.json").is_file():
         found = "a folder without it" if folder.is_dir() else "no folder"
@@ -68,6 +64,15 @@ def check_launch(config: ServerConfig, *, where: str) -> None:
             f"{found}. Download the model into a folder and give its path, or 'tiny_judge'; "
             "nothing is fetched from a hub."
         )
+
+
+def check_launch(config: ServerConfig, *, where: str) -> None:
+    """Find what would fail a minute later.
+
+    Raises:
+        ValueError: no model folder, no interpreter, or no vLLM in it.
+    """
+    check_folder(config, where=where)
     if config.num_gpus != int(config.num_gpus):
         raise ValueError(
             f"{where}.num_gpus: expected whole devices, got {config.num_gpus:g}. vLLM takes a "

@@ -19,8 +19,9 @@ from rlvid.config.phases import EvaluateConfig, GrpoConfig, TinyBaseConfig
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.recipe import Recipe
 from rlvid.config.rewards import RewardsConfig, ScorerConfig
-from rlvid.config.rollout import RolloutConfig, StepPlanConfig
+from rlvid.config.rollout import RolloutConfig
 from rlvid.config.sft import SftConfig
+from rlvid.config.step_plan import StepPlanConfig
 from rlvid.config.storage import StorageConfig
 from rlvid.config.weights import WeightsConfig
 

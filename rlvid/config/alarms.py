@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rlvid.config.base import Section
+from rlvid.config.base import Section, refuse_unread
 
 
 class AlarmsConfig(Section):
@@ -34,3 +34,9 @@ class EarlyStopConfig(Section):
     with the best judge scores, which is kept in the phase's folder as it is found."""
     patience: int = Field(default=2, ge=1)
     """Evaluations, `grpo.evaluate_every` steps apart."""
+
+    @model_validator(mode="after")
+    def _check(self) -> EarlyStopConfig:
+        if not self.judge_falls:
+            refuse_unread(self, ("patience",), "where judge_falls is false")
+        return self

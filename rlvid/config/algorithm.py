@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlvid.config.aggregation import AggregationConfig
-from rlvid.config.base import Section
-from rlvid.config.rollout import RolloutConfig
-from rlvid.config.tree import TreeConfig, check_branching
+from rlvid.config.base import Section, refuse_unread
+from rlvid.config.tree import TreeConfig
 
 
 class AdvantageConfig(Section):
@@ -39,8 +36,9 @@ class KlConfig(Section):
     anchor_coefficient: float = Field(default=3e-4, ge=0.0)
     """Of dual: to the moving anchor. A ratio for this pair was not found; SAGE-GRPO's 1.0 to 0.1 is
     of a moving anchor and the policy one update ago."""
-    anchor_every: int = Field(default=10, ge=1)
-    """Optimiser steps between renewals of the moving anchor (SAGE-GRPO, arXiv:2603.21872)."""
+    anchor_every: int = Field(default=10, ge=2)
+    """Optimiser steps between renewals of the moving anchor (SAGE-GRPO, arXiv:2603.21872). With 1
+    it would be the policy itself at every gradient, and pull nowhere."""
 
     @model_validator(mode="after")
     def _check(self) -> KlConfig:
@@ -50,6 +48,11 @@ class KlConfig(Section):
                 f"anchor_coefficient is read by kind dual alone, got kind {self.kind}; "
                 "coefficient is the one of a single pull"
             )
+        if self.kind == "none":
+            refuse_unread(self, ("coefficient",), "by kind none, but by every other kind")
+        if self.kind not in ("moving_anchor", "dual"):
+            why = f"by kind {self.kind}, but by moving_anchor and dual"
+            refuse_unread(self, ("anchor_every",), why)
         return self
 
 
@@ -143,6 +146,14 @@ class AwmConfig(Section):
     """Likewise to the old policy; 0 holds none."""
     old_policy: AwmOldPolicyConfig = AwmOldPolicyConfig()
 
+    @model_validator(mode="after")
+    def _check(self) -> AwmConfig:
+        if self.weight != "generalised_huber":
+            refuse_unread(self, ("power",), f"by weight {self.weight}, but by generalised_huber")
+        if not self.old_weight:
+            refuse_unread(self, ("old_policy",), "with old_weight 0, but above it")
+        return self
+
 
 class DpoConfig(Section):
     """Online Flow-DPO (arXiv:2501.13918): the best of a group against its worst."""
@@ -182,6 +193,13 @@ class DataLossConfig(Section):
     timestep_density: Literal["uniform", "logit_normal"] = "logit_normal"
     """Of the noise levels, before `rollout.shift`."""
 
+    @model_validator(mode="after")
+    def _check(self) -> DataLossConfig:
+        if not self.coefficient:
+            names = [name for name in type(self).model_fields if name != "coefficient"]
+            refuse_unread(self, names, "with coefficient 0, but above it")
+        return self
+
 
 class ReflConfig(Section):
     """Reward back-propagation: ReFL (arXiv:2304.05977), and with more steps DRaFT-K and DRTune.
@@ -215,6 +233,8 @@ class ReflConfig(Section):
             raise ValueError(
                 f"exit_frac must be two ascending numbers in [0, 1], got {low}, {high}"
             )
+        if self.num_gradient_steps == 1:
+            refuse_unread(self, ("crosses_inputs",), "with num_gradient_steps 1, but above it")
         return self
 
 
@@ -288,6 +308,9 @@ class AlgorithmConfig(Section):
                     f"{name} is not read by {self.use}, which `use` names, but by "
                     f"{', '.join(readers)}; leave it out, or set algorithm.use to one of them"
                 )
+        if self.trust_region == "clip":
+            why = "by trust_region clip, but by divergence_mask"
+            refuse_unread(self, ("divergence_threshold",), why)
         return self
 
     def _check_selective(self) -> None:
@@ -322,72 +345,3 @@ READ_BY = {
     "refl": ("refl",),
 }
 """Engine to the settings that it reads; those in no list are read by all."""
-
-
-def check_selective(
-    algorithm: AlgorithmConfig, weights: Mapping[str, float], aggregation: AggregationConfig
-) -> None:
-    """Raise ValueError where selective KL has no rewards to compare.
-
-    Args:
-        weights: label of each scorer to its weight.
-    """
-    if algorithm.selective_kl is None:
-        return
-    main, known = algorithm.selective_kl.main, sorted(name for name in weights if weights[name])
-    if main not in known or len(known) < 2:
-        raise ValueError(
-            "algorithm.selective_kl.main: compares a scorer with the others: expected one of two "
-            f"or more scorers with weight, got {main!r} and {known}"
-        )
-    if aggregation.kind != "normalise_then_sum" or aggregation.curriculum:
-        raise ValueError(
-            "algorithm.selective_kl: compares every scorer with weight at every step: expected "
-            "rewards.aggregation.kind normalise_then_sum, which keeps them apart, and no "
-            f"curriculum, got {aggregation.kind} and {sorted(aggregation.curriculum)}"
-        )
-
-
-def check_rollouts(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
-    """Raise ValueError where the rollouts are not what the engine can learn from.
-
-    A plug-in is asked when the learner opens it.
-    """
-    kind, scale = rollout.step_plan.kind, rollout.guidance_scale
-    if algorithm.use == "grpo" and kind == "ode":
-        raise ValueError(
-            "algorithm.use: grpo trains stochastic denoising steps, and rollout.step_plan.kind ode "
-            "has none; set another kind, or algorithm.use to nft, awm, dpo or refl, which look at "
-            "final videos alone and take any kind"
-        )
-    if algorithm.use == "nft" and scale != 1.0:
-        raise ValueError(
-            "algorithm.use: nft samples and trains without guidance (arXiv:2509.16117, section "
-            f"3.3): expected rollout.guidance_scale 1.0, got {scale:g}; evaluate.guidance_scale is "
-            "free"
-        )
-    if algorithm.use == "refl":
-        _check_refl(algorithm.refl, rollout)
-    if kind not in ("tree", "branch") and algorithm.tree != TreeConfig():
-        raise ValueError(
-            f"algorithm.tree: is of rollout.step_plan.kind tree and branch, got kind {kind}; leave "
-            "it out, or set the kind"
-        )
-    if algorithm.use == "grpo":
-        check_branching(algorithm.tree, algorithm.advantage.best_of_n, rollout)
-
-
-def _check_refl(refl: ReflConfig, rollout: RolloutConfig) -> None:
-    if refl.start == "noise" and rollout.initial_noise == "shared":
-        raise ValueError(
-            "algorithm.refl.start: noise begins from the initial noise of each rollout, and "
-            "rollout.initial_noise shared gives a group one: expected independent"
-        )
-    # The 1e-9 keeps 0.3 * 10 from counting as 2.9999.
-    first, end = (int(share * rollout.num_denoising_steps + 1e-9) for share in refl.exit_frac)
-    if not first < end or refl.num_gradient_steps > first + 1:
-        raise ValueError(
-            f"algorithm.refl: exit_frac {refl.exit_frac} of {rollout.num_denoising_steps} "
-            f"denoising steps are steps {first} up to {end} (excluded): expected at least one, and "
-            f"at most {first + 1} num_gradient_steps, got {refl.num_gradient_steps}"
-        )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlvid.config.base import Section
+from rlvid.config.base import Section, refuse_unread
 from rlvid.config.intake import IntakeConfig
 from rlvid.config.prompts import PromptsConfig
 
@@ -107,6 +107,43 @@ class RealClipsConfig(Section):
     """Real captions that the policy renders too (P_r V_s), one clip each. GigaVideo-1's reviewers
     report that mixing them with P_s V_s lowers accuracy; off by default."""
 
+    @model_validator(mode="after")
+    def _check(self) -> RealClipsConfig:
+        for name, sources in REAL_READERS.items():
+            if self.source not in sources:
+                why = f"by source {self.source}, but by {', '.join(sources)}"
+                refuse_unread(self, (name,), why)
+        if self.source == "videos":
+            self._check_intake()
+        return self
+
+    def _check_intake(self) -> None:
+        intake = self.intake
+        if intake.max_clips is not None:
+            raise ValueError(
+                f"intake.max_clips: num_clips bounds the clips of a data set: expected null, got "
+                f"{intake.max_clips}; set num_clips"
+            )
+        if not intake.sources:
+            raise ValueError(
+                "intake.sources: source 'videos' needs folders or files to read, got none; name "
+                "some, or set source to tiny_world or none"
+            )
+        if intake.max_text_area is not None:
+            raise ValueError(
+                "intake.max_text_area: nothing measures text in a run: expected null, got "
+                f"{intake.max_text_area:g}; leave it out, or drop such clips beforehand"
+            )
+
+
+REAL_READERS = {
+    "intake": ("videos",),
+    "num_clips": ("tiny_world", "videos"),
+    "clip_seed": ("tiny_world",),
+    "num_recaptions": ("tiny_world", "videos"),
+}
+"""Setting of real clips to the sources that read it."""
+
 
 class DataEngineConfig(Section):
     """Length and parts of the phase. Scorers are those of `rewards`."""
@@ -145,6 +182,9 @@ class DataEngineConfig(Section):
                 f"prompts.llm: {asking} 'llm' needs exactly one of url and server, "
                 f"got url {llm.url!r} and server {llm.server!r}"
             )
+        if not self.prompts.asks_llm:
+            why = "where neither writer nor plausibility is llm"
+            refuse_unread(self.prompts, ("llm",), why, where="prompts.")
         if self.prompts.plausibility == "grammar" and self.broad.source != "tiny_world":
             raise ValueError(
                 "prompts.plausibility: 'grammar' knows the captions of the tiny world only, got "

@@ -14,7 +14,12 @@ from pydantic import Field, model_validator
 
 from rlvid.config.base import Section
 from rlvid.config.checkpoint import CheckpointConfig
-from rlvid.config.learner import EmaConfig, LearnerConfig, OptimizerConfig
+from rlvid.config.learner import (
+    EmaConfig,
+    LearnerConfig,
+    OptimizerConfig,
+    check_phase_learner,
+)
 from rlvid.config.prompts import PromptsConfig
 
 StageName = Literal["few_step", "causal_teacher", "causal_init", "self_forcing"]
@@ -197,6 +202,7 @@ class DistillationConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> DistillationConfig:
+        check_phase_learner(self.learner, "distillation")
         if self.learner.sequence_parallel > 1:
             raise ValueError(
                 "learner.sequence_parallel: teacher and student of a distillation share no clips "

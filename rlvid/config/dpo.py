@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from rlvid.config.algorithm import DpoConfig, ForwardConfig
 from rlvid.config.base import Section
 from rlvid.config.checkpoint import CheckpointConfig
-from rlvid.config.learner import LearnerConfig
+from rlvid.config.learner import LearnerConfig, check_phase_learner
 
 
 class OfflineDpoConfig(Section):
@@ -37,6 +37,7 @@ class OfflineDpoConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> OfflineDpoConfig:
+        check_phase_learner(self.learner, "dpo")
         if self.learner.micro_batch_rows < 2:
             raise ValueError(
                 "learner.micro_batch_rows: the two clips of a pair share their noise and are "

@@ -11,9 +11,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rlvid.config.algorithm import AdvantageConfig
-from rlvid.config.base import Section
+from rlvid.config.base import Section, refuse_unread
 from rlvid.config.checkpoint import CheckpointConfig
-from rlvid.config.learner import LearnerConfig, LoraConfig, OptimizerConfig
+from rlvid.config.learner import (
+    LearnerConfig,
+    LoraConfig,
+    OptimizerConfig,
+    check_phase_learner,
+)
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.rewards import ServerConfig
 
@@ -60,7 +65,8 @@ class RewriteSamplerConfig(Section):
     what is drawn beside them, so a resumed phase is equal but for rounding."""
     server: ServerConfig = ServerConfig()
     """Of kind vllm, `rewards.servers.rewriter` in metrics and errors. It serves the rewriter in its
-    own dtype and shows it no pictures, so `model`, `urls` and `dtype` are not for setting."""
+    own dtype and shows it no pictures, so `model`, `urls`, `dtype`, `max_images` and the like are
+    not for setting."""
     concurrency: int = Field(default=64, ge=1)
     """Requests to it in flight, one an answer."""
     timeout_s: float = Field(default=120.0, gt=0.0)
@@ -79,12 +85,16 @@ class RewriteSamplerConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> RewriteSamplerConfig:
         usual = ServerConfig()
-        for name in ("model", "urls", "api_key_env", "dtype"):
+        no_pictures = ("max_images", "max_videos", "clip_fps")
+        for name in ("model", "urls", "api_key_env", "dtype", *no_pictures):
             if getattr(self.server, name) != getattr(usual, name):
                 raise ValueError(
                     f"server.{name}: the server is the phase's own and serves the rewriter, got "
                     f"{getattr(self.server, name)!r}; remove it"
                 )
+        if self.kind != "vllm":
+            of_server = ("server", "concurrency", "timeout_s", "deadline_s")
+            refuse_unread(self, of_server, f"by kind {self.kind}, but by vllm")
         return self
 
 
@@ -229,6 +239,13 @@ class PromptEnhancementConfig(Section):
             raise ValueError(
                 f"learner.worker: the rewriter has one worker: expected 'deepspeed', got "
                 f"{learner.worker!r}"
+            )
+        check_phase_learner(learner, "prompt_enhancement")
+        best_of_n = self.algorithm.advantage.best_of_n
+        if best_of_n is not None and best_of_n > self.group_size:
+            raise ValueError(
+                f"algorithm.advantage.best_of_n must be at most group_size {self.group_size}, got "
+                f"{best_of_n}"
             )
         if self.sampler.kind == "vllm" and learner.mode != "lora":
             raise ValueError(

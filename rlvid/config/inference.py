@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlvid.config.base import Section
+from rlvid.config.base import Section, refuse_of_other_kinds, refuse_unread
 
 AttentionName = Literal["native", "flash", "flash-3", "xformers", "sage", "flex"]
 QuantiseName = Literal["none", "int8_weight_only", "int8_dynamic", "fp8_weight_only", "fp8_dynamic"]
@@ -48,7 +48,19 @@ class StepCacheConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> StepCacheConfig:
         _check_interval("sigma_range", self.sigma_range)
+        refuse_of_other_kinds(self, self.kind, CACHE_READERS)
         return self
+
+
+CACHE_READERS = {
+    "threshold": ("first_block",),
+    "interval": ("taylorseer", "pyramid_attention"),
+    "cross_interval": ("pyramid_attention",),
+    "warmup_steps": ("taylorseer",),
+    "max_order": ("taylorseer",),
+    "sigma_range": ("pyramid_attention",),
+}
+"""Setting of a step cache to the kinds that read it."""
 
 
 class InferenceConfig(Section):
@@ -92,6 +104,8 @@ class InferenceConfig(Section):
                 f"vae_stride must be at most vae_tile, or the picture has gaps, got "
                 f"{self.vae_stride} and {self.vae_tile}"
             )
+        if self.vae != "tiled":
+            refuse_unread(self, ("vae_tile", "vae_stride"), f"by vae {self.vae}, but by tiled")
         if self.slim_decoder is not None and self.vae != "whole":
             raise ValueError(
                 f"vae must be 'whole' where slim_decoder is given, got {self.vae!r}: the VAE "

@@ -21,7 +21,7 @@ class IntakeConfig(Section):
     .tgz), or a data set file (.jsonl, .parquet, .arrow)."""
     max_clips: int | None = Field(default=None, ge=1)
     """Stop after so many kept clips; what comes after them is not read and not counted. None takes
-    all."""
+    all. Of an `Intake` by itself: in a recipe `data_engine.real.num_clips` is the bound."""
     min_seconds: float = Field(default=6.0, gt=0.0)
     """Shortest source video (Allegro: 6)."""
     max_seconds: float = Field(default=16.0, gt=0.0)
@@ -38,7 +38,7 @@ class IntakeConfig(Section):
     that only blank and blurred clips go. It is not the scale of Allegro's 5.3."""
     max_text_area: float | None = Field(default=None, ge=0.0, le=1.0)
     """Largest share of the picture covered by text; Allegro: 0.0005. None does not measure it:
-    there is no built-in measurer, so a number needs one given to `Intake`."""
+    there is no built-in measurer, so a number needs one given to `Intake`, which no recipe can."""
     duplicate_distance: float | None = Field(default=4.0, ge=0.0, le=64.0)
     """Bits of a 64-bit difference hash, averaged over the frames hashed, up to which a clip is a
     duplicate of a kept one. Our choice. None keeps duplicates."""

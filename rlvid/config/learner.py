@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlvid.config.base import Section
+from rlvid.config.base import Section, refuse_unread
 
 
 class LoraConfig(Section):
@@ -178,3 +178,43 @@ class LearnerConfig(Section):
         if self.offload is not None:
             self.offload.check_stage(self.zero_stage)
         return self
+
+    @model_validator(mode="after")
+    def _check_worker(self) -> Self:
+        if self.worker == "deepspeed":
+            refuse_unread(self, ("sleeping",), "by worker deepspeed, but by sleeping")
+        return self
+
+
+OF_GRPO = {
+    "worker": "{phase} has ranks of its own",
+    "crash_budget": "{phase} ends with a lost rank and is resumed",
+    "crash_window_s": "{phase} ends with a lost rank and is resumed",
+    "check_parameters_every": "{phase} compares no parameters between its ranks",
+    "chunk_groups": "{phase} takes each batch as a whole",
+    "replay": "{phase} has no denoising steps to replay",
+}
+"""Setting that only the learner of grpo reads to why another phase's does not."""
+
+
+def check_phase_learner(learner: LearnerConfig, phase: str) -> None:
+    """Raise ValueError where the learner of another phase than grpo has settings of grpo's alone.
+
+    Where `mode` is full by default, an adapter's settings without the mode would do nothing.
+    """
+    for name, why in OF_GRPO.items():
+        default = type(learner).model_fields[name].default
+        if (got := getattr(learner, name)) != default:
+            raise ValueError(
+                f"learner.{name}: is of the learner of grpo; {why.format(phase=phase)}: expected "
+                f"its default, {default!r}, got {got!r}. Leave it out"
+            )
+    if phase in FULL_BY_DEFAULT and learner.mode == "full" and learner.lora != LoraConfig():
+        raise ValueError(
+            "learner.lora: is of mode lora: expected its defaults, got other ones with mode full. "
+            "Set learner.mode to lora, or leave it out"
+        )
+
+
+FULL_BY_DEFAULT = ("sft", "distillation")
+"""Phases of which nobody who set an adapter has chosen the mode full."""

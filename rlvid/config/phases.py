@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlvid.config.alarms import AlarmsConfig, EarlyStopConfig
 from rlvid.config.base import Section
@@ -75,3 +75,17 @@ class EvaluateConfig(Section):
     """Judge the averaged weights instead of the last ones."""
     stages: StagesConfig | None = None
     """Judge what every phase left as well, `{}` with nothing set; None only the newest policy."""
+
+    @model_validator(mode="after")
+    def _check_judges(self) -> EvaluateConfig:
+        labels = [judge.label for judge in self.judges]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"judges: {label!r} appears twice; set `name` on one of them")
+        for judge in self.judges:
+            if judge.weight not in (0.0, 1.0):
+                raise ValueError(
+                    f"judges.{judge.label}.weight: a judge scores without weight: expected 0, or 1 "
+                    f"as by default, got {judge.weight:g}; leave it out"
+                )
+        return self

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from rlvid.config.aggregation import check_names
-from rlvid.config.algorithm import AlgorithmConfig, check_rollouts, check_selective
+from rlvid.config.algorithm import AlgorithmConfig
+from rlvid.config.algorithm_checks import check_replay, check_rollouts, check_selective
 from rlvid.config.base import Section
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.data_engine import DataEngineConfig
@@ -22,6 +23,7 @@ from rlvid.config.rollout import RolloutConfig
 from rlvid.config.sft import SftConfig
 from rlvid.config.stages import check_stages
 from rlvid.config.storage import StorageConfig
+from rlvid.config.students import check_after_distillation
 from rlvid.config.weights import WeightsConfig
 
 
@@ -63,12 +65,15 @@ class Recipe(Section):
                 f"got {sorted(judges)}; the rewards with weight are {sorted(trained)}"
             )
         self._check_judge_names()
+        self._check_servers()
         self._check_dimensions()
         self._check_stages(trained)
         self._check_transport()
         self._check_early_stop(judges - trained)
         if "grpo" in self.phases:
             check_rollouts(self.algorithm, self.rollout)
+            check_replay(self.algorithm, self.learner, self.grpo)
+        check_after_distillation(self.phases, self.distillation, self.rollout)
         check_names(
             self.rewards.aggregation,
             {scorer.label: scorer.weight for scorer in self.rewards.scorers},
@@ -131,13 +136,34 @@ class Recipe(Section):
 
     def _check_judge_names(self) -> None:
         """One name is one scorer in the pool; another judge of that name would not be asked."""
-        used = {scorer.label: scorer.use for scorer in self.rewards.scorers}
+        same: dict[str, object] = {"name": "", "weight": 1.0}
+        scorers = {scorer.label: scorer for scorer in self.rewards.scorers}
         for judge in self.evaluate.judges:
-            if used.get(judge.label, judge.use) != judge.use:
+            scorer = scorers.get(judge.label, judge)
+            if scorer.model_copy(update=same) != judge.model_copy(update=same):
                 raise ValueError(
-                    f"evaluate.judges: {judge.label!r} is also the name of scorer "
-                    f"{used[judge.label]!r} in rewards.scorers; set another `name` on the judge"
+                    f"evaluate.judges: {judge.label!r} is also the name of a scorer in "
+                    "rewards.scorers with other settings, which would be asked in its place; set "
+                    "another `name` on the judge"
                 )
+
+    def _check_servers(self) -> None:
+        """Every server that is named is there, and one that nobody names is not started."""
+        servers = self.rewards.servers
+        for position, judge in enumerate(self.evaluate.judges):
+            if judge.server and judge.server not in servers:
+                raise ValueError(
+                    f"evaluate.judges.{position}.server: no server {judge.server!r} in "
+                    f"rewards.servers; there: {', '.join(sorted(servers)) or 'none'}"
+                )
+        asked = {scorer.server for scorer in (*self.rewards.scorers, *self.evaluate.judges)}
+        idle = sorted(set(servers) - asked - {self.data_engine.prompts.llm.server})
+        if idle and not any(":" in phase for phase in self.phases):
+            raise ValueError(
+                f"rewards.servers.{idle[0]}: no scorer, no judge and no data_engine.prompts.llm "
+                "asks it, and it would be started all the same; name it as the `server` of one, "
+                "or leave it out"
+            )
 
     def _check_early_stop(self, judges: set[str]) -> None:
         grpo = self.grpo

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlvid.config.base import Section
+from rlvid.config.base import Section, refuse_of_other_kinds, refuse_unread
 from rlvid.config.checkpoint import CheckpointConfig
 from rlvid.config.learner import LoraConfig, OptimizerConfig
 
@@ -61,6 +61,12 @@ class PairsConfig(Section):
     """"weak", or a folder with preferences.jsonl (`rlvid.reward_models.records`)."""
     weak: WeakPairsConfig = WeakPairsConfig()
 
+    @model_validator(mode="after")
+    def _check(self) -> PairsConfig:
+        if self.source != "weak":
+            refuse_unread(self, ("weak",), f"by source {self.source!r}, but by 'weak'")
+        return self
+
 
 class BackboneConfig(Section):
     """What looks at the clip."""
@@ -81,6 +87,22 @@ class BackboneConfig(Section):
     """Of a vlm; reward tokens and head are float32."""
     sample_fps: float | None = Field(default=None, gt=0.0)
     """Of a vlm: frames of a second that it sees (VideoAlign: 2); None: all of them."""
+
+    @model_validator(mode="after")
+    def _check(self) -> BackboneConfig:
+        refuse_of_other_kinds(self, self.use, BACKBONE_READERS)
+        if self.train != "lora":
+            refuse_unread(self, ("lora",), f"where train is {self.train}, but where it is lora")
+        return self
+
+
+BACKBONE_READERS = {
+    "path": ("vlm",),
+    "width": ("video_encoder",),
+    "dtype": ("vlm",),
+    "sample_fps": ("vlm",),
+}
+"""Setting of a backbone to the kinds that read it."""
 
 
 class RewardModelConfig(Section):
@@ -119,4 +141,6 @@ class RewardModelConfig(Section):
             raise ValueError("backbone.path: a vlm needs its folder, or 'tiny_judge'")
         if self.backbone.use == "video_encoder" and self.backbone.train == "lora":
             raise ValueError("backbone.train: 'lora' is for a vlm; train 'full' or 'head'")
+        if self.head == "spread":
+            refuse_unread(self, ("tie_k",), "by head spread, which knows no ties, but by ties")
         return self

@@ -39,6 +39,15 @@ class ScorerConfig(Section):
     num_cpus: float | None = Field(default=None, ge=0.0)
     num_gpus: float | None = Field(default=None, ge=0.0)
 
+    @model_validator(mode="after")
+    def _check(self) -> ScorerConfig:
+        if self.max_replicas is not None and self.max_replicas < (self.num_replicas or 1):
+            raise ValueError(
+                f"max_replicas must be at least num_replicas {self.num_replicas}, got "
+                f"{self.max_replicas}"
+            )
+        return self
+
     @property
     def label(self) -> str:
         return self.name or self.use
@@ -96,6 +105,28 @@ class ServerConfig(Section):
     """Seconds the server lives on when its driver dies: a driver that resumes the run on the same
     machine within them, with the same settings, attaches to it instead of loading the model again.
     It holds its memory, and its GPUs, meanwhile. 0 ends it with the driver."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ServerConfig:
+        """Refuse settings of the pool's own servers beside `urls`, and the other way round."""
+        names, whose, other = (
+            (OF_OWN_SERVERS, "the pool starts", "urls")
+            if self.urls
+            else (("api_key_env",), "somebody else runs", "no urls")
+        )
+        for name in names:
+            if getattr(self, name) != type(self).model_fields[name].get_default(
+                call_default_factory=True
+            ):
+                raise ValueError(f"{name}: is of a server that {whose}, got {other}; leave it out")
+        return self
+
+
+OF_OWN_SERVERS = (
+    "python", "num_replicas", "num_cpus", "num_gpus", "dtype", "max_model_len", "max_images",
+    "max_videos", "clip_fps", "engine_args", "env", "max_restarts", "answer_deadline_s", "keep_s",
+)  # fmt: skip
+"""Settings of a `ServerConfig` that only a server the pool starts is given."""
 
 
 class RewardsConfig(Section):

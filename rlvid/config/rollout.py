@@ -6,58 +6,12 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlvid.config.base import Section
+from rlvid.config.base import Section, refuse_unread
 from rlvid.config.elasticity import AutoscaleConfig
 from rlvid.config.inference import InferenceConfig
+from rlvid.config.step_plan import StepPlanConfig
 
 NoiseScheduleName = Literal["flow", "dance", "flash", "truncated", "sage", "cps"]
-
-
-class StepPlanConfig(Section):
-    """Which denoising steps are stochastic and trained."""
-
-    kind: Literal["all", "fraction", "window", "random", "isotemporal", "branch", "tree", "ode"] = (
-        "isotemporal"
-    )
-    """all: every step; fraction: a random part of the steps; window: MixGRPO's sliding window;
-    random: `num_steps` drawn anew for each prompt; isotemporal: one step per prompt (Flash-GRPO);
-    branch: `num_branches` rollouts part at a step, without noise elsewhere (TempFlow-GRPO);
-    tree: every state branches at each of `split_steps` (BranchGRPO);
-    ode: none, for algorithms that look at final videos alone (nft, awm, dpo)."""
-    range_frac: tuple[float, float] = (0.0, 0.5)
-    """Part of the schedule from which steps are drawn; Flash-GRPO uses the first half."""
-    fraction: float = Field(default=0.6, gt=0.0, le=1.0)
-    """For `fraction`; 0.6 is DanceGRPO's timestep_fraction."""
-    num_steps: int = Field(default=1, ge=1)
-    """For `random`: how many. For `window`, and the one of a tree: its width (MixGRPO uses 4 of 25,
-    BranchGRPO 4 of 20)."""
-    window_stride: int = Field(default=1, ge=1)
-    window_every: int = Field(default=25, ge=1)
-    """Optimiser steps between moves of the window (MixGRPO: 25)."""
-    num_branches: int = Field(default=2, ge=2)
-    """For `branch`: rollouts of an initial noise that part at one step; TempFlow-GRPO's code has 6.
-    For `tree`: children of a state at a split."""
-    branch_at: Literal["drawn", "each"] = "drawn"
-    """For `branch`: where. drawn: all of a group at one step, drawn for each prompt. each: at every
-    step of `range_frac` in turn, along the same trajectory of each initial noise, as published
-    (arXiv:2508.04324; there with all steps but the last). A rollout then has noise at one step and
-    is compared with those that have it there too. Rollouts of an initial noise are num_branches
-    times these steps."""
-    split_steps: tuple[int, ...] = (0, 3, 6, 9)
-    """For `tree`: where it branches, BranchGRPO's of 20 steps (arXiv:2509.06040). A group holds
-    num_branches to the power of their number rollouts for each initial noise."""
-    between: Literal["sde", "window", "ode"] = "sde"
-    """For `tree`: the steps that do not branch. sde: with noise and trained, as published. ode:
-    neither, so that only splits are. window: sde in a window of `num_steps`, ode outside of it
-    (BranchGRPO-Mix). The window goes over all steps but the last, moved as that of `window`; in the
-    released code its place goes by the denoising step, so at its interval of 30 it never moves."""
-    branch_scale: float | None = Field(default=4.0, gt=0.0)
-    """For `tree`: s of the noise (x_0 + s x_i) / sqrt(1 + s^2) of children, x_0 being theirs
-    together; BranchGRPO's 4. None draws each by itself."""
-    pruned_steps: int = Field(default=0, ge=0)
-    """For `tree`: so many steps behind the last split are sampled, but not trained: the last ones
-    at first, then `window_stride` earlier every `window_every` optimiser steps (BranchGRPO's depth
-    pruning, every 30), as far as the last split."""
 
 
 class RolloutConfig(Section):
@@ -129,8 +83,8 @@ class RolloutConfig(Section):
     measurements, or `package.module:factory` called as `rollout_worker.open_rollout_worker`."""
     inference: InferenceConfig = InferenceConfig()
     """Optimisations of the diffusion worker; held-out clips are always sampled without. The learner
-    measures the replay drift they cause at every step and refuses more than
-    `grpo.max_replay_drift_frac` of the clip range."""
+    of grpo measures the replay drift they cause at every step and refuses more than
+    `grpo.max_replay_drift_frac` of the clip range; other engines take exact ones only."""
     worker_options: dict[str, Any] = Field(default_factory=dict)
     """Of the worker; "sleeping" has those of `actors.sleeping.SleepingOptions`."""
 
@@ -162,11 +116,6 @@ class RolloutConfig(Section):
                 f"group_size must be a multiple of step_plan.num_branches, "
                 f"got {self.group_size} and {branches}"
             )
-        if self.step_plan.kind != "branch" and self.step_plan.branch_at != "drawn":
-            raise ValueError(
-                f"step_plan.branch_at is of kind branch, got kind {self.step_plan.kind} and "
-                f"{self.step_plan.branch_at}; leave it out, or set the kind"
-            )
         if self.step_plan.kind == "tree":
             self._check_tree(self.step_plan)
         if self.step_plan.kind == "ode" and self.initial_noise == "shared":
@@ -179,7 +128,20 @@ class RolloutConfig(Section):
             raise ValueError(
                 f"step_plan.range_frac must be two ascending numbers in [0, 1], got {low}, {high}"
             )
+        self._check_noise()
         return self
+
+    def _check_noise(self) -> None:
+        """Refuse settings of the noise that the step plan leaves without effect."""
+        kind = self.step_plan.kind
+        if kind in ("branch", "tree"):
+            refuse_unread(self, ("initial_noise",), f"by step_plan.kind {kind}, which sets its own")
+        if kind == "ode":
+            names = ("noise_schedule", "eta", "truncation")
+            refuse_unread(self, names, "by step_plan.kind ode, which adds no noise")
+        if self.noise_schedule != "truncated":
+            why = f"by noise_schedule {self.noise_schedule}, but by truncated"
+            refuse_unread(self, ("truncation",), why)
 
     def _check_tree(self, plan: StepPlanConfig) -> None:
         splits, last = plan.split_steps, self.num_denoising_steps - 2
@@ -240,6 +202,12 @@ class RolloutConfig(Section):
                 f"inference must sample exactly where step_plan.kind is ode, got "
                 f"{self.inference.describe()!r}: no step is trained whose replay drift the learner "
                 "could measure. Leave out what is not exact"
+            )
+        if self.inference.guidance_interval is not None and self.guidance_scale == 1.0:
+            raise ValueError(
+                "inference.guidance_interval: guidance_scale 1 has no guidance to leave out: "
+                f"expected a scale above 1, got interval {list(self.inference.guidance_interval)}. "
+                "Leave it out"
             )
         return self
 

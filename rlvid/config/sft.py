@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from rlvid.config.base import Section
 from rlvid.config.checkpoint import CheckpointConfig
-from rlvid.config.learner import LearnerConfig, OptimizerConfig
+from rlvid.config.learner import LearnerConfig, OptimizerConfig, check_phase_learner
 
 
 class WeightingConfig(Section):
@@ -138,6 +138,12 @@ class SftConfig(Section):
                 "stages 1 to 3 keep no whole gradient of a dimension"
             )
         self._check_adapters()
+        if self.initialise and self.learner.mode == "lora":
+            raise ValueError(
+                "initialise: starts from random weights, which an adapter is exported without: "
+                "expected learner.mode full, got 'lora'"
+            )
+        check_phase_learner(self.learner, "sft")
         return self
 
     def _check_adapters(self) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rlvid.config.base import Section
+from rlvid.config.base import Section, refuse_unread
 
 
 class StorageConfig(Section):
@@ -21,3 +21,10 @@ class StorageConfig(Section):
     and until it is written the group would be sampled again after a restart."""
     max_writes_in_flight: int = Field(default=2, ge=1)
     """Groups at the writer at once; more wait in the object store."""
+
+    @model_validator(mode="after")
+    def _check(self) -> StorageConfig:
+        if not self.keep_groups:
+            unread = ("max_mb", "disk_deadline_s", "max_writes_in_flight")
+            refuse_unread(self, unread, "where keep_groups is false")
+        return self

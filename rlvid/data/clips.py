@@ -58,7 +58,7 @@ def open_clips(
     """
     if source == "tiny_world":
         return TinyWorldClips(shape, num_clips=num_clips, clip_seed=clip_seed)
-    return open_folder_clips(Path(source), shape, where=where)
+    return open_folder_clips(Path(source).expanduser(), shape, where=where)
 
 
 class TinyWorldClips:

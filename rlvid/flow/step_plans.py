@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from rlvid.config.rollout import RolloutConfig, StepPlanConfig
+from rlvid.config.rollout import RolloutConfig
+from rlvid.config.step_plan import StepPlanConfig
 from rlvid.flow.sigmas import shifted_sigmas
 from rlvid.records import NoiseSettings, StepPlan
 from rlvid.seeds import derive_seed

@@ -121,6 +121,8 @@ def tiny_recipe(recipe: Recipe, folder: Path) -> Recipe:
     tree = recipe.model_dump(mode="json")
     for phase in set(PHASES) - set(recipe.phases):
         tree.pop(phase, None)
+    if not recipe.algorithm.data_loss.coefficient:
+        tree["algorithm"].pop("data_loss")  # a smaller number of clips would be read by nobody
     for holder, key in _leaves(tree):
         if key in FEWER and isinstance(holder[key], int | float):
             holder[key] = min(holder[key], FEWER[key])
@@ -150,8 +152,8 @@ def _replace_data(tree: dict[str, Any]) -> None:
             split = "heldout" if "heldout" in holder[key] else "train"
             holder.update(source="tiny_world", split=split)
     if "data_engine" in tree:
-        tree["data_engine"]["prompts"].update(writer="grammar", embedder="words")
-        tree["data_engine"]["real"].update(source="tiny_world")
+        tree["data_engine"]["prompts"].update(writer="grammar", embedder="words", llm={})
+        tree["data_engine"]["real"].update(source="tiny_world", intake={})
         for weak in tree["data_engine"]["weakness"]["given"]:
             weak["seed_prompts"] = list(CAPTIONS)
     if "sft" in tree and not tree["sft"]["clips"].startswith("artifact:"):

@@ -107,7 +107,7 @@ def test_branches_of_a_step_start_from_one_state_of_the_ode() -> None:
     ("size", "plan", "named"),
     [
         (8, {}, "expected a multiple of 6, step_plan.num_branches 2 at each of 3 steps"),
-        (4, {"kind": "isotemporal"}, "branch_at is of kind branch, got kind isotemporal"),
+        (4, {"kind": "isotemporal"}, "branch_at is not read by kind isotemporal, but by branch"),
         (6, {"range_frac": (0.99, 1.0)}, "range_frac"),
     ],
 )

@@ -21,12 +21,13 @@ LEAVES = (3.0, 1.0, 0.0, -4.0)
 
 
 def plan_of(kind: str = "tree", **plan: Any) -> StepPlan:
+    splits = {"split_steps": (0, 2)} if kind == "tree" else {}
     config = RolloutConfig.model_validate(
         {
             "shift": 3.0,
             "group_size": 4,
             "num_denoising_steps": 5,
-            "step_plan": {"kind": kind, "split_steps": (0, 2), **plan},
+            "step_plan": {"kind": kind, **splits, **plan},
         }
     )
     return make_step_plan(config, recipe_seed=0, prompt_id="ball", step=0)
@@ -78,7 +79,7 @@ def test_siblings_are_compared_with_each_other() -> None:
 
 def test_branches_of_one_noise_are_siblings() -> None:
     """TempFlow's plan: what the initial noises differ by is nobody's merit."""
-    plan = plan_of("branch", split_steps=(0,))
+    plan = plan_of("branch")
     assert not has_tree_credit(plan, TreeConfig())
     assert has_tree_credit(plan, TreeConfig(baseline="siblings"))
     advantage, mask = credited(plan, baseline="siblings")

@@ -161,7 +161,7 @@ def test_children_share_a_part_of_their_noise() -> None:
         ({"pruned_steps": 1, "between": "ode"}, "at most 0"),
         ({"pruned_steps": 1, "between": "window"}, "at most 0"),
         ({"num_steps": 6, "between": "window"}, "num_steps must be at most 5"),
-        ({"branch_at": "each"}, "branch_at is of kind branch, got kind tree"),
+        ({"branch_at": "each"}, "branch_at is not read by kind tree, but by branch"),
     ],
 )
 def test_trees_that_cannot_be_are_refused(plan: dict[str, Any], named: str) -> None:

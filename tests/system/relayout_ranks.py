@@ -63,7 +63,7 @@ if __name__ == "__main__":
         grpo={"max_replay_drift_frac": 1e6},
         algorithm={
             "clip_range": 0.1,
-            "kl": {"kind": "moving_anchor", "coefficient": 0.1, "anchor_every": 1},
+            "kl": {"kind": "moving_anchor", "coefficient": 0.1, "anchor_every": 2},
         },
     )
     torch.manual_seed(5)

@@ -25,6 +25,23 @@ def recipe(**sections: Any) -> Recipe:
             {"kl": {"kind": "reference", "anchor_coefficient": 1.0}},
             "anchor_coefficient is read by kind dual alone",
         ),
+        ({"kl": {"coefficient": 0.1}}, "coefficient is not read by kind none"),
+        (
+            {"kl": {"kind": "reference", "anchor_every": 5}},
+            "anchor_every is not read by kind reference, but by moving_anchor and dual",
+        ),
+        ({"kl": {"kind": "dual", "anchor_every": 1}}, "greater than or equal to 2"),
+        ({"divergence_threshold": 0.1}, "not read by trust_region clip, but by divergence_mask"),
+        ({"use": "awm", "awm": {"weight": "sigma", "power": 0.5}}, "power is not .* weight sigma"),
+        (
+            {"use": "awm", "awm": {"old_weight": 0.0, "old_policy": {"cap": 0.1}}},
+            "old_policy is not read with old_weight 0, but above it: expected its default.",
+        ),
+        ({"data_loss": {"batch_size": 3}}, "batch_size is not read with coefficient 0"),
+        (
+            {"use": "refl", "refl": {"crosses_inputs": False}},
+            "crosses_inputs is not read with num_gradient_steps 1.* default, True; got False",
+        ),
         ({"use": "dpo", "importance_cap": 2.0}, "importance_cap is not read by dpo"),
         ({"use": "nft", "dpo": {"beta": 1.0}}, "dpo is not read by nft.* but by dpo"),
         ({"forward": {"num_noise_levels": 2}}, "forward is not read by grpo.* nft, awm, dpo"),
@@ -101,6 +118,40 @@ def test_trees_and_selective_kl_fit_the_rest(
 ) -> None:
     with nullcontext() if expected is None else pytest.raises(ValueError, match=expected):
         recipe(**sections)
+
+
+FRACTION = {"kind": "fraction", "fraction": 0.3}
+
+
+@pytest.mark.parametrize("engine", ["nft", "awm", "dpo", "refl"])
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        (
+            {"learner": {"replay": "batched"}},
+            r"learner\.replay is not read by algorithm.use {}, wh",
+        ),
+        (
+            {"grpo": {"max_replay_drift_frac": 0.5}},
+            r"grpo\.max_replay_drift_frac is not .*\.use {}",
+        ),
+        (
+            {"rollout": {"step_plan": FRACTION}},
+            r"rollout\.step_plan\.fraction is not read by algorithm\.use {}, which .*but by grpo",
+        ),
+        (
+            {"rollout": {"inference": {"step_cache": {"kind": "taylorseer"}}}},
+            r"rollout\.inference: must sample exactly where algorithm.use is {}, got 'TaylorSeer",
+        ),
+    ],
+)
+def test_settings_of_trained_steps_are_of_grpo(
+    sections: dict[str, Any], expected: str, engine: str
+) -> None:
+    rollout = {"guidance_scale": 1.0, **sections.get("rollout", {})}
+    with pytest.raises(ValueError, match=expected.format(engine)):
+        recipe(algorithm={"use": engine}, **{**sections, "rollout": rollout})
+    recipe(**sections)
 
 
 def test_plug_in_may_read_any_setting() -> None:

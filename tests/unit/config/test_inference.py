@@ -22,6 +22,14 @@ from rlvid.config.loader import load_recipe
         ({"guidance_interval": (0.8, 0.2)}, "guidance_interval must be two ascending sigmas"),
         ({"step_cache": {"sigma_range": (0.1, 1.5)}}, "sigma_range must be two ascending sigmas"),
         ({"vae_tile": 64, "vae_stride": 96}, "vae_stride must be at most vae_tile"),
+        ({"vae_tile": 512}, "vae_tile is not read by vae whole, but by tiled.* 256; got 512"),
+        ({"vae": "sliced", "vae_stride": 96}, "vae_stride is not read by vae sliced"),
+        ({"step_cache": {"threshold": 0.1}}, "threshold is not read by kind none, but by first_bl"),
+        (
+            {"step_cache": {"kind": "first_block", "interval": 4}},
+            "interval is not read by kind first_block, but by taylorseer, pyramid_attention",
+        ),
+        ({"step_cache": {"kind": "taylorseer", "cross_interval": 5}}, "cross_interval is not read"),
         (
             {"compile": "regional", "step_cache": {"kind": "taylorseer"}},
             "compile must be 'none' where step_cache is used, got 'regional' and 'taylorseer'",
@@ -46,6 +54,10 @@ def test_settings_that_do_not_go_are_refused(settings: dict[str, Any], message: 
         (
             {"inference": {"vae": "tiled"}},
             "inference.vae must be left out, got 'tiled': actors hand latents on. Set model.vae_t",
+        ),
+        (
+            {"guidance_scale": 1.0, "inference": {"guidance_interval": (0.2, 1.0)}},
+            "inference.guidance_interval: guidance_scale 1 has no guidance to leave out",
         ),
         (
             {"worker": "sleeping", "inference": {"attention": "native"}},

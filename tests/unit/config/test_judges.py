@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlvid.config import Recipe
+from rlvid.config import EvaluateConfig, Recipe
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,39 @@ def test_early_stop_needs_a_judge_that_is_asked(grpo: dict[str, Any]) -> None:
         Recipe.model_validate(tree)
 
 
-def test_judge_under_the_name_of_a_scorer_is_refused() -> None:
+@pytest.mark.parametrize(
+    "judge",
+    [
+        {"use": "realism", "name": "critic"},
+        {"use": "physics", "name": "critic", "config": {"threshold": 0.5}},
+        {"use": "physics", "name": "critic", "deadline_s": 5.0},
+    ],
+)
+def test_judge_under_the_name_of_another_scorer_is_refused(judge: dict[str, Any]) -> None:
     """The trained scorer would be taken for the judge, and its rise for an independent opinion."""
+    judges = [judge, {"use": "attribute_judge"}]
     tree = {
         "name": "a",
         "rewards": {"scorers": [{"use": "physics", "name": "critic"}]},
-        "evaluate": {"judges": [{"use": "realism", "name": "critic"}]},
+        "evaluate": {"judges": judges},
     }
-    with pytest.raises(ValueError, match="'critic' is also the name of scorer 'physics'"):
+    with pytest.raises(ValueError, match="'critic' is also .* with other settings, which would be"):
         Recipe.model_validate(tree)
+
+
+@pytest.mark.parametrize(
+    ("judges", "message"),
+    [
+        ([{"use": "judge"}, {"use": "vlm", "name": "judge"}], "'judge' appears twice"),
+        (
+            [{"use": "judge", "weight": 3.0}],
+            r"judges\.judge\.weight: a judge scores without .*got 3",
+        ),
+    ],
+)
+def test_judges_have_names_of_their_own_and_no_weight(
+    judges: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvaluateConfig.model_validate({"judges": judges})
+    EvaluateConfig.model_validate({"judges": [{"use": "judge", "weight": 0.0}]})

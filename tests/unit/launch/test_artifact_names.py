@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +131,43 @@ def test_clips_that_no_stage_reads_are_not_asked_for(sections: dict[str, Any]) -
 def test_clips_beside_grpo_must_be_made_before_it() -> None:
     with pytest.raises(ValueError, match=r"algorithm.data_loss.clips: .* Put data_engine before"):
         check_dataset(_grpo_on_artifacts(["reward_model", "grpo"]))
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        (
+            {"sft": {"anchor": {"beta": 1.0}}, "data_engine": {"real": {"source": "none"}}},
+            r"^sft\.anchor\.beta: needs real clips, got 1 with data_engine\.real\.source 'none'",
+        ),
+        (
+            {"dpo": {"by": "phisics"}},
+            r"^dpo\.by: .* expected one of reward, physics, got 'phisics'",
+        ),
+    ],
+)
+def test_data_set_without_what_a_phase_asks_of_it_is_refused(
+    sections: dict[str, Any], expected: str
+) -> None:
+    """The phase that makes it takes hours, and the one that reads it would find out."""
+    sets = {"sft": {"clips": "artifact:dataset"}, "dpo": {"pairs": "artifact:dataset"}}
+    merged = {key: {**sets.get(key, {}), **value} for key, value in {**sets, **sections}.items()}
+    asking = Recipe.model_validate(
+        {
+            "name": "x",
+            "phases": ["data_engine", "sft", "dpo"],
+            "rewards": {"scorers": [{"use": "physics"}]},
+            **merged,
+        }
+    )
+    with pytest.raises(ValueError, match=expected):
+        check_dataset(asking)
+
+
+def test_home_of_the_user_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Recipes that ship keep their clips below it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "clips").mkdir()
+    check_dataset(
+        Recipe.model_validate({"name": "x", "phases": ["sft"], "sft": {"clips": "~/clips"}})
+    )

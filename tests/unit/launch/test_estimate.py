@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rlvid.config import LearnerConfig, ModelConfig, Recipe
 from rlvid.config.loader import load_recipe
+from rlvid.config.rewards import ServerConfig
 from rlvid.launch.estimate.assumptions import Assumptions, read_assumptions
 from rlvid.launch.estimate.judging import askings
 from rlvid.launch.estimate.phases import PhaseEstimate, estimate, misfits
@@ -209,18 +210,10 @@ def test_questions_and_tokens_of_a_judge() -> None:
 
 
 def test_size_of_a_server_that_is_not_here_is_in_its_name() -> None:
-    servers = recipe(
-        rewards={
-            "servers": {
-                "a": {"model": "/nowhere/Qwen2.5-VL-7B-Instruct"},
-                "b": {"model": "/nowhere/judge"},
-                "c": {},
-            }
-        }
-    ).rewards.servers
-    assert server_parameters(servers["a"]) == 7e9
-    assert server_parameters(servers["b"]) is None
-    assert 1e5 < (server_parameters(servers["c"]) or 0) < 1e7
+    of_7b = ServerConfig(model="/nowhere/Qwen2.5-VL-7B-Instruct")
+    assert server_parameters(of_7b) == 7e9
+    assert server_parameters(ServerConfig(model="/nowhere/judge")) is None
+    assert 1e5 < (server_parameters(ServerConfig()) or 0) < 1e7
 
 
 def test_memory_of_a_rank_of_wan_by_hand() -> None:

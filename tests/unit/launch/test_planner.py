@@ -195,13 +195,17 @@ def test_checkpointing_saves_activations() -> None:
 def test_servers_and_judges_are_in_the_plan() -> None:
     """They hold CPUs, GPUs and memory like any role; a server of somebody else's does not."""
     rewards = {
-        "scorers": [{"use": "physics"}, {"use": "vlm_judge", "server": "own"}],
+        "scorers": [
+            {"use": "physics"},
+            {"use": "vlm_judge", "server": "own"},
+            {"use": "vlm_judge", "name": "of_theirs", "server": "theirs"},
+        ],
         "servers": {"own": {"num_replicas": 2}, "theirs": {"urls": ["http://127.0.0.1:1"]}},
     }
     judged = recipe(rewards=rewards, evaluate={"judges": [{"use": "attribute_judge"}]})
     roles = {role.role: role for role in plan(judged).roles}
     assert "rewards: attribute_judge" in roles
-    assert not any("theirs" in name for name in roles)
+    assert "vLLM server: theirs" not in roles
     server = roles["vLLM server: own"]
     assert (server.num_processes, server.num_cpus, server.num_gpus) == (2, 1.0, 0.0)
     folder = vlm_judge_folder()

@@ -12,6 +12,7 @@ from rlvid.launch.cluster import demanded
 from rlvid.launch.preflight import preflight
 from tests.unit.launch.hand_made import recipe
 
+SERVED = {"use": "vlm_judge", "server": "j"}
 LORA: dict[str, Any] = {"learner": {"mode": "lora"}}
 
 
@@ -29,7 +30,49 @@ LORA: dict[str, Any] = {"learner": {"mode": "lora"}}
         ({"rollout": {"eta": 0.0}}, r"rollout\.eta: no exploration"),
         ({"phases": ["sft", "grpo"], "sft": LORA}, "LoRA on top of a LoRA"),
         ({"sft": {"ema_is_policy": True}, "phases": ["sft"]}, r"sft\.ema_is_policy: there are no"),
-        ({"evaluate": {"use_ema": True}}, r"evaluate\.use_ema: the last training phase keeps no"),
+        (
+            {"evaluate": {"use_ema": True}},
+            r"evaluate\.use_ema: the last training phase keeps no .*; set learner\.ema",
+        ),
+        (
+            {"phases": ["reward_model", "evaluate"], "evaluate": {"use_ema": True}},
+            r"evaluate\.use_ema: no phase before evaluate trains the policy",
+        ),
+        (
+            {"phases": ["distillation", "evaluate"], "evaluate": {"use_ema": True}},
+            r"evaluate\.use_ema: distillation hands on averaged weights.* as the policy itself",
+        ),
+        (
+            {"phases": ["sft", "evaluate"], "evaluate": {"use_ema": True}},
+            r"evaluate\.use_ema: .*; set sft\.learner\.ema",
+        ),
+        (
+            {"evaluate": {"num_prompts": 10**5}},
+            r"evaluate\.num_prompts: evaluate\.prompts holds 102, got 100000; lower it",
+        ),
+        (
+            {"grpo": {"evaluate_prompts": 103}},
+            r"grpo\.evaluate_prompts: evaluate\.prompts holds 102, got 103",
+        ),
+        (
+            {"phases": ["data_engine"], "data_engine": {"weakness": {"num_prompts": 439}}},
+            r"data_engine\.weakness\.num_prompts: data_engine\.broad holds 438, got 439",
+        ),
+        ({"phases": ["sft"], "sft": {"clips": "/no/such"}}, r"sft\.clips: no folder at '/no/such'"),
+        ({"phases": ["dpo"], "dpo": {"pairs": "/no/such"}}, r"dpo\.pairs: no folder at '/no/such'"),
+        ({"grpo": {"replay": "/no/such"}}, r"grpo\.replay: '/no/such' is no file; name the replay"),
+        (
+            {"rewards": {"scorers": [SERVED], "servers": {"j": {"model": "/no/such"}}}},
+            r"rewards\.servers\.j\.model: no model at '/no/such'",
+        ),
+        (
+            {"rewards": {"scorers": [{**SERVED, "use": "adherence"}], "servers": {"j": {}}}},
+            r"rewards\.scorers\.0\.server: 'adherence' asks no model server, got 'j'; leave it out",
+        ),
+        (
+            {"evaluate": {"judges": [{"use": "vlm_judge"}]}},
+            r"evaluate\.judges\.0\.server: 'vlm_judge' asks a model server, got ''; name one",
+        ),
         ({"learner": {"lora": {"rank": 10**5}}}, r"cluster\.object_store_mb: two publishes of"),
     ],
 )
@@ -60,6 +103,9 @@ def test_media_are_held_against_the_model_family(tmp_path: Path) -> None:
         {"phases": ["sft"], "prompts": {"split": "all"}},
         {"phases": ["grpo"], "prompts": {"split": "all"}, "grpo": {"evaluate_every": 0}},
         {"evaluate": {"use_ema": True}, "learner": {"ema": {}}},
+        {"phases": ["evaluate"], "evaluate": {"use_ema": True}},
+        {"evaluate": {"num_prompts": 102}, "grpo": {"evaluate_prompts": 102}},
+        {"rewards": {"scorers": [{"use": "physics"}, SERVED], "servers": {"j": {}}}},
     ],
 )
 def test_sound_recipe_passes(sections: dict[str, Any]) -> None:

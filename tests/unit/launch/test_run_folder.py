@@ -66,6 +66,14 @@ def test_more_gpus_than_there_are_is_refused() -> None:
         check_demand(recipe, {"CPU": 64.0})
 
 
+def test_cpus_of_a_cluster_that_is_joined_are_not_the_recipes_to_raise() -> None:
+    for address, is_said in ((None, True), ("10.0.0.1:20001", False)):
+        recipe = Recipe.model_validate({"name": "a", "cluster": {"address": address}})
+        with pytest.raises(ClusterError, match="the cluster has 1") as caught:
+            check_demand(recipe, {"CPU": 1.0})
+        assert ("cluster.num_cpus" in str(caught.value)) is is_said
+
+
 def test_a_phase_began_when_it_was_first_started(tmp_path: Path) -> None:
     """What its last driver took would leave out those that were killed or made room."""
     first = began_at(tmp_path)

@@ -169,8 +169,9 @@ def test_bad_lines_are_named(tmp_path: Path, lines: list[dict[str, str]], named:
 
 def test_settings_of_a_data_set_are_refused_for_a_folder(tmp_path: Path) -> None:
     folder = folder_of_pairs(tmp_path / "pairs", [line(0, 1)])
-    with pytest.raises(ValueError, match="dpo.min_margin: are of a data set"):
-        opened(tmp_path / "run", folder, min_margin=0.5)
+    for unread in ({"min_margin": 0.5}, {"objective": {"max_pairs": 2}}):
+        with pytest.raises(ValueError, match="dpo.objective.max_pairs: are of a data set"):
+            opened(tmp_path / "run", folder, **unread)
     with pytest.raises(ValueError, match=r"no pairs.jsonl in"):
         opened(tmp_path / "run", tmp_path / "nowhere")
 

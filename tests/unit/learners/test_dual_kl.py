@@ -63,7 +63,7 @@ def test_pulls_add_up_where_they_pull_to_one_point() -> None:
 
 
 def test_resumed_learner_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    recipe = recipe_of("lora", {**DUAL, "anchor_every": 1})
+    recipe = recipe_of("lora", DUAL)
     learner = opened(recipe)
     advance(learner, recipe, 0, 2)
     learner.save(tmp_path)

@@ -162,16 +162,19 @@ def test_kl_is_zero_on_the_first_update_and_not_on_the_second(mode: str, kind: s
 
 
 def test_moving_anchor_follows_when_it_is_due() -> None:
-    """With anchor_every 1 the anchor is the policy again before each update."""
-    learner, actor, recipe = _open(
-        algorithm={
-            "kl": {"kind": "moving_anchor", "coefficient": 0.1, "anchor_every": 1},
-            "updates_per_batch": 3,
-        }
-    )
-    groups = _sample(learner, actor, recipe)
-    metrics = learner.train(groups, tiny_rewards(groups), step=0).metrics
-    assert metrics["learner/kl/mean"] == 0.0
+    """Due every 2 updates, it is the policy again before the third; every 4, it stays behind."""
+    pulled = {}
+    for every in (2, 4):
+        learner, actor, recipe = _open(
+            algorithm={
+                "kl": {"kind": "moving_anchor", "coefficient": 0.1, "anchor_every": every},
+                "updates_per_batch": 3,
+            }
+        )
+        groups = _sample(learner, actor, recipe)
+        metrics = learner.train(groups, tiny_rewards(groups), step=0).metrics
+        pulled[every] = metrics["learner/kl/mean"]
+    assert 0.0 < pulled[2] < pulled[4]
 
 
 def test_rewards_of_another_batch_are_refused() -> None:

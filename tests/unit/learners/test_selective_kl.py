@@ -48,15 +48,20 @@ def test_rollouts_are_ranked_over_the_step_and_by_what_is_better() -> None:
 
 
 def recipe_of(**algorithm: Any) -> Recipe:
-    is_forward = algorithm.get("use") in ("nft", "awm")
+    of_engine: dict[str, Any] = {
+        "algorithm": {"kl": {"kind": "reference", "coefficient": 100.0}, **algorithm},
+        "rollout": {"max_staleness": 4},
+        "grpo": {"max_replay_drift_frac": 1e6},
+    }
+    if algorithm.get("use") in ("nft", "awm"):
+        of_engine = {
+            "algorithm": {"forward": {"num_noise_levels": 2}, **algorithm},
+            "rollout": {"max_staleness": 4, **ODE},
+        }
     return tiny_recipe(
-        algorithm={"kl": {"kind": "reference", "coefficient": 100.0}, **algorithm}
-        if not is_forward
-        else {"forward": {"num_noise_levels": 2}, **algorithm},
         learner={"mode": "full", "optimizer": {"learning_rate": 1e-3}},
         rewards={"scorers": tuple({"use": "constant", "name": name} for name in ("a", "b"))},
-        rollout={"max_staleness": 4, **(ODE if is_forward else {})},
-        grpo={"max_replay_drift_frac": 1e6},
+        **of_engine,
     )
 
 

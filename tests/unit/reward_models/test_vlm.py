@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,9 @@ def vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(vlm: Path, train: str) -> RewardModelConfig:
     lora = {"rank": 2, "alpha": 4.0, "target_modules": ["q_proj", "v_proj"]}
-    backbone = {"use": "vlm", "path": str(vlm), "train": train, "lora": lora}
+    backbone: dict[str, Any] = {"use": "vlm", "path": str(vlm), "train": train}
+    if train == "lora":
+        backbone["lora"] = lora
     return RewardModelConfig.model_validate({"backbone": backbone})
 
 
