@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from rlvid.config import ClusterConfig, Recipe, RewardsConfig
+from rlvid.config.base import is_set
 from rlvid.launch.cluster_guard import guarded
 from rlvid.process_env import own_cluster
 
@@ -147,8 +148,7 @@ def _connect(config: ClusterConfig, want: dict[str, float]) -> None:
             log_to_driver=bool(os.environ.get("RLVID_ACTOR_LOGS")),
         )
         return
-    usual = ClusterConfig.model_fields["object_store_mb"].default
-    if config.object_store_mb != usual:
+    if is_set(config, "object_store_mb"):
         logger.warning(
             "cluster.object_store_mb: is of a cluster that the run starts, got %s with address %r: "
             "the nodes have what `ray start --object-store-memory` gave them",

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from rlvid.config import LearnerConfig, Recipe
 from rlvid.launch.activations import bytes_of
-from rlvid.launch.memory import MIB, is_optimizer_offloaded, trained_width
+from rlvid.launch.memory import MIB, is_optimizer_offloaded, texts_are_apart, trained_width
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ def offloaded(recipe: Recipe, learner: LearnerConfig, size: ModelSize) -> dict[s
 
 def texts_apart(recipe: Recipe, size: ModelSize) -> dict[str, float]:
     """Return MiB of text encoders that `model.text_encoder_device` keeps in RAM."""
-    if recipe.model.text_encoder_device != "cpu":
+    if not texts_are_apart(recipe):
         return {}
     return {"text encoders": size.text_encoder_parameters * bytes_of(recipe) / MIB}
 

@@ -105,9 +105,14 @@ def actor_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:
 
 def text_encoder_bytes(recipe: Recipe, size: ModelSize) -> float:
     """Return the bytes of the text encoders where the transformer is: 0 if they are in RAM."""
-    if recipe.model.text_encoder_device == "cpu":
-        return 0.0
-    return float(size.text_encoder_parameters * bytes_of(recipe))
+    return (
+        0.0 if texts_are_apart(recipe) else float(size.text_encoder_parameters * bytes_of(recipe))
+    )
+
+
+def texts_are_apart(recipe: Recipe) -> bool:
+    """Return whether text encoders are in RAM, wherever the model computes."""
+    return recipe.model.text_encoder_device == "cpu"
 
 
 def decoder_memory(recipe: Recipe, size: ModelSize) -> dict[str, float]:

@@ -76,8 +76,8 @@ class ClipFlops:
     @property
     def encode(self) -> int:
         """Pixels of one clip to latents, without tiles; few phases do it, so counted if asked."""
-        vae = VaeSize.of_config(part_config(self.model, "vae"))
-        if is_wan(self.model) and vae is not None:
+        vae = _wan_vae(self.model)
+        if vae is not None:
             return encode_flops(vae, latent_frames(self.model))
         from rlvid.models.meta_flops import count_encode
 
@@ -222,8 +222,8 @@ def _text_flops(model: ModelConfig) -> int:
 
 def _decode_flops(model: ModelConfig) -> int:
     tile, times = one_tile(model)
-    vae = VaeSize.of_config(part_config(tile, "vae"))
-    if is_wan(tile) and vae is not None:
+    vae = _wan_vae(tile)
+    if vae is not None:
         return round(times * decode_flops(vae, latent_frames(tile)))
     from rlvid.models.meta_flops import count_decode
 
@@ -231,17 +231,18 @@ def _decode_flops(model: ModelConfig) -> int:
 
 
 def _decode_bytes(model: ModelConfig) -> float:
-    tile, times = one_tile(model)
-    vae = VaeSize.of_config(part_config(tile, "vae"))
-    if is_wan(tile) and vae is not None:
-        alive = decode_bytes(vae, latent_frames(tile))
-    else:
-        from rlvid.models.meta_flops import count_decode_bytes
+    tile, _ = one_tile(model)
+    vae = _wan_vae(tile)
+    if vae is not None:
+        return decode_bytes(vae, latent_frames(tile)) + tiles_bytes(model)
+    from rlvid.models.meta_flops import count_decode_bytes
 
-        alive = float(count_decode_bytes(tile))
-    if times == 1.0:
-        return alive
-    return alive + tiles_bytes(model, times)
+    return count_decode_bytes(tile) + tiles_bytes(model)
+
+
+def _wan_vae(model: ModelConfig) -> VaeSize | None:
+    """Return the size of a VAE whose FLOPs and bytes are formulas; None where they are counted."""
+    return VaeSize.of_config(part_config(model, "vae")) if is_wan(model) else None
 
 
 def _wan_size(model: ModelConfig) -> WanSize:

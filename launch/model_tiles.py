@@ -20,9 +20,11 @@ def one_tile(model: ModelConfig) -> tuple[ModelConfig, float]:
     return part, area / (height * width)
 
 
-def tiles_bytes(model: ModelConfig, times: float) -> float:
-    """Return the bytes of all tiles' frames, float32, which are held until they are blended."""
-    tile, _ = one_tile(model)
+def tiles_bytes(model: ModelConfig) -> float:
+    """Return the bytes of all tiles' frames, float32, held until they are blended; 0 of one."""
+    tile, times = one_tile(model)
+    if tile is model:
+        return 0.0
     return 4.0 * 3 * tile.num_frames * tile.height * tile.width * times
 
 

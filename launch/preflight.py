@@ -9,6 +9,7 @@ import torch
 
 from rlvid.algorithms.opening import open_algorithm
 from rlvid.config import ModelConfig, Recipe, ScorerConfig
+from rlvid.config.rewards import unknown_server
 from rlvid.data.prompts import load_prompts, load_text_prompts
 from rlvid.flow.step_plans import make_step_plan
 from rlvid.launch.artifact_names import check_artifact, check_dataset, check_enhancer
@@ -136,10 +137,8 @@ def _check_data_engine(recipe: Recipe) -> None:
     if engine.prompts.asks_llm:
         load_templates(engine.prompts.llm.templates)
         if server and server not in recipe.rewards.servers:
-            raise ValueError(
-                f"data_engine.prompts.llm.server: no server {server!r} in rewards.servers; there: "
-                f"{', '.join(recipe.rewards.servers) or 'none'}"
-            )
+            where = "data_engine.prompts.llm.server"
+            raise ValueError(unknown_server(where, server, recipe.rewards.servers))
     broad = load_text_prompts(engine.broad, who="data_engine.broad")
     if not engine.weakness.given and engine.weakness.num_prompts > len(broad):
         raise ValueError(

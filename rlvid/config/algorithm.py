@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlvid.config.base import Section, refuse_unread
+from rlvid.config.base import Section, is_set, refuse_unread
 from rlvid.config.tree import TreeConfig
 
 
@@ -42,8 +42,7 @@ class KlConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> KlConfig:
-        default = type(self).model_fields["anchor_coefficient"].default
-        if self.kind != "dual" and self.anchor_coefficient != default:
+        if self.kind != "dual" and is_set(self, "anchor_coefficient"):
             raise ValueError(
                 f"anchor_coefficient is read by kind dual alone, got kind {self.kind}; "
                 "coefficient is the one of a single pull"
@@ -302,7 +301,7 @@ class AlgorithmConfig(Section):
         self._check_selective()
         foreign = {name for names in READ_BY.values() for name in names} - set(READ_BY[self.use])
         for name in sorted(foreign):
-            if getattr(self, name) != type(self).model_fields[name].default:
+            if is_set(self, name):
                 readers = [engine for engine, names in READ_BY.items() if name in names]
                 raise ValueError(
                     f"{name} is not read by {self.use}, which `use` names, but by "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,19 +16,30 @@ class Section(BaseModel):
     )
 
 
-def refuse_unread(section: Section, names: Iterable[str], why: str, *, where: str = "") -> None:
-    """Raise ValueError for the first of `names` that is set, though nothing reads it.
+def is_set(section: Section, name: str) -> bool:
+    """Return whether a setting differs from its default.
 
-    A resolved recipe names every key, so what is set is what differs from its default. Not for
+    A resolved recipe names every key, so what was set by hand cannot be told otherwise. Not for
     fields whose default is another one at some places, such as `lora` of a learner.
+    """
+    return bool(getattr(section, name) != default_of(section, name))
+
+
+def default_of(section: Section, name: str) -> Any:
+    """Return the default of a setting."""
+    return type(section).model_fields[name].get_default(call_default_factory=True)
+
+
+def refuse_unread(section: Section, names: Iterable[str], why: str, *, where: str = "") -> None:
+    """Raise ValueError for the first of `names` that `is_set`, though nothing reads it.
 
     Args:
         why: the rest of "<name> is not read ...", e.g. "by kind ode, but by kind random".
         where: path of the section for the message, ending in a dot; "" where pydantic gives it.
     """
     for name in names:
-        value, default = getattr(section, name), type(section).model_fields[name].default
-        if value != default:
+        if is_set(section, name):
+            value, default = getattr(section, name), default_of(section, name)
             usual = "" if isinstance(default, Section) else f", {default!r}"
             got = "" if isinstance(value, Section) else f"; got {value!r}"
             raise ValueError(

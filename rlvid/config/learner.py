@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlvid.config.base import Section, refuse_unread
+from rlvid.config.base import Section, default_of, is_set, refuse_unread
 
 
 class LoraConfig(Section):
@@ -203,11 +203,11 @@ def check_phase_learner(learner: LearnerConfig, phase: str) -> None:
     Where `mode` is full by default, an adapter's settings without the mode would do nothing.
     """
     for name, why in OF_GRPO.items():
-        default = type(learner).model_fields[name].default
-        if (got := getattr(learner, name)) != default:
+        if is_set(learner, name):
             raise ValueError(
                 f"learner.{name}: is of the learner of grpo; {why.format(phase=phase)}: expected "
-                f"its default, {default!r}, got {got!r}. Leave it out"
+                f"its default, {default_of(learner, name)!r}, got {getattr(learner, name)!r}. "
+                "Leave it out"
             )
     if phase in FULL_BY_DEFAULT and learner.mode == "full" and learner.lora != LoraConfig():
         raise ValueError(

@@ -8,7 +8,7 @@ from rlvid.config.alarms import AlarmsConfig, EarlyStopConfig
 from rlvid.config.base import Section
 from rlvid.config.checkpoint import CheckpointConfig
 from rlvid.config.prompts import PromptsConfig
-from rlvid.config.rewards import ScorerConfig
+from rlvid.config.rewards import ScorerConfig, repeated_label
 from rlvid.config.stages import StagesConfig
 
 
@@ -78,10 +78,8 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _check_judges(self) -> EvaluateConfig:
-        labels = [judge.label for judge in self.judges]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise ValueError(f"judges: {label!r} appears twice; set `name` on one of them")
+        if (label := repeated_label(self.judges)) is not None:
+            raise ValueError(f"judges: {label!r} appears twice; set `name` on one of them")
         for judge in self.judges:
             if judge.weight not in (0.0, 1.0):
                 raise ValueError(

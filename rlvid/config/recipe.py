@@ -18,7 +18,7 @@ from rlvid.config.model import ModelConfig
 from rlvid.config.phases import EvaluateConfig, GrpoConfig, TinyBaseConfig
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.reward_model import RewardModelConfig
-from rlvid.config.rewards import RewardsConfig, opinion_of
+from rlvid.config.rewards import RewardsConfig, opinion_of, unknown_server
 from rlvid.config.rollout import RolloutConfig
 from rlvid.config.sft import SftConfig
 from rlvid.config.stages import check_stages
@@ -152,10 +152,8 @@ class Recipe(Section):
         servers = self.rewards.servers
         for position, judge in enumerate(self.evaluate.judges):
             if judge.server and judge.server not in servers:
-                raise ValueError(
-                    f"evaluate.judges.{position}.server: no server {judge.server!r} in "
-                    f"rewards.servers; there: {', '.join(sorted(servers)) or 'none'}"
-                )
+                where = f"evaluate.judges.{position}.server"
+                raise ValueError(unknown_server(where, judge.server, servers))
         asked = {scorer.server for scorer in (*self.rewards.scorers, *self.evaluate.judges)}
         idle = sorted(set(servers) - asked - {self.data_engine.prompts.llm.server})
         if idle and not any(":" in phase for phase in self.phases):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from rlvid.config.aggregation import AggregationConfig
-from rlvid.config.base import Section
+from rlvid.config.base import Section, is_set
 
 
 class ScorerConfig(Section):
@@ -115,9 +115,7 @@ class ServerConfig(Section):
             else (("api_key_env",), "somebody else runs", "no urls")
         )
         for name in names:
-            if getattr(self, name) != type(self).model_fields[name].get_default(
-                call_default_factory=True
-            ):
+            if is_set(self, name):
                 raise ValueError(f"{name}: is of a server that {whose}, got {other}; leave it out")
         return self
 
@@ -127,6 +125,18 @@ OF_OWN_SERVERS = (
     "max_videos", "clip_fps", "engine_args", "env", "max_restarts", "answer_deadline_s", "keep_s",
 )  # fmt: skip
 """Settings of a `ServerConfig` that only a server the pool starts is given."""
+
+
+def unknown_server(where: str, server: str, servers: Iterable[str]) -> str:
+    """Return what is wrong with a setting that names a server which is not in rewards.servers."""
+    known = ", ".join(sorted(servers)) or "none"
+    return f"{where}: no server {server!r} in rewards.servers; there: {known}"
+
+
+def repeated_label(scorers: Iterable[ScorerConfig]) -> str | None:
+    """Return the first label that several scorers have; None where each has its own."""
+    labels = [scorer.label for scorer in scorers]
+    return next((label for label in labels if labels.count(label) > 1), None)
 
 
 class RewardsConfig(Section):
@@ -176,10 +186,8 @@ class RewardsConfig(Section):
                 f"stall_s must be at least heartbeat_s, got {self.stall_s:g} and "
                 f"{self.heartbeat_s:g}"
             )
-        labels = [scorer.label for scorer in self.scorers]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise ValueError(f"scorer name {label!r} appears twice; set `name` on one of them")
+        if (label := repeated_label(self.scorers)) is not None:
+            raise ValueError(f"scorer name {label!r} appears twice; set `name` on one of them")
         if self.scorers and not any(scorer.weight for scorer in self.scorers):
             raise ValueError("every scorer has weight 0; give at least one a weight")
         for scorer in self.scorers:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlvid.config.base import Section
+from rlvid.config.base import Section, is_set
 from rlvid.config.rollout import RolloutConfig
 
 
@@ -36,8 +36,7 @@ class TreeConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TreeConfig:
-        default = type(self).model_fields["extremes_frac"].default
-        if self.width != "extremes" and self.extremes_frac != default:
+        if self.width != "extremes" and is_set(self, "extremes_frac"):
             raise ValueError(
                 f"extremes_frac is read by width extremes alone, got width {self.width} and "
                 f"{self.extremes_frac:g}; leave it out, or set the width"

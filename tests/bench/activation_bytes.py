@@ -157,9 +157,9 @@ def decode_case(latent: tuple[int, int, int] = CLIP, tile: int | None = None) ->
     counted = count_decode(WAN_VAE, latent, tile)
     frames, height, width = latent
     clip = ModelConfig(num_frames=4 * frames - 3, height=8 * height, width=8 * width, vae_tile=tile)
-    part, times = one_tile(clip)
+    part, _ = one_tile(clip)
     formula = decode_bytes(size, (frames, part.height // 8, part.width // 8))
-    return counted, formula + (tiles_bytes(clip, times) if tile else 0.0)
+    return counted, formula + tiles_bytes(clip)
 
 
 def _fill(module: nn.Module) -> None:

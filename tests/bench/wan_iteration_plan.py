@@ -76,7 +76,7 @@ def clip_decode_flops(settings: BenchSettings) -> int:
 def model_size(settings: BenchSettings, counts: Counts) -> ModelSize:
     """Return what the planner would read of a pipeline's folder, which has no text encoder."""
     size, clip = settings.size, settings.clip
-    part, times = one_tile(clip)
+    part, _ = one_tile(clip)
     alive = decode_bytes(_vae_size(settings), (_frames(settings), *_area(part)))
     return ModelSize(
         transformer_parameters=counts.transformer,
@@ -90,7 +90,7 @@ def model_size(settings: BenchSettings, counts: Counts) -> ModelSize:
         clip_numbers=3 * clip.num_frames * clip.height * clip.width,
         inner_width=size.ffn_dim,
         text_tokens=size.text_tokens,
-        decode_bytes=alive + (tiles_bytes(clip, times) if times != 1.0 else 0.0),
+        decode_bytes=alive + tiles_bytes(clip),
     )
 
 
