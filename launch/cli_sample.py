@@ -42,6 +42,13 @@ FirstFrameOption = Annotated[
 LastFrameOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Picture that the clip ends with.")
 ]
+ControlOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Clip that the clip follows, mp4 of as many frames: depth, edges, pose.",
+    ),
+]
 EnhancerOption = Annotated[
     Path | None,
     typer.Option(
@@ -80,6 +87,7 @@ def sample(
     guidance: GuidanceOption = None,
     first_frame: FirstFrameOption = None,
     last_frame: LastFrameOption = None,
+    control: ControlOption = None,
     enhancer: EnhancerOption = None,
     inference: InferenceOption = None,
     stream: StreamOption = False,
@@ -103,12 +111,12 @@ def sample(
             "sample: the policy is a distilled student with levels of its own and no guidance; "
             "leave --steps and --guidance out"
         )
-    frames_given = {"first_frame": first_frame, "last_frame": last_frame}
-    media = {name: str(path) for name, path in frames_given.items() if path is not None}
+    given = {"first_frame": first_frame, "last_frame": last_frame, "control": control}
+    media = {name: str(path) for name, path in given.items() if path is not None}
     if media and policy.sampling is not None:
         raise ValueError(
             "sample: the policy is a distilled student, which is told a text alone; leave "
-            "--first-frame and --last-frame out"
+            "--first-frame, --last-frame and --control out"
         )
     setting = None if inference is None else inference_for_sample(inference, policy)
     text = prompt if enhancer is None else rewritten(prompt, enhancer, seed)

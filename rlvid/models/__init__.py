@@ -36,6 +36,7 @@ MODELS = {
     "wan_experts": "rlvid.models.wan_experts:WanExpertsModel",
     "wan_i2v": "rlvid.models.wan_i2v:WanImageToVideoModel",
     "wan_ti2v": "rlvid.models.wan_ti2v:WanTextImageModel",
+    "wan_vace": "rlvid.models.wan_vace:WanControlModel",
 }
 """Short name to adapter class; strings, so that listing the models imports none of them."""
 

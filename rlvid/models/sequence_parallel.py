@@ -82,6 +82,14 @@ PLANS: Mapping[str, TokenPlan] = {
         inputs={"": {"timestep": 1}, "blocks.0": {LATENTS: 1}},
         outputs={"rope": 1},
     ),
+    "WanVACETransformer3DModel": TokenPlan(
+        attention=r"(vace_)?blocks\.\d+\.attn1",
+        inputs={
+            "vace_blocks.0": {LATENTS: 1, "control_hidden_states": 1},
+            "blocks.0": {LATENTS: 1},
+        },
+        outputs={"rope": 1},
+    ),
 }
 """Class of diffusers to its plan; each is held against one rank by tests/numerics."""
 

@@ -38,6 +38,7 @@ CLIPS = {
     "wan_experts": (9, 32, 32),
     "wan_i2v": (9, 32, 32),
     "wan_ti2v": (9, 32, 32),
+    "wan_vace": (9, 32, 32),
 }
 """Family of `family_checks` to a clip whose tokens divide."""
 TEXTS = ["a red ball falls", "a blue square"]
@@ -59,8 +60,7 @@ def told(family: str, model: Any) -> tuple[Tensor, Condition]:
     latents = torch.randn(2, *model.latent_shape(*size), generator=torch.Generator().manual_seed(7))
     condition = model.encode_prompts(TEXTS)
     if hasattr(model, "encode_media"):
-        frames = torch.rand(2, 3, *size[1:], generator=torch.Generator().manual_seed(5))
-        condition |= model.encode_media({name: frames for name in sorted(model.media)}, size[0])
+        condition |= model.encode_media(family_checks.media(model, size, rows=2), size[0])
     return latents, condition
 
 

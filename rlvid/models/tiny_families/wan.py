@@ -1,4 +1,4 @@
-"""Tiny random Wan models beside the shipped one: I2V, first-last-frame, TI2V, two experts."""
+"""Tiny random Wan models beside the shipped one: I2V, first-last-frame, TI2V, VACE, experts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
 )
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
@@ -25,6 +28,7 @@ from rlvid.models.wan import MAX_SEQUENCE_LENGTH
 from rlvid.models.wan_experts import WanExpertsModel
 from rlvid.models.wan_i2v import WanImageToVideoModel
 from rlvid.models.wan_ti2v import WanTextImageModel
+from rlvid.models.wan_vace import WanControlModel
 
 IMAGE_DIM, IMAGE_TOKENS = 16, 5
 """Of CLIP's view of a picture of 32 pixels in patches of 16."""
@@ -90,6 +94,27 @@ def build_experts(*, seed: int = 0) -> WanPipeline:
     return WanPipeline(**parts, boundary_ratio=0.875)
 
 
+def build_vace(*, seed: int = 0) -> WanVACEPipeline:
+    """Return a pipeline of three blocks and a branch of two that is told a control clip."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = _parts(_SIZE.max_sequence_length)
+        # WanVACEPipeline counts on four levels and no folded pixels, as Wan 2.1's VAE has them.
+        unfolded = {"patch_size": None, "in_channels": 3, "out_channels": 3}
+        levels = {"dim_mult": [1, 2, 2, 2], "temperal_downsample": [False, True, True]}
+        vae = AutoencoderKLWan.from_config(parts["vae"].config, **unfolded, **levels)
+        parts["vae"] = vae.requires_grad_(False).eval()
+        parts["transformer"] = WanVACETransformer3DModel(
+            **_settings(in_channels=_SIZE.latent_channels),
+            num_layers=_SIZE.num_layers + 1,
+            vace_layers=[0, 2],
+            vace_in_channels=2 * _SIZE.latent_channels + vae.config.scale_factor_spatial**2,
+        ).eval()
+        # A random VAE tells little of a picture; louder, it is seen beyond rounding.
+        parts["transformer"].vace_patch_embedding.weight.data.mul_(10.0)
+    return WanVACEPipeline(**parts)
+
+
 def tiny_i2v(seed: int = 0, *, sees_images: bool = True) -> WanImageToVideoModel:
     """Return Wan 2.1 I2V, tiny: it needs a first frame."""
     pipeline = build_i2v(sees_images=sees_images, seed=seed)
@@ -111,6 +136,11 @@ def tiny_ti2v(seed: int = 0) -> WanTextImageModel:
     return WanTextImageModel(build_ti2v(seed=seed), device=torch.device("cpu"))
 
 
+def tiny_vace(seed: int = 0) -> WanControlModel:
+    """Return Wan VACE, tiny: it may have a control clip, a first and a last frame."""
+    return WanControlModel(build_vace(seed=seed), device=torch.device("cpu"))
+
+
 def _parts(max_sequence_length: int) -> dict[str, Any]:
     """Return what all of them have: tokenizer, text encoder, VAE and scheduler."""
     tokenizer = build_tokenizer([" ".join(WORDS)], max_sequence_length)
@@ -126,19 +156,24 @@ def _parts(max_sequence_length: int) -> dict[str, Any]:
 
 def _transformer(*, in_channels: int, **image: Any) -> WanTransformer3DModel:
     transformer: WanTransformer3DModel = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=_SIZE.num_heads,
-        attention_head_dim=_SIZE.head_dim,
-        in_channels=in_channels,
-        out_channels=_SIZE.latent_channels,
-        text_dim=_SIZE.text_dim,
-        freq_dim=32,
-        ffn_dim=_SIZE.ffn_dim,
-        num_layers=_SIZE.num_layers,
-        rope_max_seq_len=32,
-        **image,
+        **_settings(in_channels=in_channels), num_layers=_SIZE.num_layers, **image
     )
     return transformer.eval()
+
+
+def _settings(*, in_channels: int) -> dict[str, Any]:
+    """Return what the transformers of all of them have but for the number of blocks."""
+    return {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": _SIZE.num_heads,
+        "attention_head_dim": _SIZE.head_dim,
+        "in_channels": in_channels,
+        "out_channels": _SIZE.latent_channels,
+        "text_dim": _SIZE.text_dim,
+        "freq_dim": 32,
+        "ffn_dim": _SIZE.ffn_dim,
+        "rope_max_seq_len": 32,
+    }
 
 
 def _image_encoder() -> CLIPVisionModel:

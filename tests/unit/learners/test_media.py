@@ -1,4 +1,4 @@
-"""Prompts with a first frame, from rollout to optimiser step: both are told the same."""
+"""Prompts with pictures and clips, from rollout to optimiser step: both are told the same."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from PIL import Image
 from rlvid.actors.rollout_worker import RolloutWorker
 from rlvid.config import Recipe
 from rlvid.data.prompts import with_media
+from rlvid.data.video_files import write_mp4
 from rlvid.launch.groups import training_task
 from rlvid.learners.rl import RlLearner
 from rlvid.learners.testing import PROMPTS, tiny_recipe, tiny_rewards, tiny_settings
 from rlvid.models.lora import add_lora
-from rlvid.models.tiny_families.wan import tiny_i2v, tiny_ti2v
+from rlvid.models.tiny_families.wan import tiny_i2v, tiny_ti2v, tiny_vace
 from rlvid.records import Prompt, RolloutGroup
 from rlvid.seeds import prompt_id
 
@@ -40,15 +41,22 @@ def _open(
     return learner, worker, recipe
 
 
-def _groups(worker: RolloutWorker, recipe: Recipe, folder: Path) -> dict[str, RolloutGroup]:
+def _groups(
+    worker: RolloutWorker, recipe: Recipe, folder: Path, *, has_control: bool = False
+) -> dict[str, RolloutGroup]:
     groups = {}
     for number, text in enumerate(PROMPTS[:2]):
+        media = {"first_frame": f"{number}.png"}
+        if has_control:
+            media["control"] = f"{number}.mp4"
+            generator = torch.Generator().manual_seed(number)
+            write_mp4(folder / f"{number}.mp4", torch.rand(5, 3, 32, 32, generator=generator), 8)
         Image.new("RGB", (40, 40), (60 * number, 255 - 60 * number, 90)).save(
             folder / f"{number}.png"
         )
         prompt = with_media(
             Prompt(prompt_id=prompt_id(text), text=text),
-            {"first_frame": f"{number}.png"},
+            media,
             where="test",
             folder=folder,
         )
@@ -57,11 +65,11 @@ def _groups(worker: RolloutWorker, recipe: Recipe, folder: Path) -> dict[str, Ro
     return groups
 
 
-@pytest.mark.parametrize("build", [tiny_i2v, tiny_ti2v])
-def test_groups_with_a_first_frame_replay_exactly(build: Callable[[], Any], tmp_path: Path) -> None:
-    """A learner that left the picture out would see another policy than the one that sampled."""
+@pytest.mark.parametrize("build", [tiny_i2v, tiny_ti2v, tiny_vace])
+def test_groups_with_media_replay_exactly(build: Callable[[], Any], tmp_path: Path) -> None:
+    """A learner that left one out would see another policy than the one that sampled."""
     learner, worker, recipe = _open(build, step_plan={"kind": "all"})
-    groups = _groups(worker, recipe, tmp_path)
+    groups = _groups(worker, recipe, tmp_path, has_control=build is tiny_vace)
     metrics = learner.train(groups, tiny_rewards(groups), step=0).metrics
     assert metrics["learner/replay_drift/max"] == 0.0
     assert metrics["learner/grad_norm/total"] > 0.0

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlvid.condition import Condition
 from rlvid.config import LoraConfig, ModelConfig
+from rlvid.media import CLIPS
 from rlvid.models.lora import add_lora, trainable_parameters
 
 CPU = torch.device("cpu")
@@ -146,6 +147,13 @@ FAMILIES = {
         is_shown_frames=True,
         loaded_atol=1e-5,
     ),
+    "wan_vace": Family(
+        use="wan_vace",
+        build=f"{_TINY}.wan:tiny_vace",
+        clip=(9, 32, 32),
+        is_shown_frames=True,
+        loaded_atol=1e-5,
+    ),
     "sd3": Family(
         use="sd3",
         build=f"{_TINY}.sd3:build_model",
@@ -215,6 +223,9 @@ FOLDERS = {
     "wan_ti2v_text": Family(
         use="wan_ti2v", build=f"{_TINY}.wan:tiny_ti2v", clip=(9, 32, 32), loaded_atol=1e-5
     ),
+    "wan_vace_text": Family(
+        use="wan_vace", build=f"{_TINY}.wan:tiny_vace", clip=(9, 32, 32), loaded_atol=1e-5
+    ),
 }
 
 
@@ -244,11 +255,21 @@ def noise(family: Family, model: Any, rows: int = 1) -> Tensor:
 
 
 def frames(family: Family, model: Any, rows: int = 1) -> dict[str, Tensor]:
-    """Return random pictures [B, 3, height, width] of 256 levels, of all kinds that it takes."""
+    """Return `media` of the family's clip."""
+    return media(model, family.clip, rows)
+
+
+def media(model: Any, clip: tuple[int, int, int], rows: int) -> dict[str, Tensor]:
+    """Return random pictures and clips of 256 levels, of all kinds that the model takes."""
     generator = torch.Generator().manual_seed(5)
-    return {
-        name: torch.randint(0, 256, (rows, 3, *family.clip[1:]), generator=generator) / 255.0
+    num_frames, *size = clip
+    shapes = {
+        name: (rows, num_frames, 3, *size) if name in CLIPS else (rows, 3, *size)
         for name in sorted(model.media)
+    }
+    return {
+        name: torch.randint(0, 256, shape, generator=generator) / 255.0
+        for name, shape in shapes.items()
     }
 
 

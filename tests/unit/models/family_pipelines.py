@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -48,10 +48,34 @@ def from_pipeline(family: Family, model: Any, guidance_scale: float, output_type
         "output_type": output_type,
     }
     if family.is_shown_frames:
-        images = {"first_frame": "image", "last_frame": "last_image"}
-        for name, pictures in frames(family, model).items():
-            asked[images[name]] = to_pil_image(pictures[0].mul(255.0).round().byte())
+        media = frames(family, model)
+        if "control" in media:
+            asked |= control_inputs(media, num_frames)
+        else:
+            images = {"first_frame": "image", "last_frame": "last_image"}
+            asked |= {images[name]: _picture(one[0]) for name, one in media.items()}
     return _CALLS.get(family.use, _call)(model, asked)
+
+
+def control_inputs(media: Mapping[str, Tensor], num_frames: int) -> dict[str, list[Tensor]]:
+    """Return video and mask as WanVACEPipeline takes them, each [T, 3, height, width] in [0, 1].
+
+    Its own example paints frames that nobody gives in level 128 of 255; 0.5 is the grey that it
+    takes itself where there is no video.
+    """
+    height, width = next(iter(media.values())).shape[-2:]
+    video = torch.full((num_frames, 3, height, width), 0.5)
+    if "control" in media:
+        video = media["control"][0].clone()
+    mask = torch.ones_like(video)
+    for name, place in (("first_frame", 0), ("last_frame", -1)):
+        if name in media:
+            video[place], mask[place] = media[name][0], 0.0
+    return {"video": [video], "mask": [mask]}
+
+
+def _picture(pixels: Tensor) -> Any:
+    return to_pil_image(pixels.mul(255.0).round().byte())
 
 
 def in_pipeline(family: Family, model: Any, latents: Tensor) -> Tensor:

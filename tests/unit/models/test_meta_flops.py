@@ -35,6 +35,8 @@ QUOTED = f'{LONG} "{LONG}"'
 FULL = LearnerConfig(mode="full")
 TEXT_ONLY = {"cosmos_first_frame", "wan_ti2v"}
 """Families that may be told a first frame, measured without."""
+NUM_BLOCKS = {"wan_vace": 3 + 2}
+"""Those of other models than two: with the blocks of the branch that reads the control clip."""
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
@@ -109,7 +111,7 @@ def test_latents_and_layers_are_those_of_the_model(name: str, config: ModelConfi
     assert latent_shape(config) == tuple(model.latent_shape(*FAMILIES[name].clip))
     size = read_model_size(config, FULL)
     assert size.tokens > 0
-    assert size.num_layers == 2
+    assert size.num_layers == NUM_BLOCKS.get(name, 2)
     assert size.latent_numbers == torch.Size(latent_shape(config)).numel()
 
 

@@ -1,4 +1,4 @@
-"""`rlvid sample --first-frame`: a clip that begins with a picture."""
+"""`rlvid sample --first-frame` and `--control`: a clip that begins with one, or follows it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from rlvid.data.video_files import read_mp4
+from rlvid.data.video_files import read_mp4, write_mp4
 from rlvid.launch.cli import app
 from rlvid.models.student import StudentSampling
-from rlvid.models.tiny_families.wan import tiny_ti2v
+from rlvid.models.tiny_families.wan import tiny_ti2v, tiny_vace
 
 TEXT = "a red ball"
 
@@ -25,8 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sampled(folder: Path, out: Path, *options: str) -> torch.Tensor:
-    arguments = ["sample", TEXT, "--model", str(folder), "--use", "wan_ti2v", "--steps", "2"]
+def sampled(folder: Path, out: Path, *options: str, use: str = "wan_ti2v") -> torch.Tensor:
+    arguments = ["sample", TEXT, "--model", str(folder), "--use", use, "--steps", "2"]
     answer = CliRunner().invoke(
         app, [*arguments, "--out", str(out), *options], catch_exceptions=False
     )
@@ -42,6 +42,18 @@ def test_picture_changes_the_clip(folder: Path, tmp_path: Path) -> None:
     )
     assert given.shape == without.shape == (17, 3, 32, 32)
     assert (given[0] - without[0]).abs().max() > 0.05
+
+
+def test_control_clip_changes_the_clip(tmp_path: Path) -> None:
+    tiny_vace().save(str(tmp_path / "vace"))
+    generator = torch.Generator().manual_seed(0)
+    write_mp4(tmp_path / "control.mp4", torch.rand(17, 3, 32, 32, generator=generator), 8)
+    without, given = (
+        sampled(tmp_path / "vace", tmp_path / f"{number}.mp4", *options, use="wan_vace")
+        for number, options in enumerate([(), ("--control", str(tmp_path / "control.mp4"))])
+    )
+    assert given.shape == without.shape == (17, 3, 32, 32)
+    assert not torch.equal(given, without)
 
 
 @pytest.mark.parametrize(
