@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlvid.actors.gang_peers import check_device
 from rlvid.config import Recipe
 from rlvid.launch.folder_parts import part_config
-from rlvid.models.sequence_parallel import PLANS
+from rlvid.models.token_plans import PLANS
 
 CAUSAL_STAGES = ("causal_teacher", "causal_init", "self_forcing")
 """Of distillation: what they end with is sampled block by block."""

@@ -1,10 +1,10 @@
 """Sequence parallelism: the tokens of one clip spread over ranks of the learner or of an actor.
 
-A diffusers transformer is taught it by hooks, from one row of `PLANS`: some modules' inputs and
-outputs are cut to the rank's tokens, `proj_out`'s are put together, and between them the attention
-of video tokens among themselves is Ulysses (`rlvid.models.token_exchange`). Everything else is the
-same for each token, and text is the same on every rank. Ranks of a group must be given the same
-rows; each returns the whole velocity, the same on all to the bit.
+A diffusers transformer is taught it by hooks, from its row of `rlvid.models.token_plans`: some
+modules' inputs and outputs are cut to the rank's tokens, `proj_out`'s are put together, and between
+them the attention of video tokens among themselves is Ulysses (`rlvid.models.token_exchange`).
+Everything else is the same for each token, and text is the same on every rank. Ranks of a group
+must be given the same rows; each returns the whole velocity, the same on all to the bit.
 
 Gradients: of the latents whole on every rank; of a parameter a part, and the parts of a group add
 up to it. Sums over all ranks, as `ZeroEngine` makes them, are therefore right without a factor.
@@ -19,7 +19,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -29,69 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from rlvid.models.token_exchange import Group, all_tokens, attend, own_tokens, summed_gradient
-
-LATENTS = "hidden_states"
-"""What every diffusers transformer calls its latents, and its attention the video tokens."""
-LAST = "proj_out"
-"""The last module on tokens, of every plan: [B, N, C] comes out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenPlan:
-    """Where video tokens come into a transformer and where they meet; "" is the transformer."""
-
-    attention: str
-    """Regular expression of the names of modules in which video tokens attend to each other."""
-    inputs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Module to argument to its dimension of tokens. A tensor without that dimension stays."""
-    outputs: Mapping[str, int] = field(default_factory=dict)
-    """Module to the dimension of tokens in its output, or in each of several."""
-    text_first: bool = False
-    """Text that attends with the video stands before it."""
-
-
-PLANS: Mapping[str, TokenPlan] = {
-    "CogVideoXTransformer3DModel": TokenPlan(
-        attention=r"transformer_blocks\.\d+\.attn1",
-        inputs={"": {"image_rotary_emb": 0}, "transformer_blocks.0": {LATENTS: 1}},
-        text_first=True,
-    ),
-    "HunyuanVideoTransformer3DModel": TokenPlan(
-        attention=r"(single_)?transformer_blocks\.\d+\.attn",
-        outputs={"x_embedder": 1, "rope": 0},
-    ),
-    "HunyuanVideo15Transformer3DModel": TokenPlan(
-        attention=r"transformer_blocks\.\d+\.attn",
-        outputs={"x_embedder": 1, "rope": 0},
-    ),
-    "LTXVideoTransformer3DModel": TokenPlan(
-        attention=r"transformer_blocks\.\d+\.attn1",
-        outputs={"proj_in": 1, "rope": 1},
-    ),
-    "MochiTransformer3DModel": TokenPlan(
-        attention=r"transformer_blocks\.\d+\.attn1",
-        inputs={"transformer_blocks.0": {LATENTS: 1}},
-        outputs={"rope": 0},
-    ),
-    "SD3Transformer2DModel": TokenPlan(
-        attention=r"transformer_blocks\.\d+\.attn2?",
-        outputs={"pos_embed": 1},
-    ),
-    "WanTransformer3DModel": TokenPlan(
-        attention=r"blocks\.\d+\.attn1",
-        inputs={"": {"timestep": 1}, "blocks.0": {LATENTS: 1}},
-        outputs={"rope": 1},
-    ),
-    "WanVACETransformer3DModel": TokenPlan(
-        attention=r"(vace_)?blocks\.\d+\.attn1",
-        inputs={
-            "vace_blocks.0": {LATENTS: 1, "control_hidden_states": 1},
-            "blocks.0": {LATENTS: 1},
-        },
-        outputs={"rope": 1},
-    ),
-}
-"""Class of diffusers to its plan; each is held against one rank by tests/numerics."""
+from rlvid.models.token_plans import LAST, LATENTS, PLANS, TokenPlan
 
 
 def open_sequence_group(size: int, *, timeout_s: float) -> Group:
@@ -135,18 +72,24 @@ def _spread(transformer: nn.Module, plan: TokenPlan, group: Group) -> None:
             f"divide among {group.size()} ranks: expected a divisor of {num_heads}"
         )
     _change_inputs(transformer, [LATENTS], lambda tensor, _: _followed(tensor, group))
-    for name, dims in plan.inputs.items():
-        module = transformer.get_submodule(name)
-        _change_inputs(module, list(dims), _cut_inputs(dims, group))
-    for name, dim in plan.outputs.items():
-        transformer.get_submodule(name).register_forward_hook(_cut_outputs(dim, group))
+    for pattern, dims in plan.inputs.items():
+        for module in _named(transformer, pattern):
+            _change_inputs(module, list(dims), _cut_inputs(dims, group))
+    for pattern, dim in plan.outputs.items():
+        for module in _named(transformer, pattern):
+            module.register_forward_hook(_cut_outputs(dim, group))
     transformer.get_submodule(LAST).register_forward_hook(
         lambda module, args, output: all_tokens(output, 1, group)
     )
-    meeting = [m for n, m in transformer.named_modules() if re.fullmatch(plan.attention, n)]
-    assert meeting, f"no module of {type(transformer).__name__} is called {plan.attention}"
-    for attention in meeting:
+    for attention in _named(transformer, plan.attention):
         _exchange_in(attention, plan, group)
+
+
+def _named(transformer: nn.Module, pattern: str) -> list[nn.Module]:
+    """Return the modules whose names match, at least one."""
+    found = [module for name, module in transformer.named_modules() if re.fullmatch(pattern, name)]
+    assert found, f"no module of {type(transformer).__name__} is called {pattern}"
+    return found
 
 
 def _followed(latents: Tensor, group: Group) -> Tensor:

@@ -23,15 +23,19 @@ from rlvid.models.lora import add_lora
 from rlvid.models.pipeline_model import set_attention_backend
 from rlvid.models.sequence_parallel import open_sequence_group, spread_tokens
 from tests.unit.models import family_checks
-from tests.unit.models.family_checks import FAMILIES
+from tests.unit.models.family_checks import FOLDERS
 
 CLIPS = {
     "cogvideox": (9, 16, 32),
     "cogvideox_i2v": (9, 32, 32),
+    "cosmos": (9, 16, 32),
+    "cosmos_first_frame": (9, 32, 32),
     "hunyuan_video": (9, 16, 16),
     "hunyuan_video15": (9, 32, 32),
     "hunyuan_video15_i2v": (9, 32, 32),
     "ltx": (9, 32, 64),
+    "ltx2": (9, 32, 64),
+    "ltx2_interleaved": (9, 32, 64),
     "mochi": (13, 16, 32),
     "sd3": (1, 16, 32),
     "wan": (9, 32, 32),
@@ -40,7 +44,7 @@ CLIPS = {
     "wan_ti2v": (9, 32, 32),
     "wan_vace": (9, 32, 32),
 }
-"""Family of `family_checks` to a clip whose tokens divide."""
+"""Folder of `family_checks` to a clip whose tokens divide."""
 TEXTS = ["a red ball falls", "a blue square"]
 SIGMA = torch.tensor([0.9, 0.3])
 """On both sides of the experts' boundary."""
@@ -51,7 +55,7 @@ Found = dict[str, Tensor]
 
 
 def build(family: str) -> Any:
-    return family_checks.build(FAMILIES[family])
+    return family_checks.build(FOLDERS[family])
 
 
 def told(family: str, model: Any) -> tuple[Tensor, Condition]:

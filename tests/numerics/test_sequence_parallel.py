@@ -10,14 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from rlvid.learners.testing import run_ranks
+from rlvid.models import MODELS
 from tests.numerics.sequence_ranks import CLIPS
+from tests.unit.models.family_checks import FOLDERS
 
 ROUNDING = 1e-5
 """Of the largest element. Each rank multiplies matrices of other sizes, and parameters' gradients
 are sums of two ranks' instead of one; 2.4e-6 was the most that any family here was off."""
 LAYOUTS = {1: ("1", "0"), 2: ("2", "0", "2", "3"), 4: ("2", "0")}
 """Ranks to how many share a clip, and the ZeRO stages tried."""
-ADAPTED = ("cogvideox", "hunyuan_video", "mochi", "wan", "wan_experts", "wan_vace")
+ADAPTED = ("cogvideox", "cosmos", "hunyuan_video", "mochi", "wan", "wan_experts", "wan_vace")
 CASES = (
     *(f"{family}/full" for family in CLIPS),
     *(f"{family}/lora" for family in ADAPTED),
@@ -41,6 +43,10 @@ def learners(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for num_ranks, layout in LAYOUTS.items():
         assert run_ranks(worker, num_ranks, str(place), *layout) == [0] * num_ranks
     return place
+
+
+def test_every_registered_family_is_tried() -> None:
+    assert {FOLDERS[name].use for name in CLIPS} == set(MODELS)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -125,10 +125,15 @@ def build_connectors() -> LTX2TextConnectors:
     )
 
 
-def build_transformer() -> LTX2VideoTransformer3DModel:
-    """Return an untrained transformer, whose audio stream is half as wide."""
+def build_transformer(rope_type: str = "split") -> LTX2VideoTransformer3DModel:
+    """Return an untrained transformer, whose audio stream is half as wide.
+
+    Args:
+        rope_type: "split", as the published ones have it, or "interleaved", diffusers' default.
+    """
     return LTX2VideoTransformer3DModel(
         **TRANSFORMER_SIZE,
+        rope_type=rope_type,
         vae_scale_factors=(4, 32, 32),
         audio_in_channels=4,
         audio_out_channels=4,
@@ -138,7 +143,7 @@ def build_transformer() -> LTX2VideoTransformer3DModel:
     )
 
 
-def build_pipeline(seed: int = 0) -> LTX2Pipeline:
+def build_pipeline(seed: int = 0, rope_type: str = "split") -> LTX2Pipeline:
     """Return the whole untrained pipeline, with the scheduler settings of LTX-Video."""
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -150,7 +155,7 @@ def build_pipeline(seed: int = 0) -> LTX2Pipeline:
             text_encoder=build_text_encoder(len(tokenizer)),
             tokenizer=tokenizer,
             connectors=build_connectors(),
-            transformer=build_transformer().eval(),
+            transformer=build_transformer(rope_type).eval(),
             vocoder=build_vocoder(),
         )
     for name in Ltx2Model.ENCODERS:
@@ -158,6 +163,6 @@ def build_pipeline(seed: int = 0) -> LTX2Pipeline:
     return pipeline
 
 
-def build_model(seed: int = 0) -> Ltx2Model:
+def build_model(seed: int = 0, rope_type: str = "split") -> Ltx2Model:
     """Return the pipeline as a `VideoModel` on the CPU; clips of 9x32x64 pixels, for instance."""
-    return Ltx2Model(build_pipeline(seed=seed), device=torch.device("cpu"))
+    return Ltx2Model(build_pipeline(seed, rope_type), device=torch.device("cpu"))

@@ -16,6 +16,7 @@ from rlvid.launch.estimate.recipe_split import overrides, split_problem
 from rlvid.launch.planner import plan
 from rlvid.launch.sequence_checks import check_sequence_parallel
 from rlvid.launch.utilisation import open_utilisation
+from rlvid.models.token_plans import PLANS
 from tests.unit.launch.hand_made import recipe
 from tests.unit.models import family_checks
 from tests.unit.models.family_checks import FAMILIES
@@ -45,8 +46,11 @@ def test_few_step_student_is_shared() -> None:
     )
 
 
-def test_family_without_a_plan_of_tokens_is_refused(tmp_path: Path) -> None:
-    """As the learner refuses it; here before its weights are read."""
+def test_family_without_a_plan_of_tokens_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the learner refuses it; here before its weights are read. All that ship have one."""
+    monkeypatch.delitem(PLANS, "CosmosTransformer3DModel")
     family = FAMILIES["cosmos"]
     family_checks.build(family).save(str(tmp_path))
     model = {"use": family.use, "path": str(tmp_path)}

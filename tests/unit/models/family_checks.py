@@ -212,6 +212,14 @@ FOLDERS = {
         is_shown_frames=True,
         loaded_atol=1e-5,
     ),
+    "ltx2_interleaved": Family(
+        use="ltx2",
+        build=f"{_TINY}.ltx2:build_model",
+        options={"rope_type": "interleaved"},
+        clip=(9, 32, 64),
+        units=(4, 32),
+        lora_targets=FAMILIES["ltx2"].lora_targets,
+    ),
     "wan_i2v_without_clip": Family(
         use="wan_i2v",
         build=f"{_TINY}.wan:tiny_i2v",

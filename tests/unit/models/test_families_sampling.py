@@ -11,7 +11,7 @@ import torch
 from tests.unit.models.family_checks import FOLDERS, build
 from tests.unit.models.family_pipelines import from_pipeline, in_pipeline, sampled
 
-APART = {"cosmos_first_frame", "ltx2"}
+APART = {"cosmos_first_frame", "ltx2", "ltx2_interleaved"}
 """Compared in files of their own: their pipelines also do what the adapters do not."""
 
 
