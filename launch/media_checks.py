@@ -16,6 +16,7 @@ from rlvid.data.pairs import PAIRS_FILE, pair_lines
 from rlvid.data.prompts import load_prompts, load_text_prompts
 from rlvid.launch.enhancement.checks import prompts_of
 from rlvid.learners.training_set import is_dataset
+from rlvid.media import check_length
 from rlvid.models import MODELS
 from rlvid.plugins import resolve
 from rlvid.records import Prompt
@@ -45,7 +46,8 @@ def check_phase_media(recipe: Recipe) -> None:
 
 
 def check_prompts_media(recipe: Recipe, prompts: Sequence[Prompt], where: str) -> None:
-    """Refuse media of which the model's family knows nothing, and prompts without what it needs.
+    """Refuse media of which the family knows nothing, prompts without what it needs, and clips of
+    another length than the video's.
 
     A family's class says what all its models need; what one of them needs besides is known when it
     is loaded (`rlvid.flow.prompt_condition`).
@@ -60,6 +62,11 @@ def check_prompts_media(recipe: Recipe, prompts: Sequence[Prompt], where: str) -
                 f"{recipe.model.use!r} expects {expected}. Name them under 'media' in a .jsonl "
                 "file, or set model.use and model.path to another family."
             )
+        for name, path in prompt.media.items():
+            try:
+                check_length(name, path, recipe.model.num_frames)
+            except ValueError as error:
+                raise ValueError(f"{where}: prompt {prompt.text!r}: media.{error}") from error
 
 
 def _text_phases(recipe: Recipe) -> list[str]:

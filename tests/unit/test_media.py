@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rlvid.data.video_files import write_mp4
-from rlvid.media import check_media, digest_media, read_media
+from rlvid.data.video_files import Mp4Writer, write_mp4
+from rlvid.media import check_length, check_media, digest_media, read_media
 
 
 def test_picture_of_the_clips_size_keeps_its_levels(tmp_path: Path) -> None:
@@ -54,6 +54,22 @@ def test_clip_has_the_frames_of_the_video(tmp_path: Path) -> None:
     assert check_media("control", tmp_path / "a.mp4") == (16, 16)
     with pytest.raises(ValueError, match="has 5 frames: expected those of the video, 9"):
         read_media("control", tmp_path / "a.mp4", num_frames=9, height=16, width=16)
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_length_is_told_by_the_file_and_counted_where_it_is_silent(
+    is_live: bool, tmp_path: Path
+) -> None:
+    """A live file is one in parts, whose header says 0."""
+    with Mp4Writer(tmp_path / "a.mp4", 8, is_live=is_live) as writer:
+        writer.write(torch.rand(5, 3, 16, 16))
+    check_length("control", tmp_path / "a.mp4", 5)
+    check_length("first_frame", tmp_path / "a.mp4", 9)
+    with pytest.raises(ValueError, match="control: .*a.mp4 has 5 frames: expected .* video, 9"):
+        check_length("control", tmp_path / "a.mp4", 9)
+    (tmp_path / "b.mp4").write_bytes(b"no clip")
+    with pytest.raises(ValueError, match="does not decode as a video"):
+        check_length("control", tmp_path / "b.mp4", 5)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from rlvid.config import Recipe
+from rlvid.config import ModelConfig, PromptsConfig, Recipe
 from rlvid.config.loader import check
 from rlvid.data.engine.manifest import SUMMARY
 from rlvid.data.pairs import PAIRS_FILE
-from rlvid.launch.media_checks import check_phase_media
+from rlvid.data.prompts import load_prompts
+from rlvid.data.video_files import write_mp4
+from rlvid.launch.media_checks import check_phase_media, check_prompts_media
 
 
 def recipe(*phases: str, use: str = "wan_i2v", **sections: Any) -> Recipe:
@@ -62,6 +65,23 @@ def test_few_step_student_is_told_a_picture(tmp_path: Path) -> None:
     judged = {**few, "few_step": {"gan": {"weight": 0.1}}}
     with pytest.raises(ValueError, match=r"phases: distillation samples by texts alone"):
         check_phase_media(recipe("distillation", distillation=judged, prompts=given))
+
+
+def test_control_clip_of_another_length_is_refused(tmp_path: Path) -> None:
+    """An actor finds it too, when the prompt's turn comes."""
+    write_mp4(tmp_path / "a.mp4", torch.rand(5, 3, 16, 16), 8)
+    line = {"text": "a dog", "media": {"control": "a.mp4"}}
+    (tmp_path / "p.jsonl").write_text(json.dumps(line))
+    prompts = load_prompts(PromptsConfig(source=str(tmp_path / "p.jsonl"), split="all"))
+    fits, differs = (
+        recipe("grpo", use="wan_vace").model_copy(
+            update={"model": ModelConfig(use="wan_vace", num_frames=num_frames)}
+        )
+        for num_frames in (5, 17)
+    )
+    check_prompts_media(fits, prompts, "prompts")
+    with pytest.raises(ValueError, match=r"^prompts: prompt 'a dog': media\.control: .* 5 frames"):
+        check_prompts_media(differs, prompts, "prompts")
 
 
 def test_media_that_distillation_would_drop_are_refused(tmp_path: Path) -> None:
