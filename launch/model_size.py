@@ -145,7 +145,22 @@ def read_clip_flops(model: ModelConfig) -> ClipFlops:
     Raises:
         ValueError: the folder is missing or has no such parts.
     """
-    return ClipFlops(text=_text_flops(model), decode=_decode_flops(model), model=model)
+    return ClipFlops(text=_text_flops(model), decode=read_decode_flops(model), model=model)
+
+
+def read_decode_flops(model: ModelConfig) -> int:
+    """Return the FLOPs of decoding one clip, overlaps of tiles included.
+
+    Raises:
+        ValueError: the folder is missing or has no such parts.
+    """
+    tile, times = one_tile(model)
+    vae = _wan_vae(tile)
+    if vae is not None:
+        return round(times * decode_flops(vae, latent_frames(tile)))
+    from rlvid.models.meta_flops import count_decode
+
+    return round(times * count_decode(tile))
 
 
 def sizes_are_published(model: ModelConfig) -> str:
@@ -218,16 +233,6 @@ def _text_flops(model: ModelConfig) -> int:
     from rlvid.models.meta_flops import count_text
 
     return count_text(model)
-
-
-def _decode_flops(model: ModelConfig) -> int:
-    tile, times = one_tile(model)
-    vae = _wan_vae(tile)
-    if vae is not None:
-        return round(times * decode_flops(vae, latent_frames(tile)))
-    from rlvid.models.meta_flops import count_decode
-
-    return round(times * count_decode(tile))
 
 
 def _decode_bytes(model: ModelConfig) -> float:

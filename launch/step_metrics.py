@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from rlvid.config import Recipe
 from rlvid.launch.groups import ScoredGroup, mean_rewards
+from rlvid.observability.mfu import TERA
 from rlvid.records import StepReport, WeightsManifest
 
 
@@ -40,6 +42,7 @@ def step_metrics(
     return {
         **pool,
         **_scorer_metrics(scored),
+        **_flop_metrics(scored),
         **_reward_metrics(rewards),
         **{f"rewards/{name}/weight": weights[name] for name in fixed},
         "rollout/groups/consumed": float(len(report.trained_group_ids)),
@@ -48,6 +51,7 @@ def step_metrics(
         "rollout/staleness/mean": statistics.fmean(staleness or [0]),
         "rollout/staleness/max": float(max(staleness, default=0)),
         "rollout/forwards/count": float(sum(group.summary.num_forwards for group in scored)),
+        "rollout/clips/count": float(sum(len(group.task.step_seeds) for group in scored)),
         "rollout/actors/lost": float(num_lost),
         **_memory_metrics(scored),
         "weights/version/value": float(manifest.version),
@@ -63,6 +67,17 @@ def _memory_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
     """Return the most memory that an actor of these groups had held; none where nobody looked."""
     most = max((group.summary.peak_mib for group in scored), default=0.0)
     return {"rollout/memory/peak_mb": most} if most else {}
+
+
+def _flop_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Return the TFLOPs of each scorer whose are known for all that it scored of these groups."""
+    found: dict[str, float] = {}
+    for name in {score.scorer for group in scored for score in group.scores.scores}:
+        asked = [g.scores for g in scored if any(s.scorer == name for s in g.scores.scores)]
+        total = sum(scores.flops.get(name, math.nan) for scores in asked)
+        if total > 0.0:  # neither unknown, which is NaN, nor all of it scored before
+            found[f"rewards/{name}/tflop"] = total / TERA
+    return found
 
 
 def _reward_metrics(by_group: Sequence[Sequence[float]]) -> dict[str, float]:

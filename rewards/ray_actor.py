@@ -20,6 +20,7 @@ from rlvid.records import Prompt, RolloutGroup
 from rlvid.rewards.base import Endpoint
 from rlvid.rewards.decoding import ClipInfo, DecodeWorker, Frames, open_decode_worker
 from rlvid.rewards.dispatch.processes import DECODER, Decode, Host, ScoreBatch
+from rlvid.rewards.flop_count import CallCost, decoder_device
 from rlvid.rewards.scoring import (
     ItemResult,
     ScoreItem,
@@ -49,11 +50,12 @@ class RewardActor:
         self._num_threads = num_threads
         self._scorers: dict[str, ScorerWorker] = {}
 
-    def open(self) -> tuple[dict[str, ScorerInfo], int]:
+    def open(self) -> tuple[dict[str, ScorerInfo], int, dict[str, str]]:
         """Load scorers and decoder; not in __init__, whose errors Ray wraps beyond reading.
 
         Returns:
-            What the scorers say of themselves, and the id of this process.
+            What the scorers say of themselves, the id of this process, and the name of the GPU of
+            each service, "" without one.
         """
         import cv2
         import torch
@@ -62,11 +64,17 @@ class RewardActor:
         cv2.setNumThreads(self._num_threads)  # it has threads of its own, deaf to OMP_NUM_THREADS
         with paused_collector():
             for position, config in self._configs.items():
-                self._scorers[config.label] = open_scorer_worker(config, position)
+                self._scorers[config.label] = open_scorer_worker(
+                    config, position, counts_flops=True
+                )
             if self._has_decoder:
                 self._decoder: DecodeWorker = open_decode_worker(self._model)
         yield_to_starting()
-        return {label: scorer.info() for label, scorer in self._scorers.items()}, os.getpid()
+        devices = {label: scorer.device_name for label, scorer in self._scorers.items()}
+        if self._has_decoder:
+            devices[DECODER] = decoder_device(self._model)
+        infos = {label: scorer.info() for label, scorer in self._scorers.items()}
+        return infos, os.getpid(), devices
 
     @ray.method(num_returns=2)
     def decode(self, group: RolloutGroup) -> tuple[Frames, ClipInfo]:
@@ -81,8 +89,8 @@ class RewardActor:
 
     def score(
         self, label: str, items: Sequence[ScoreItem], fps: float, *frames: Frames
-    ) -> tuple[list[ItemResult], float]:
-        """Return results and seconds; the frames are read where they lie, without a copy."""
+    ) -> tuple[list[ItemResult], CallCost]:
+        """Return results and their cost; the frames are read where they lie, without a copy."""
         return timed_score(self._scorers[label], items, frames, fps)
 
     @ray.method(concurrency_group="control")
@@ -164,7 +172,7 @@ class ActorSet:
         self._watch(info, partial(handle, frames))
 
     def score(self, action: ScoreBatch, handle: Handler) -> None:
-        """Have a batch scored; `handle` gets the results and the seconds they took."""
+        """Have a batch scored; `handle` gets the results and what they took."""
         actor, call = self._actors[action.call.process_id], action.call
         answer = actor.score.remote(call.service, action.items, action.fps, *action.frames)
         self._watch(answer, handle)

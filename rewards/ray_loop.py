@@ -60,6 +60,8 @@ class PoolLoop:
         self._actors = ActorSet(rewards, model, cluster, post=self._events.put)
         self._pids: dict[int, int] = {}
         """By process id of ours: what the system calls the processes that opened."""
+        self._devices: dict[int, dict[str, str]] = {}
+        """Likewise: service to the name of its GPU."""
         self._unconnected: dict[int, dict[str, ScorerInfo]] = {}
         """Processes that are open and wait to be told of their servers."""
         self._endpoints: Mapping[str, Sequence[Endpoint]] | None = None
@@ -147,6 +149,7 @@ class PoolLoop:
             case Kill():
                 self._unconnected.pop(action.process_id, None)
                 self._pids.pop(action.process_id, None)
+                self._devices.pop(action.process_id, None)
                 self._actors.kill(action.process_id)
             case Probe():
                 self._actors.probe(action.process_id, partial(self._on_probed, action.process_id))
@@ -162,7 +165,9 @@ class PoolLoop:
         if error is not None:
             self._on_open_error(process_id, error)
         elif process_id in self._actors:
-            self._unconnected[process_id], self._pids[process_id] = future.result()
+            infos, pid, devices = future.result()
+            self._unconnected[process_id], self._pids[process_id] = infos, pid
+            self._devices[process_id] = devices
             self._connect(process_id)
 
     def _on_open_error(self, process_id: int, error: BaseException) -> None:
@@ -183,13 +188,17 @@ class PoolLoop:
                     "server; name one of rewards.servers"
                 )
         if not asking:
-            self._dispatcher.opened(process_id, self._unconnected.pop(process_id), time.monotonic())
+            self._opened(process_id)
             return
         waits = self._endpoints is None
         self._dispatcher.waits_for_servers(process_id, waits, time.monotonic())
         if not waits:
             handle = partial(self._on_connected, process_id, list(asking))
             self._tell(process_id, asking, handle)
+
+    def _opened(self, process_id: int) -> None:
+        infos, devices = self._unconnected.pop(process_id), self._devices.pop(process_id)
+        self._dispatcher.opened(process_id, infos, time.monotonic(), devices=devices)
 
     def _tell(self, process_id: int, labels: Sequence[str], handle: Handler) -> None:
         assert self._endpoints is not None, "servers are up"
@@ -208,7 +217,7 @@ class PoolLoop:
             return
         waiting.pop()  # which one does not matter
         if not waiting:
-            self._dispatcher.opened(process_id, self._unconnected.pop(process_id), time.monotonic())
+            self._opened(process_id)
 
     def _on_probed(self, process_id: int, future: Future[Any]) -> None:
         error = future.exception()
@@ -229,8 +238,9 @@ class PoolLoop:
         if error is not None:
             self._on_call_error(call, error)
             return
-        results, seconds = future.result()
-        self._dispatcher.scored(call.call_id, results, seconds, time.monotonic())
+        results, cost = future.result()
+        now = time.monotonic()
+        self._dispatcher.scored(call.call_id, results, cost.seconds, now, flops=cost.flops)
 
     def _on_call_error(self, call: Call, error: BaseException) -> None:
         now = time.monotonic()

@@ -29,6 +29,7 @@ from rlvid.rewards.base import (
 )
 from rlvid.rewards.decoding import Frames
 from rlvid.rewards.dispatch.cache import scorer_version
+from rlvid.rewards.flop_count import CallCost, FlopMeter, meter_for, name_of
 from rlvid.rewards.registry import open_scorer
 
 LUMA = (0.2126, 0.7152, 0.0722)
@@ -48,6 +49,9 @@ class GroupScores:
     """Seconds of scorers' work, its share of each batch; scorers work side by side."""
     guards: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Guard to [G] values, one a clip (`critics.guards`); none of clips that were given."""
+    flops: Mapping[str, float] = field(default_factory=dict)
+    """Scorer to the FLOPs of its scores, 0 of those that were known before; without the scorers of
+    which some are not known (`flop_count`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +100,20 @@ class ScorerWorker:
     """
 
     def __init__(
-        self, scorer: Reward | GroupReward, *, label: str, device: str = "cpu", version: str = ""
+        self,
+        scorer: Reward | GroupReward,
+        *,
+        label: str,
+        device: str = "cpu",
+        version: str = "",
+        meter: FlopMeter | None = None,
     ) -> None:
+        """`meter` None: nobody asks for FLOPs."""
         self._scorer = scorer
         self._where = f"rewards {label!r}"
         self._device = device
         self._version = version
+        self._meter = meter
 
     def info(self) -> ScorerInfo:
         return ScorerInfo(
@@ -111,6 +123,11 @@ class ScorerWorker:
             is_groupwise=isinstance(self._scorer, GroupReward),
             uses_server=isinstance(self._scorer, UsesServer),
         )
+
+    @property
+    def device_name(self) -> str:
+        """Name of the GPU that it scores on, "" without one."""
+        return name_of(self._device)
 
     def connect(self, endpoints: Sequence[Endpoint]) -> None:
         if isinstance(self._scorer, UsesServer):
@@ -133,7 +150,7 @@ class ScorerWorker:
         clips = np.stack([frames[item.source][item.row] for item in items])
         shape = (clips.shape[1], clips.shape[2], clips.shape[3])
         check_clip(self._scorer.clip_spec, shape, fps=fps, where=self._where)
-        videos = as_declared(clips, self._scorer.clip_spec).to(self._device)
+        videos = self._as_declared(clips)
         results = self._attempt(items, videos)
         is_single = len(items) == 1 or isinstance(self._scorer, GroupReward)
         if is_single or not results[0].is_failure or results[0].is_late:
@@ -144,13 +161,44 @@ class ScorerWorker:
             for result in self._attempt([item], videos[number : number + 1])
         ]
 
+    def flops(
+        self, items: Sequence[ScoreItem], frames: Sequence[Frames], *, took_s: float
+    ) -> float | None:
+        """Return what scoring these clips takes, None where that is not known.
+
+        The first of each shape are scored once more for it: a clip, or a group of a group-wise
+        scorer, whose FLOPs may grow faster than its clips.
+
+        Args:
+            took_s: seconds of their call.
+        """
+        if self._meter is None:
+            return None
+        if not items:
+            return 0.0
+        is_group = isinstance(self._scorer, GroupReward)
+        counted = items if is_group else items[:1]
+        shape = (len(counted), *frames[items[0].source].shape[1:])
+
+        def call() -> None:
+            clips = np.stack([frames[item.source][item.row] for item in counted])
+            self._ask(counted, self._as_declared(clips))
+
+        found = self._meter.of(shape, call, took_s=took_s)
+        return None if found is None else found * (len(items) / len(counted))
+
+    def _as_declared(self, clips: Frames) -> Tensor:
+        return as_declared(clips, self._scorer.clip_spec).to(self._device)
+
+    def _ask(self, items: Sequence[ScoreItem], videos: Tensor) -> Tensor:
+        with torch.no_grad():
+            if isinstance(self._scorer, GroupReward):
+                return self._scorer.score_group(videos, items[0].prompt)
+            return self._scorer.score(videos, [item.prompt for item in items])
+
     def _attempt(self, items: Sequence[ScoreItem], videos: Tensor) -> list[ItemResult]:
         try:
-            with torch.no_grad():
-                if isinstance(self._scorer, GroupReward):
-                    result = self._scorer.score_group(videos, items[0].prompt)
-                else:
-                    result = self._scorer.score(videos, [item.prompt for item in items])
+            result = self._ask(items, videos)
         except Exception as error:  # whatever a plug-in raises is a missing score, and counted
             text = f"{type(error).__name__}: {error}"
             is_late = isinstance(error, RewardTimeoutError)
@@ -166,26 +214,41 @@ class ScorerWorker:
         ]
 
 
-def open_scorer_worker(config: ScorerConfig, position: int) -> ScorerWorker:
-    """Open the scorer of `rewards.scorers[position]`."""
+def open_scorer_worker(
+    config: ScorerConfig, position: int, *, counts_flops: bool = False
+) -> ScorerWorker:
+    """Open the scorer of `rewards.scorers[position]`.
+
+    Args:
+        counts_flops: have them counted where it computes itself, on a device of known peak.
+    """
     scorer = open_scorer(config, f"rewards.scorers.{position}")
+    serving = serving_of(scorer)
     # A scorer in another interpreter moves its clips itself; here they would move for nothing.
-    device = "cpu" if config.python else config.device or serving_of(scorer).device
+    device = "cpu" if config.python else config.device or serving.device
+    meter = None
+    if counts_flops and not isinstance(scorer, UsesServer):
+        deadline_s = config.deadline_s or serving.deadline_s
+        meter = meter_for(device, f"rewards {config.label!r}", deadline_s=deadline_s)
     return ScorerWorker(
         scorer,
         label=config.label,
         device=device,
         version=scorer_version(config, scorer),
+        meter=meter,
     )
 
 
 def timed_score(
     worker: ScorerWorker, items: Sequence[ScoreItem], frames: Sequence[Frames], fps: float
-) -> tuple[list[ItemResult], float]:
-    """Return the results and the seconds they took."""
+) -> tuple[list[ItemResult], CallCost]:
+    """Return the results and what they took."""
     started = time.perf_counter()
     results = worker.score(items, frames, fps=fps)
-    return results, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    answered = [i for i, result in zip(items, results, strict=True) if not result.is_failure]
+    flops = worker.flops(answered, frames, took_s=seconds)
+    return results, CallCost(seconds=seconds, flops=flops)
 
 
 def as_declared(clips: Frames, spec: ClipSpec) -> Tensor:

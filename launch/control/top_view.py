@@ -30,6 +30,7 @@ RATES = (
     ("reward tail", "reward_pool/exposed_tail/seconds", "seconds"),
     ("learner MFU", "mfu/learner/frac", "share"),
     ("actors MFU", "mfu/rollout/frac", "share"),
+    ("decoder MFU", "mfu/decoder/frac", "share"),
     ("in the policy", "ft/ettr/frac", "share"),
     ("lost", "ft/lost/seconds", "duration"),
 )

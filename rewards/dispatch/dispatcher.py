@@ -13,8 +13,10 @@ tells it what happened and does what `poll` returns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from rlvid.observability.mfu import TERA, total_peak
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
 from rlvid.rewards.decoding import ClipInfo
 from rlvid.rewards.dispatch.cache import ScoreCache
@@ -83,11 +85,23 @@ class Dispatcher:
         """Take a group; its clips are decoded first unless they came with it."""
         self._book.add(group, now)
 
-    def opened(self, process_id: int, infos: Mapping[str, ScorerInfo], now: float) -> None:
-        """A process is ready; `infos` says what its scorers turned out to be."""
+    def opened(
+        self,
+        process_id: int,
+        infos: Mapping[str, ScorerInfo],
+        now: float,
+        *,
+        devices: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """A process is ready; `infos` says what its scorers turned out to be.
+
+        Args:
+            devices: service to the name of its GPU there, "" without one.
+        """
         process = self._fleet.processes.get(process_id)
         if process is None:
             return
+        process.devices = devices
         for service, info in infos.items():
             lane = self._lanes[service]
             assert lane.config is not None, "every scorer has an entry in the recipe"
@@ -123,9 +137,19 @@ class Dispatcher:
             self._book.clips_are(group, info, frames, now)
 
     def scored(
-        self, call_id: int, results: Sequence[ItemResult], seconds: float, now: float
+        self,
+        call_id: int,
+        results: Sequence[ItemResult],
+        seconds: float,
+        now: float,
+        *,
+        flops: float | None = None,
     ) -> None:
         """A batch was answered.
+
+        Args:
+            seconds: of work, queues apart.
+            flops: of the clips that did not fail; None where they are not known.
 
         Raises:
             RewardError: the answer is not one result for each clip that was sent.
@@ -149,7 +173,9 @@ class Dispatcher:
             now - call.sent,
             len(results),
             max(self._lanes[call.service].settings.batch_size, len(results)),
+            seconds,
         )
+        each = None if flops is None else flops / max(1, len(results) - len(failed))
         for result in results:
             item = sent[result.item_id]
             if item.ticket in self._book.groups:
@@ -157,6 +183,8 @@ class Dispatcher:
             if result.is_failure:
                 self._retries.try_again(call, item, result.error, now)
                 continue
+            if item.ticket in self._book.groups:
+                self._book.groups[item.ticket].worked(call.service, each)
             if result.value is not None:
                 self._known.keep(item.cache_key, result.value)
             self._book.settle(call.service, item, result.value, result.error)
@@ -275,15 +303,21 @@ class Dispatcher:
         return {p.process_id: p.host.services for p in everyone if p.is_open}
 
     def live(self) -> dict[str, dict[str, float]]:
-        """Return queue and replicas of every scorer."""
-        return {
-            service: {
-                "queue_now": float(len(lane)),
-                "replicas": float(sum(process.is_open for process in self._fleet.of(service))),
-            }
-            for service, lane in self._lanes.items()
-            if service != DECODER
-        }
+        """Return queue and replicas of every scorer, and the peak of all their devices.
+
+        The peak is that of the decoder too; it is left out where a device's is not known.
+        """
+        found: dict[str, dict[str, float]] = {}
+        for service, lane in self._lanes.items():
+            replicas = [process for process in self._fleet.of(service) if process.is_open]
+            peak = total_peak(process.devices.get(service, "") for process in replicas)
+            found[service] = {} if peak is None else {"peak_tflops": peak / TERA}
+            if service != DECODER:
+                found[service] |= {
+                    "queue_now": float(len(lane)),
+                    "replicas": float(len(replicas)),
+                }
+        return found
 
     # Inside
 

@@ -14,6 +14,7 @@ class Tally:
     """Counts of one service over one stretch of time."""
 
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT_LATENCIES))
+    busy_s: float = 0.0
     num_calls: int = 0
     num_items: int = 0
     num_places: int = 0
@@ -42,6 +43,7 @@ class Tally:
         if self.num_lookups:
             found[f"rewards/{name}/cache_hit_frac"] = self.num_hits / self.num_lookups
         if self.num_calls:
+            found[f"rewards/{name}/busy_s"] = self.busy_s
             found[f"rewards/{name}/batch_fill_frac"] = self.num_items / self.num_places
             ordered = sorted(self.latencies_s)
             for percent in (50, 95, 99):
@@ -95,10 +97,13 @@ class PoolMetrics:
             tally.num_decoded += 1
             tally.peak_mib = max(tally.peak_mib, peak_mib)
 
-    def call_done(self, service: str, latency_s: float, num_items: int, num_places: int) -> None:
+    def call_done(
+        self, service: str, latency_s: float, num_items: int, num_places: int, busy_s: float
+    ) -> None:
         """Note a call that was answered; `latency_s` from its dispatch to its answer."""
         for tally in self._both(service):
             tally.latencies_s.append(latency_s)
+            tally.busy_s += busy_s
             tally.num_calls += 1
             tally.num_items += num_items
             tally.num_places += num_places
@@ -124,7 +129,8 @@ class PoolMetrics:
         """Return one row.
 
         Args:
-            live: scorer to what is so now: "queue_now", "replicas".
+            live: scorer to what is so now: "queue_now", "replicas", "peak_tflops"; "" is the
+                decoder, which has the last of them only.
             of_step: counts since the last `start_step` instead of those of the run.
         """
         tally = self._step if of_step else self._run
@@ -135,6 +141,9 @@ class PoolMetrics:
             **({"reward_pool/memory/peak_mb": tally.peak_mib} if tally.peak_mib else {}),
         }
         for name, values in live.items():
+            if not name:
+                row |= {f"reward_pool/devices/{key}": value for key, value in values.items()}
+                continue
             row |= tally.of(name).metrics(name)
             row |= {f"rewards/{name}/{key}": value for key, value in values.items()}
         return row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ class PoolGroup:
     scoring_since: float = 0.0
     score_s: float = 0.0
     _scores: dict[tuple[str, int], Score] = field(default_factory=dict)
+    _flops: dict[str, float] = field(default_factory=dict)
+    """By scorer; NaN where those of a clip are not known, which adds up to NaN."""
 
     def clips_are(self, info: ClipInfo, frames: Any, now: float) -> None:
         if self.info is None:  # clips that were lost and decoded again get no second deadline
@@ -46,6 +49,10 @@ class PoolGroup:
         )
         self._scores.setdefault((label, index), score)
 
+    def worked(self, label: str, flops: float | None) -> None:
+        """Note what a scorer's answer for one clip took, None where that is not known."""
+        self._flops[label] = self._flops.get(label, 0.0) + (math.nan if flops is None else flops)
+
     def lacking(self, label: str) -> Sequence[int]:
         """Return the rows of the clips that `label` has not answered for, 0 to G-1."""
         indices = self._clips().indices
@@ -59,6 +66,7 @@ class PoolGroup:
 
     def scores(self) -> GroupScores:
         info = self._clips()
+        flops = {label: self._flops.get(label, 0.0) for label in self.labels}
         return GroupScores(
             scores=tuple(
                 self._scores[label, index] for label in self.labels for index in info.indices
@@ -66,6 +74,7 @@ class PoolGroup:
             decode_s=info.decode_s,
             score_s=self.score_s,
             guards=info.guards,
+            flops={label: number for label, number in flops.items() if not math.isnan(number)},
         )
 
     def _clips(self) -> ClipInfo:

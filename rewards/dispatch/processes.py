@@ -40,6 +40,8 @@ class Process:
     started: float
     """When it was spawned, or when its servers answered."""
     breakers: dict[str, CircuitBreaker]
+    devices: Mapping[str, str] = field(default_factory=dict)
+    """Service to the name of its GPU, "" without one; empty until it is open."""
     is_open: bool = False
     waits_for_servers: bool = False
     """Its scorers are loaded; the servers they ask do not answer yet, and have their own time."""

@@ -45,6 +45,7 @@ METRICS: dict[str, Metric] = {
     "rollout/forwards/count": Metric(
         "count", (1, None), "latents handed to the model while sampling"
     ),
+    "rollout/clips/count": Metric("count", (0, None), "clips of the step's groups, each decoded"),
     "rollout/actors/lost": Metric("count", (0, 0), "actors that died or stalled in the step"),
     "rollout/actors/alive": Metric("count", (1, None), "actors at the end of the step"),
     "rollout/actors/wanted": Metric("count", (1, None), "actors asked for"),
@@ -75,6 +76,10 @@ METRICS: dict[str, Metric] = {
     "rewards/<scorer>/latency_p50_s": Metric("s", (0, None), "median time of a call, queue apart"),
     "rewards/<scorer>/latency_p95_s": Metric("s", (0, None), "95 % of its calls take no longer"),
     "rewards/<scorer>/latency_p99_s": Metric("s", (0, None), "99 % of its calls take no longer"),
+    "rewards/<scorer>/busy_s": Metric("s", (0, None), "work of its calls, waits for servers too"),
+    "rewards/<scorer>/tflop": Metric("TFLOP", (0, None), "of the scores in the step's groups"),
+    "rewards/<scorer>/peak_tflops": Metric("TFLOP/s", None, "dense bf16 of its replicas' devices"),
+    "rewards/<scorer>/mfu_frac": Metric("frac", (0, 1), "as mfu/<role>/frac, by counted FLOPs"),
     "rewards/<scorer>/batch_fill_frac": Metric("frac", (0, 1), "clips per call over batch_size"),
     "rewards/<scorer>/queue_now": Metric("count", (0, None), "clips that wait for it"),
     "rewards/<scorer>/queue_max": Metric("count", (0, None), "the most that waited at once"),
@@ -126,6 +131,7 @@ METRICS: dict[str, Metric] = {
     "learner/devices/peak_tflops": Metric("TFLOP/s", None, "dense bf16 of all ranks, where known"),
     "learner/memory/peak_mb": Metric("MB", None, "most a rank held on its GPU, or in RAM"),
     "rollout/memory/peak_mb": Metric("MB", None, "likewise an actor"),
+    "reward_pool/devices/peak_tflops": Metric("TFLOP/s", None, "dense bf16 of all that decode"),
     "reward_pool/memory/peak_mb": Metric("MB", None, "likewise a process that decodes"),
     "dpo/loss/mean": Metric("1", (0, None), "of stored pairs; log 2 before the first step"),
     "dpo/implicit_margin/mean": Metric("nats", None, "by how much stored pairs are in order"),

@@ -3,12 +3,13 @@
     mfu = FLOPs of the work / (wall seconds * sum of the devices' peaks)
 
 The wall time is all of it, waiting included, so mfu = utilisation while busy * busy share. A device
-whose peak is not in the table gives no figure, for a guess would look like a measurement.
+whose peak is not in the table gives no figure, for a guess would look like a measurement. A device
+counts once for each process that uses it, so two on one GPU can reach one half each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 TERA = 1e12
@@ -80,16 +81,29 @@ def mfu(flops: float, wall_s: float, peak: float | None) -> float | None:
     return flops / (wall_s * peak) if peak and wall_s > 0 else None
 
 
-def mfu_metrics(
-    wall_s: float, *, rollout: tuple[float, float | None], learner: tuple[float, float | None]
-) -> dict[str, float]:
-    """Return mfu/rollout/frac and mfu/learner/frac of a step, each where its devices are known.
+def mfu_metrics(wall_s: float, **roles: tuple[float, float | None]) -> dict[str, float]:
+    """Return mfu/<role>/frac of a step, each where its devices are known.
 
     Args:
-        rollout, learner: FLOPs of the step's work, and FLOP/s of the role's devices together.
+        roles: FLOPs of the step's work, and FLOP/s of the role's devices together.
     """
-    found = {
-        role: mfu(flops, wall_s, peak)
-        for role, (flops, peak) in (("rollout", rollout), ("learner", learner))
-    }
+    found = {role: mfu(flops, wall_s, peak) for role, (flops, peak) in roles.items()}
     return {f"mfu/{role}/frac": value for role, value in found.items() if value is not None}
+
+
+def scorer_mfu_metrics(wall_s: float, row: Mapping[str, float]) -> dict[str, float]:
+    """Return rewards/<scorer>/mfu_frac of the scorers whose FLOPs and devices are known.
+
+    Args:
+        row: the step's metrics; rewards/<scorer>/tflop and .../peak_tflops are used.
+    """
+    found = {}
+    for name, tflop in row.items():
+        scorer = name.removesuffix("/tflop")
+        if scorer == name or not scorer.startswith("rewards/"):
+            continue
+        peak = row.get(f"{scorer}/peak_tflops", 0.0) * TERA
+        value = mfu(tflop * TERA, wall_s, peak)
+        if value is not None:
+            found[f"{scorer}/mfu_frac"] = value
+    return found

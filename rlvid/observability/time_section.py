@@ -156,7 +156,7 @@ def facts(phase: PhaseTime) -> list[TimeFact]:
     if tail is not None:
         note = "in which the learner waited for nothing but scores, on average"
         found.append(TimeFact(name="reward tail of a step", value=f"{tail:.2f} s", note=note))
-    for role, label in (("learner", "learner"), ("rollout", "actors")):
+    for role, label in (("learner", "learner"), ("rollout", "actors"), ("decoder", "decoder")):
         share = mean_over_time(steps, f"mfu/{role}/frac")
         if share is not None:
             note = "model FLOPs over the devices' dense bf16 peak, waiting included"

@@ -9,6 +9,10 @@ middle of those that a run draws from, so that the planner counts the forwards o
     python -m tests.bench.wan_iteration --dtype bfloat16                     # 1.3B, 81 x 480 x 832
     python -m tests.bench.wan_iteration --dtype bfloat16 --largest           # as deep as trains
     python -m tests.bench.wan_iteration --size tiny
+
+A critic on the GPU is one that you have the weights of:
+
+    --critic '{use: clip_score, device: cuda, config: {folder: clip-vit-large-patch14}}'
 """
 
 from __future__ import annotations
@@ -20,11 +24,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from rlvid.actors.rollout_worker import RolloutWorker
 from rlvid.algorithms.base import metric_values
 from rlvid.config import AlgorithmConfig, LearnerConfig, RolloutConfig, StepPlanConfig
+from rlvid.config.rewards import ScorerConfig
 from rlvid.models.lora import add_lora, trainable_parameters
 from rlvid.models.wan_vae import WanVae
 from rlvid.observability.mfu import device_name
@@ -46,7 +52,7 @@ from tests.bench.wan_shape import RESULTS, accumulate, learner_batch
 class Iteration:
     """What all roles of a run hold, in one process."""
 
-    def __init__(self, settings: BenchSettings) -> None:
+    def __init__(self, settings: BenchSettings, critics: Sequence[ScorerConfig] = CRITICS) -> None:
         self.model = ShapeModel(settings)
         transformer: Any = self.model.transformer
         num_parameters = sum(parameter.numel() for parameter in transformer.parameters())
@@ -57,7 +63,12 @@ class Iteration:
             self.parameters, lr=LearnerConfig().optimizer.learning_rate
         )
         self.vae = build_vae(settings, self.model.device)
-        self.critics = [open_scorer_worker(one, place) for place, one in enumerate(CRITICS)]
+        self.critics = {
+            one.label: open_scorer_worker(one, place, counts_flops=True)
+            for place, one in enumerate(critics)
+        }
+        self.critic_flops: dict[str, float | None] = {}
+        """Of scoring one group."""
         self.worker = RolloutWorker(self.model, settings.clip, actor_id="bench", mode="lora")
         self.counts = Counts(
             transformer=num_parameters,
@@ -69,7 +80,7 @@ class Iteration:
         """Do one iteration and return what it says of itself."""
         with clock.phase("denoise"):
             group = self.worker.sample(group_task(rollout))
-        scores = self._score(group, clock)
+        scores, critic_s = self._score(group, clock)
         config = AlgorithmConfig()
         with clock.phase("replay"):
             # Clips of noise score alike and would teach nothing, so the learner is given rewards.
@@ -84,6 +95,7 @@ class Iteration:
         return {
             "sampled_latents": group.num_forwards,
             "learned_latents": batch.unique_rows.numel(),
+            "critic_s": critic_s,
             "scores": scores,
             "replay_drift_max": metric_values(terms)["ratio_deviation_max"],
             "clip_range": config.clip_range,
@@ -91,8 +103,10 @@ class Iteration:
             "is_finite": finite,
         }
 
-    def _score(self, group: RolloutGroup, clock: PhaseClock) -> dict[str, list[float | None]]:
-        """Return the scores of each critic, None for what it could not judge."""
+    def _score(
+        self, group: RolloutGroup, clock: PhaseClock
+    ) -> tuple[dict[str, list[float | None]], dict[str, float]]:
+        """Return the scores of each critic, None for what it could not judge, and its seconds."""
 
         def decode(latents: Tensor) -> Tensor:
             with clock.phase("decode"):
@@ -104,15 +118,18 @@ class Iteration:
             ScoreItem(item_id=(0, row), prompt=group.prompt, source=0, row=row)
             for row in range(len(frames))
         ]
-        scores = {}
-        for config, critic in zip(CRITICS, self.critics, strict=True):
+        scores, seconds = {}, {}
+        for label, critic in self.critics.items():
+            before = clock.seconds["critics"]
             with clock.phase("critics"):
                 results = critic.score(items, [frames], fps=info.fps)
+            seconds[label] = clock.seconds["critics"] - before
             failed = next((result for result in results if result.is_failure), None)
             if failed is not None:
-                raise RuntimeError(f"{config.label}: {failed.error}")
-            scores[config.label] = [result.value for result in results]
-        return scores
+                raise RuntimeError(f"{label}: {failed.error}")
+            scores[label] = [result.value for result in results]
+            self.critic_flops[label] = critic.flops(items, [frames], took_s=seconds[label])
+        return scores, seconds
 
 
 def build_vae(settings: BenchSettings, device: torch.device) -> WanVae:
@@ -131,9 +148,9 @@ def build_vae(settings: BenchSettings, device: torch.device) -> WanVae:
     return WanVae(vae, device=device)
 
 
-def run_bench(settings: BenchSettings) -> dict[str, Any]:
+def run_bench(settings: BenchSettings, critics: Sequence[ScorerConfig] = CRITICS) -> dict[str, Any]:
     """Measure some iterations after a short one to warm up; return the result as JSON values."""
-    iteration = Iteration(settings)
+    iteration = Iteration(settings, critics)
     device = iteration.model.device
     iteration.run(one_step(settings.rollout, 2), PhaseClock(device))
     clocks = [PhaseClock(device) for _ in range(settings.repeats)]
@@ -143,6 +160,8 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         sampled_latents=said[-1].pop("sampled_latents"),
         learned_latents=said[-1].pop("learned_latents"),
         device_name=device_name() if device.type == "cuda" else "",
+        critic_s=[one.pop("critic_s") for one in said],
+        critic_flops=iteration.critic_flops,
     )
     shape = iteration.model.latent_shape(settings.num_frames, settings.height, settings.width)
     rollout = settings.rollout
@@ -181,6 +200,9 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[BenchSettings, argpar
     parser.add_argument("--steps", type=int, default=20, help="denoising steps")
     parser.add_argument("--guidance-scale", type=float, default=4.5)
     parser.add_argument("--vae-tile", type=int, help="pixels of a side; whole clips if absent")
+    parser.add_argument(
+        "--critic", action="append", default=[], help="an entry of rewards.scorers more, as YAML"
+    )
     parser.add_argument("--largest", action="store_true", help="search the most layers that train")
     parser.add_argument("--most-layers", type=int, help="of that; 4 times the size's on a CPU")
     given = parser.parse_args(arguments)
@@ -194,6 +216,10 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[BenchSettings, argpar
     settings = replace(settings, vae_tile=given.vae_tile)
     if given.most_layers is None and torch.device(settings.device).type == "cpu":
         given.most_layers = 4 * settings.size.num_layers
+    given.critics = (
+        *CRITICS,
+        *(ScorerConfig.model_validate(yaml.safe_load(text)) for text in given.critic),
+    )
     what = "largest" if given.largest else "iteration"
     given.name = given.name or f"{result_name(settings)}_{what}"
     return settings, given
@@ -201,7 +227,10 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[BenchSettings, argpar
 
 def main() -> None:
     settings, given = parse()
-    found = find_largest(settings, given.most_layers) if given.largest else run_bench(settings)
+    if given.largest:
+        found = find_largest(settings, given.most_layers)
+    else:
+        found = run_bench(settings, given.critics)
     text = json.dumps(found, indent=1)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{given.name}.json").write_text(text + "\n")

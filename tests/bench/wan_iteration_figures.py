@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlvid.observability.mfu import mfu, peak_flops
@@ -38,10 +38,14 @@ class Measured:
     learned_latents: int
     device_name: str
     """As torch names a GPU; "" without one."""
+    critic_s: Sequence[Mapping[str, float]] = ()
+    """Seconds of each critic by its label, of each iteration."""
+    critic_flops: Mapping[str, float | None] = field(default_factory=dict)
+    """Of scoring one group, as torch counts them; None where they are not known."""
 
 
 def figures(settings: BenchSettings, counts: Counts, measured: Measured) -> dict[str, Any]:
-    """Return "phases", "roles" and "iteration" of a result file."""
+    """Return "phases", "roles", "critics" and "iteration" of a result file."""
     seconds = {name: _median(measured, (name,)) for name in PHASES}
     run, needed = run_flops(settings, measured), needed_flops(settings, measured)
     planned = planned_seconds(settings, measured.device_name)
@@ -75,6 +79,7 @@ def figures(settings: BenchSettings, counts: Counts, measured: Measured) -> dict
             for name in PHASES
         },
         "roles": roles,
+        "critics": {label: critic_figures(label, measured) for label in measured.critic_flops},
         "iteration": {
             "seconds": whole,
             "seconds_planned_for": covered,
@@ -84,6 +89,17 @@ def figures(settings: BenchSettings, counts: Counts, measured: Measured) -> dict
             "peak_memory_gib": _peak_gib(measured, PHASES),
         },
         "wanted": WANTED,
+    }
+
+
+def critic_figures(label: str, measured: Measured) -> dict[str, float | None]:
+    """Return seconds of a critic; TFLOP and utilisation where its FLOPs are known."""
+    took = statistics.median(seconds[label] for seconds in measured.critic_s)
+    flops = measured.critic_flops[label]
+    return {
+        "seconds": took,
+        "tflop": None if flops is None else flops / 1e12,
+        "mfu": None if flops is None else mfu(flops, took, peak_flops(measured.device_name)),
     }
 
 

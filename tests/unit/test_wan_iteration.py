@@ -48,6 +48,10 @@ def test_every_phase_runs_at_tiny_size_and_the_plan_counts_its_forwards() -> Non
     assert rows == forwards_per_step(iteration_recipe(settings)) == (2 * (3 + 5 * 4), 2)
     # Nobody wrote down what a CPU could do, and a guess would look like a measurement.
     assert all(role["mfu"] is None is role["planned_s"] for role in result["roles"].values())
+    assert list(result["critics"]) == ["motion_amount", "physics", "realism"]
+    assert all(one["mfu"] is None is one["tflop"] for one in result["critics"].values())
+    seconds = sum(one["seconds"] for one in result["critics"].values())
+    assert seconds == pytest.approx(result["phases"]["critics"]["seconds_median"])
     assert result["iteration"]["seconds"] > result["iteration"]["seconds_planned_for"] > 0.0
 
 
@@ -92,6 +96,25 @@ def test_utilisation_of_a_known_gpu_at_the_planners_speed_is_what_it_assumes() -
     assert whole["planned_s_error_frac"] == pytest.approx(0.0)
     assert whole["planned_s"] == pytest.approx(whole["seconds"] - 2.0)
     assert whole["planned_s_error_of_all_frac"] == pytest.approx(-2.0 / whole["seconds"])
+
+
+def test_a_critic_has_its_own_seconds_and_utilisation_where_its_flops_are_known() -> None:
+    """The median of three iterations; half a second of 98.95 TFLOP is a fifth of an H100."""
+    settings, given = parse(["--device", "cpu", "--critic", "{use: clip_score, device: cuda}"])
+    assert [one.label for one in given.critics][-1] == "clip_score"
+    clock = PhaseClock(torch.device("cpu"))
+    clock.seconds.update(dict.fromkeys(PHASES, 1.0))
+    measured = Measured(
+        clocks=[clock],
+        sampled_latents=62,
+        learned_latents=1,
+        device_name=H100,
+        critic_s=[{"clip_score": took, "physics": 1.0} for took in (0.5, 9.0, 0.4)],
+        critic_flops={"clip_score": 98.95e12, "physics": None},
+    )
+    critics = figures(settings, WAN_COUNTS, measured)["critics"]
+    assert critics["physics"] == {"seconds": 1.0, "tflop": None, "mfu": None}
+    assert critics["clip_score"] == pytest.approx({"seconds": 0.5, "tflop": 98.95, "mfu": 0.2})
 
 
 @pytest.mark.parametrize("limit", [1, 7, 29, 30, 31, 41, 100, 999])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,57 @@ def test_a_run_on_known_gpus_has_seconds_of_its_peak() -> None:
     assert actor.planned_s == pytest.approx(of_a_step / (989.5e12 * 0.4 * 2))
     assert (actor.assumed_mfu, actor.reached_mfu) == (0.4, 0.25)
     assert learner.planned_mib == plan(chosen).roles[-1].total_mib
+
+
+def test_what_decoder_and_scorers_reached_stands_beside_the_plan() -> None:
+    """Of a scorer that computes by itself the plan says its memory, and no seconds."""
+    chosen = recipe(rewards={"scorers": [{"use": "physics", "num_cpus": 1}, {"use": "realism"}]})
+    reached = {
+        "mfu/decoder/frac": 0.05,
+        "rewards/physics/busy_s": 3.0,
+        "rewards/physics/replicas": 2.0,
+        "rewards/physics/mfu_frac": 0.125,
+    }
+    _, decoder, _, physics = plan_rows(chosen, rows(**reached))
+    assert decoder.reached_mfu == 0.05
+    assert (physics.role, physics.measured_s, physics.reached_mfu) == (
+        "rewards: physics", 1.5, 0.125,
+    )  # fmt: skip
+    assert (physics.planned_s, physics.assumed_mfu) == (None, None)
+    planned = {role.role: role.host_total_mib for role in plan(chosen).roles}
+    assert physics.planned_mib == planned["rewards: physics"]
+    assert physics.cells()[1:5] == ["-", "1.50", "-", "12.5%"]
+    assert replace(physics, reached_mfu=None).cells()[4] == "-"
+
+
+def test_a_role_of_which_nothing_was_measured_has_no_row() -> None:
+    row = {"time/step/seconds": 4.0, "time/learner_busy/seconds": 0.5}
+    found = plan_rows(recipe(), [{"phase": "00_grpo", "step": 1, "metrics": row}])
+    assert [one.role for one in found] == ["learner rank"]
+
+
+@pytest.mark.parametrize("num_judges", [1, 2])
+def test_a_judge_has_the_planned_seconds_of_a_server_that_no_other_asks(num_judges: int) -> None:
+    judge = {"use": "vlm_judge", "server": "eyes", "config": {"prompts": "adherence"}}
+    labels = [f"judge_{number}" for number in range(num_judges)]
+    chosen = recipe(
+        rewards={
+            "servers": {"eyes": {"model": "Qwen/Qwen2.5-VL-7B-Instruct", "num_gpus": 1.0}},
+            "scorers": [{**judge, "name": label} for label in labels],
+        },
+        learner={"num_gpus": 1.0},
+    )
+    counted = count_model(chosen, Assumptions())
+    assert counted is not None
+    work = next(item for item in grpo_work(chosen, counted) if item.role == "eyes")
+    assert work.flops is not None
+    busy = {f"rewards/{label}/busy_s": 2.0 for label in labels}
+    found = plan_rows(chosen, rows(**busy, **{"learner/devices/peak_tflops": 989.5}))[3:]
+    assert [row.measured_s for row in found] == [2.0] * num_judges
+    of_a_step = work.flops / chosen.grpo.num_steps / (989.5e12 * work.mfu)
+    planned = [pytest.approx(of_a_step)] if num_judges == 1 else [None, None]
+    assert [row.planned_s for row in found] == planned
+    assert [row.cells()[4] for row in found] == ["-"] * num_judges  # not a lack of peak
 
 
 def test_a_gpu_of_unknown_peak_gives_no_seconds() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -110,3 +111,30 @@ def test_step_that_lost_all_its_groups_has_a_row() -> None:
     assert row["rollout/staleness/max"] == 0.0
     assert "rollout/reward/mean" not in row
     check_names(row)
+
+
+def with_flops(group: ScoredGroup, **flops: float) -> ScoredGroup:
+    return replace(group, scores=replace(group.scores, flops=flops))
+
+
+def test_flops_of_a_scorer_are_there_when_those_of_every_group_are_known() -> None:
+    """A group that it scored before took none; one of which they are unknown leaves no sum."""
+    scores = {"adherence": [1.0, 0.5], "physics": [0.0, 1.0]}
+    row = _row(
+        with_flops(scored_group("a", scores), adherence=3e12, physics=1e12),
+        with_flops(scored_group("b", scores), adherence=0.0),
+    )
+    check_names(row)
+    assert row["rewards/adherence/tflop"] == 3.0
+    assert "rewards/physics/tflop" not in row
+    assert row["rollout/clips/count"] == 4.0
+    known_before = _row(with_flops(scored_group("a", scores), adherence=0.0, physics=0.0))
+    assert not [name for name in known_before if name.endswith("/tflop")]
+
+
+def test_flops_of_a_scorer_are_of_the_groups_that_asked_it() -> None:
+    row = _row(
+        with_flops(scored_group("a", {"adherence": [1.0], "physics": [0.0]}), physics=2e12),
+        with_flops(scored_group("b", {"adherence": [1.0]})),
+    )
+    assert row["rewards/physics/tflop"] == 2.0

@@ -10,12 +10,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlvid.config import LoraConfig, ModelConfig, Recipe, RolloutConfig
-from rlvid.launch.model_size import read_row_flops
+from rlvid.launch.model_size import latent_shape, read_row_flops
 from rlvid.launch.utilisation import open_utilisation
 from rlvid.models.lora import add_lora
 from rlvid.observability.flops import WanSize, count_tokens, row_flops
 from rlvid.observability.metrics import check_names
 from rlvid.observability.mfu import PEAK_BF16, device_name, mfu, mfu_metrics, peak_flops, total_peak
+from rlvid.rewards.decoding import open_decode_worker
+from tests.unit.rewards.scorers import group
 
 WIDE = WanSize(
     name="wide", num_heads=2, head_dim=128, num_layers=8, ffn_dim=512, text_dim=64, text_tokens=8,
@@ -121,6 +123,58 @@ def test_step_of_a_recipe_has_the_flops_of_its_rows() -> None:
             "mfu/rollout/frac": 200 * flops.forward / (2.0 * 2 * peak),
             "mfu/learner/frac": 20 * flops.learned(base_is_frozen=True) / (2.0 * peak),
         }
+    )
+
+
+SCORED = {
+    "rollout/clips/count": 8.0,
+    "reward_pool/devices/peak_tflops": 2 * 989.5,
+    "rewards/net/tflop": 40.0,
+    "rewards/net/peak_tflops": 989.5,
+}
+"""Of a step with two decoders and a scorer, each on an H200."""
+
+
+def test_decoder_and_scorers_have_their_flops_over_the_peaks_of_their_devices() -> None:
+    """Eight clips in 0.5 s; a scorer's FLOPs come with the row."""
+    utilisation = open_utilisation(Recipe(name="r"))
+    assert utilisation.decode_flops is not None
+    found = utilisation.metrics(SCORED, wall_s=0.5, rollout_devices=[""])
+    check_names(found)
+    assert found == pytest.approx(
+        {
+            "mfu/decoder/frac": 8 * utilisation.decode_flops / (0.5 * 2 * 989.5e12),
+            "rewards/net/mfu_frac": 40.0 / (0.5 * 989.5),
+        }
+    )
+    assert all(0.0 < value < 1.0 for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("lacks", "left"),
+    [
+        ("reward_pool/devices/peak_tflops", {"rewards/net/mfu_frac"}),
+        ("rewards/net/peak_tflops", {"mfu/decoder/frac"}),
+        ("rewards/net/tflop", {"mfu/decoder/frac"}),
+    ],
+)
+def test_without_a_peak_or_flops_there_is_no_figure_and_no_zero(lacks: str, left: set[str]) -> None:
+    row = {name: value for name, value in SCORED.items() if name != lacks}
+    found = open_utilisation(Recipe(name="r")).metrics(row, wall_s=0.5, rollout_devices=[])
+    assert set(found) == left
+
+
+def test_decoding_takes_what_torch_counts_of_the_tiny_vae() -> None:
+    """Of a group of two, as the reward pool decodes it."""
+    recipe = Recipe(name="r")
+    sampled = group(group_size=2, latent_shape=latent_shape(recipe.model))
+    worker = open_decode_worker(recipe.model)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        frames, _ = worker.decode(sampled)
+    assert len(frames) == 2
+    assert open_utilisation(recipe).decode_flops == pytest.approx(
+        counter.get_total_flops() / 2, rel=0.02
     )
 
 

@@ -55,6 +55,7 @@ class Pool:
         serving: Serving | None = None,
         opens: bool = True,
         clip_specs: Mapping[str, ClipSpec] | None = None,
+        device: str = "",
         **rewards: Any,
     ) -> None:
         config = RewardsConfig.model_validate({"scorers": scorers, **rewards})
@@ -75,6 +76,7 @@ class Pool:
         self._groupwise = set(groupwise)
         self._clip_specs = clip_specs or {}
         self._serving = serving or Serving()
+        self._device = device
         self.now = 0.0
         self.calls: list[Decode | ScoreBatch] = []
         self.done: dict[int, GroupScores] = {}
@@ -122,7 +124,8 @@ class Pool:
             for label in self.alive[process_id]
             if label != DECODER
         }
-        self.dispatcher.opened(process_id, infos, self.now)
+        devices = dict.fromkeys(self.alive[process_id], self._device)
+        self.dispatcher.opened(process_id, infos, self.now, devices=devices)
 
     def submit(self, ticket: int, size: int = 4, *, decoded: bool = True) -> None:
         group = PoolGroup(ticket, payload=f"latents {ticket}", promised=None, labels=self.labels)
@@ -148,7 +151,13 @@ class Pool:
             if isinstance(call, ScoreBatch) and call.call.service == label
         ]
 
-    def answer(self, call: ScoreBatch, value: Scorer = lambda ticket, row: 0.5) -> None:
+    def answer(
+        self,
+        call: ScoreBatch,
+        value: Scorer = lambda ticket, row: 0.5,
+        *,
+        flops: float | None = None,
+    ) -> None:
         results = []
         for item in call.items:
             found = value(*item.item_id)
@@ -157,7 +166,7 @@ class Pool:
                 ItemResult(item_id=item.item_id, value=found, error=error, is_failure=bool(error))
             )
         self.calls.remove(call)
-        self.dispatcher.scored(call.call.call_id, results, 0.1, self.now)
+        self.dispatcher.scored(call.call.call_id, results, 0.1, self.now, flops=flops)
         self.poll()
 
     def answer_all(self, label: str, value: Scorer = lambda ticket, row: 0.5) -> None:
