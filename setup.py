@@ -48,7 +48,7 @@ setup(
         "rlvid.configs": ["**/*.yaml", "*.md"],
         "rlvid.enhancement": ["templates/*.yaml", "lexicons/*.yaml"],
         "rlvid.launch.data_engine": ["templates/*.yaml"],
-        "rlvid.launch": ["*.sh", "*.sbatch", "*.yaml", "*.md"],
+        "rlvid.launch": ["*.sh", "*.sbatch", "*.yaml", "*.md", "built_from.txt"],
         "rlvid.actors": ["*.md"],
         "rlvid.learners": ["*.md"],
         "rlvid.rewards": ["*.md"],

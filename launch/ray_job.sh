@@ -24,7 +24,7 @@ fi
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work" "$root"
+bash "$root/launch/wheel.sh" "$work"
 wheel="$(echo "$work"/rlvid-*.whl)"
 
 # Exit status of a job's driver; "lost" when it never told one, as when its node died.

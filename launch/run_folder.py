@@ -26,12 +26,15 @@ PACKAGES = (
     "pymunk", "opencv-python-headless",
 )  # fmt: skip
 
+BUILT_FROM = Path(__file__).with_name("built_from.txt")
+"""In a wheel of launch/wheel.sh: its commit, with "-dirty" where the checkout was edited."""
 MAY_CHANGE = (
     ("cluster",),
-    ("rollout", "num_actors", "autoscale", "sequence_parallel"),
+    ("rollout", "num_actors", "autoscale", "sequence_parallel", "node_group"),
+    ("rewards", "node_group"),
     (
         *("learner", "num_ranks", "sequence_parallel", "zero_stage", "offload"),
-        *("num_cpus", "num_gpus", "deadline_s", "stall_s"),
+        *("num_cpus", "num_gpus", "node_group", "deadline_s", "stall_s"),
     ),
 )
 """Where a run runs and on how much, a section or keys of one: a job that is queued again gets other
@@ -134,7 +137,7 @@ def _bound_lines(recipe: str) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Package versions, Python, platform and the commit of the checkout, for reproduction."""
+    """Package versions, Python, platform and the commit of the code, for reproduction."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in PACKAGES:
         try:
@@ -146,7 +149,9 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The checkout's commit, or "not a checkout" for an installed wheel."""
+    """The commit of the checkout, or that a wheel says; else "not a checkout"."""
+    if BUILT_FROM.is_file():
+        return BUILT_FROM.read_text().strip()
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

@@ -58,12 +58,7 @@ random() {
 }
 
 pack() {
-  mkdir "$work/ship"
-  if ! python -m pip wheel --no-deps --no-build-isolation --wheel-dir "$work/ship" "$root" \
-    >"$work/wheel.log" 2>&1; then
-    cat "$work/wheel.log" >&2
-    exit 1
-  fi
+  bash "$root/launch/wheel.sh" "$work/ship"
   cp "$root/launch/ssh_node.sh" "$work/ship"
   random 32 >"$work/ship/token"
 }

@@ -24,6 +24,7 @@ case "$what" in
   start)
     trap '' HUP # the connection may go first, and the node is still to be cleared
     "$python" -m zipfile -e "$here"/rlvid-*.whl "$here/code"
+    cp "$here/code/rlvid/launch/wheel_first.py" "$here/code/sitecustomize.py"
     [ -z "$before" ] || end_with_input "$before" </dev/null
     if RLVID_CLUSTER_MARK="$mark" ray start "$@" </dev/null >"$here/ray.log" 2>&1; then
       echo started

@@ -7,6 +7,11 @@ The nodes are namespaces (`tests/system/local_hosts.py`), each with a slurmd of 
 and munged run on the first. The job is the shortened quickstart on all three. It is told to make
 room once its first step is done, with `scancel --signal=TERM --batch` or by its time limit, has to
 queue itself again under the same id, and has to go on from its checkpoint.
+
+It is submitted from a copy of the checkout in which every import of rlvid is noted: by which
+process of which node, from which file. Before the job makes room the copy is edited, so that
+whoever imports rlvid from it dies of that. Nodes have folders of their own for the wheel's code,
+and nothing may be left in them.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +34,7 @@ from rlvid.launch.control.status import read_status
 from tests.bench.chaos import account_of
 from tests.bench.three_nodes import ROOT, SHORT, is_at
 from tests.bench.timing import environment
-from tests.system.local_hosts import LocalHosts, address_of, why_not
+from tests.system.local_hosts import NODE_TMP, LocalHosts, address_of, why_not
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
 NUM_NODES = 3
@@ -55,6 +61,23 @@ KillWait=30
 NodeName=node[1-{num_nodes}] NodeAddr={first}.[1-{num_nodes}] CPUs=2 RealMemory=4000
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+CHECKOUT = (
+    *("actors", "configs", "launch", "learners", "rewards", "rlvid"),
+    *("LICENSE", "README.md", "pyproject.toml", "setup.py"),
+)
+"""What of the repository is copied to submit from."""
+NOTE = """
+def _note() -> None:
+    import json, pathlib, socket
+
+    command = pathlib.Path("/proc/self/cmdline").read_text().split("\\0")
+    with open({notes!r}, "a") as notes:
+        notes.write(json.dumps([socket.gethostname(), __file__, command]) + "\\n")
+
+
+_note()
+"""
+EDIT = 'raise ImportError("this is the checkout, edited while its job runs")\n'
 WAIT_S = 1200.0
 
 
@@ -74,13 +97,16 @@ def main() -> None:
 
 def make_room(folder: Path, by: str, minutes: int) -> dict[str, Any]:
     """Return what became of a job that was told to make room once."""
-    run = folder / "run"
+    run, checkout, notes = folder / "run", folder / "checkout", folder / "imports"
+    copy_checkout(checkout, notes)
     with LocalHosts(folder / "hosts", NUM_NODES) as hosts:
         start_slurm(hosts, folder)
         began = time.monotonic()
-        job = submit(hosts, folder, run, minutes)
+        job = submit(hosts, folder, checkout, run, minutes)
         try:
             wait_for(lambda: is_at(run, 1), hosts, job)
+            num_before = len(notes.read_text().splitlines())
+            (checkout / "rlvid/__init__.py").write_text(EDIT)
             if by == "scancel":
                 on(hosts, folder, f"scancel --signal=TERM --batch {job}")
             wait_for(lambda: "Restarts=1" in show(hosts, folder, job), hosts, job)
@@ -88,6 +114,7 @@ def make_room(folder: Path, by: str, minutes: int) -> dict[str, Any]:
             wait_for(lambda: "JobState=COMPLETED" in show(hosts, folder, job), hosts, job)
             end = show(hosts, folder, job)
             version = on(hosts, folder, "sbatch -V").strip()
+            left = {name: hosts.own_files(name) for name in hosts.names}
         finally:
             log = (folder / f"rlvid-{job}.log").read_text()
             print(log, file=sys.stderr)
@@ -99,8 +126,40 @@ def make_room(folder: Path, by: str, minutes: int) -> dict[str, Any]:
         "seconds_until_queued_again": round(stopped_s, 1),
         "seconds_in_all": round(time.monotonic() - began, 1),
         "doctor_ran": log.count("rlvid doctor"),
+        "wheels_built": log.count("wheel.sh: "),
+        "imports_of_rlvid_before_the_edit": imports(notes, 0, num_before),
+        "imports_of_rlvid_after_it": imports(notes, num_before, None),
+        "left_on_the_nodes": left,
         "ledger": account_of(run),
     }
+
+
+def copy_checkout(checkout: Path, notes: Path) -> None:
+    """Copy the repository; whoever imports rlvid from there, or from its wheel, notes it."""
+    checkout.mkdir()
+    for name in CHECKOUT:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, checkout / name, symlinks=True, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, checkout / name)
+    with (checkout / "rlvid/__init__.py").open("a") as library:
+        library.write(NOTE.format(notes=str(notes)))
+
+
+def imports(notes: Path, first: int, end: int | None) -> dict[str, dict[str, int]]:
+    """Return how many processes of each node imported rlvid from where: workers of Ray, and others.
+
+    Args:
+        first, end: which lines of the notes.
+    """
+    found: dict[str, Counter[str]] = {}
+    for line in notes.read_text().splitlines()[first:end]:
+        node, file, command = json.loads(line)
+        is_worker = any(word.endswith("default_worker.py") for word in command)
+        kind = "Ray workers" if is_worker else "other processes"
+        found.setdefault(file, Counter())[f"{kind} of {node}"] += 1
+    return {file: dict(sorted(counts.items())) for file, counts in found.items()}
 
 
 def start_slurm(hosts: LocalHosts, folder: Path) -> None:
@@ -131,13 +190,13 @@ def start_slurm(hosts: LocalHosts, folder: Path) -> None:
         time.sleep(0.5)
 
 
-def submit(hosts: LocalHosts, folder: Path, run: Path, minutes: int) -> str:
+def submit(hosts: LocalHosts, folder: Path, checkout: Path, run: Path, minutes: int) -> str:
     """Submit the script as a user does, with the sizes of this machine; return the job's id."""
     size = f"--nodes={NUM_NODES} --cpus-per-task=2 --gpus-per-node=0 --time={minutes}"
     log = f"--output={folder}/rlvid-%j.log"
     command = (
-        f"cd {ROOT} && RLVID_VENV={sys.prefix} sbatch --parsable {size} {log} launch/slurm.sbatch "
-        f"quickstart_cpu {' '.join(SHORT)} --run-folder {run}"
+        f"cd {checkout} && RLVID_VENV={sys.prefix} RLVID_NODE_TMP={NODE_TMP} sbatch --parsable "
+        f"{size} {log} launch/slurm.sbatch quickstart_cpu {' '.join(SHORT)} --run-folder {run}"
     )
     return on(hosts, folder, command).strip()
 

@@ -1,5 +1,6 @@
 """A run folder is never overwritten, and a resume fits the run it continues."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlvid.config import Recipe
+from rlvid.launch import run_folder
 from rlvid.launch.cluster import ClusterError, check_demand
 from rlvid.launch.run_folder import RunFolderError, began_at, open_run_folder
 
@@ -48,6 +50,17 @@ def test_recipe_and_versions_are_written_first(tmp_path: Path) -> None:
     folder = open_run_folder(tmp_path / "run", Recipe(name="a"), resume=False)
     assert "name: a" in folder.recipe.read_text()
     assert '"torch"' in (folder.path / "versions.json").read_text()
+
+
+def test_commit_of_a_run_is_that_of_its_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wheel is unpacked anywhere, in the checkout of something else for one."""
+    (tmp_path / "built_from.txt").write_text("0123456789ab-dirty\n")
+    monkeypatch.setattr(run_folder, "BUILT_FROM", tmp_path / "built_from.txt")
+    folder = open_run_folder(tmp_path / "run", Recipe(name="a"), resume=False)
+    versions = json.loads((folder.path / "versions.json").read_text())
+    assert versions["commit"] == "0123456789ab-dirty"
 
 
 def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:

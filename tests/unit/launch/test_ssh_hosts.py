@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,13 +28,14 @@ exec env -u BASH_ENV bash -c "$(echo "$*" | sed "s:/NODE_TMP:$FOLDER/$HOST:g")"
 RAY = """
 echo "$HOST $RAY_AUTH_MODE $(cat "$RAY_AUTH_TOKEN_PATH" | wc -c) $*" >> "$FOLDER/ray"
 [ "$HOST" = "$NO_RAY" ] && exit 1
+cmp -s "$PYTHONPATH/sitecustomize.py" "$LAUNCH/wheel_first.py" && echo "$HOST" >> "$FOLDER/pinned"
 sleep 300 >/dev/null 2>&1 &
 echo $! >> "$FOLDER/nodes"
 """
 PYTHON = """
 case "$*" in
-  "-m pip "*) touch "$7/rlvid-0-py3-none-any.whl" ;;
-  "-m zipfile "*) mkdir -p "$5/rlvid/launch"; cp "$GUARD" "$5/rlvid/launch/cluster_guard.py" ;;
+  "-m pip "*) cp "$FOLDER/a.whl" "$7/rlvid-0-py3-none-any.whl" ;;
+  "-m zipfile "*) mkdir -p "$5/rlvid/launch"; cp "$LAUNCH"/*.py "$5/rlvid/launch" ;;
   "-m rlvid.launch.cli doctor "*) echo "$HOST $*" >> "$FOLDER/doctor"; exit "${DOCTOR:-0}" ;;
   "-m rlvid.launch.cli run "*)
     echo "$HOST $*" >> "$FOLDER/ran"
@@ -60,12 +62,15 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }.items():
         (tools / name).write_text(f"#!/bin/bash\n{code}\n")
         (tools / name).chmod(stat.S_IRWXU)
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        for name in ("METADATA", "RECORD"):
+            wheel.writestr(f"rlvid-0.dist-info/{name}", "")
     (tmp_path / "hosts").write_text("# the head\nfirst\n\nsecond 10.0.0.2 # fast\n")
     return {
         **os.environ,
         "PATH": f"{tools}:{os.environ['PATH']}",
         "FOLDER": str(tmp_path),
-        "GUARD": str(LAUNCH / "cluster_guard.py"),
+        "LAUNCH": str(LAUNCH),
         "REAL_PYTHON": sys.executable,
         "RLVID_PYTHON": str(tools / "python"),
         "RLVID_NODE_TMP": "/NODE_TMP",
@@ -118,6 +123,7 @@ def test_head_then_workers_then_doctor_then_driver_then_nothing_is_left(
     [ran] = lines(tmp_path / "ran")
     wanted = "run my --run-folder /shared seed=1 --resume-if-exists --restarts 3 cluster.address="
     assert ran.startswith(f"first -m rlvid.launch.cli {wanted}10.0.0.1:6379")
+    assert lines(tmp_path / "pinned") == ["first", "second"]
     assert nodes_that_live(tmp_path) == []
     assert [list((tmp_path / host).iterdir()) for host in ("first", "second")] == [[], []]
 
