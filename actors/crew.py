@@ -25,6 +25,7 @@ from rlvid.actors.fleet_records import (
 )
 from rlvid.actors.limits import limits
 from rlvid.actors.task_queue import Takers, TaskQueue
+from rlvid.config.node_group import said_of
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +166,8 @@ class Crew:
             f"rollout: no actor has a process since {limit_s:g} s (cluster.start_deadline_s); of "
             f"{num_wanted} wanted {self.states[State.PENDING]} wait for room in the cluster. Lower "
             "rollout.num_actors or its num_cpus, num_gpus or sequence_parallel, add nodes, or "
-            "raise cluster.start_deadline_s when nodes come slowly; then resume the run"
+            "raise cluster.start_deadline_s when nodes come slowly; then resume the run."
+            + said_of(self.settings.node_group, "rollout.node_group")
         )
 
     # Time
@@ -203,10 +205,11 @@ class Crew:
             logger.warning(
                 "actors=%d have no process since seconds=%.0f, first=%s: the cluster has no room, "
                 "or starts them slowly. Raise cluster.num_cpus of a local one, add nodes, or lower "
-                "rollout.num_cpus, num_gpus or the number of actors",
+                "rollout.num_cpus, num_gpus or the number of actors.%s",
                 len(pending),
                 now - pending[0].since,
                 pending[0].actor_id,
+                said_of(self.settings.node_group, "rollout.node_group"),
             )
         return stuck
 

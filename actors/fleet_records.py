@@ -30,6 +30,8 @@ class FleetSettings:
     autoscale: AutoscaleConfig | None = None
     max_starting: int | None = None
     """None is no limit."""
+    node_group: str | None = None
+    """For messages."""
 
 
 class RolloutLostError(RuntimeError):

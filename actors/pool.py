@@ -30,6 +30,7 @@ from rlvid.actors.worker import WorkerSettings
 from rlvid.bell import Bell
 from rlvid.config import LearnerConfig, ModelConfig, RolloutConfig, WeightsConfig
 from rlvid.config.inference import InferenceConfig
+from rlvid.config.node_group import said_of
 from rlvid.models.policy import Policy
 from rlvid.records import GroupTask, WeightsManifest, WeightsReceipt
 
@@ -79,6 +80,7 @@ class RolloutPool:
         self._loop = PoolLoop(fleet, settings, rollout_config, bell)
         self._shell = self._loop.shell
         self._start_deadline_s = start_deadline_s
+        self._node_group = rollout_config.node_group
         self._num_outstanding = 0
 
     # Life
@@ -337,7 +339,8 @@ class RolloutPool:
                 raise RolloutLostError(
                     f"rollout: {doing} took more than {deadline_s:g} s ({states}); raise "
                     "cluster.start_deadline_s or weights.deadline_s, look at the actors' logs in "
-                    "the Ray session folder, or give the cluster room for pending ones"
+                    "the Ray session folder, or give the cluster room for pending ones."
+                    + said_of(self._node_group, "rollout.node_group")
                 )
 
 

@@ -29,6 +29,7 @@ def fleet_settings(
         crash_window_s=config.crash_window_s,
         autoscale=config.autoscale,
         max_starting=max_starting,
+        node_group=config.node_group,
     )
 
 

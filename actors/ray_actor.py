@@ -22,6 +22,7 @@ from rlvid.actors.spares import Spares
 from rlvid.actors.worker import Worker, WorkerSettings, open_worker, prepare_worker
 from rlvid.collector import paused_collector
 from rlvid.config import RolloutConfig
+from rlvid.config.node_group import share_of
 from rlvid.group_digest import digest_of_group
 from rlvid.models.policy import Policy
 from rlvid.observability.memory_peak import peak_mib
@@ -223,6 +224,7 @@ class ActorSet:
         return RolloutActor.options(  # type: ignore[attr-defined]
             num_cpus=num_cpus,
             num_gpus=config.gpus_per_actor,
+            resources=share_of(config.node_group),
             runtime_env=runtime_env_of({"OMP_NUM_THREADS": str(settings.num_threads)}),
             **options,
         ).remote()

@@ -9,16 +9,18 @@ It runs before a run does, so that a node that would fail it an hour later is na
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from rlvid.config.node_group import is_name
 from rlvid.launch.cluster_findings import (
     compare_clocks,
     compare_versions,
     judge_stores,
     judge_token,
     merge,
+    name_groups,
 )
 from rlvid.launch.cluster_nodes import (
     JOIN_DEADLINE_S,
@@ -57,6 +59,7 @@ def examine_cluster(address: str, num_nodes: int | None = None) -> Iterator[Find
         yield run_check("versions", lambda: compare_versions(answers))
         yield run_check("clocks", lambda: compare_clocks(answers))
         yield run_check("token", lambda: judge_token(answers))
+        yield run_check("node groups", lambda: name_groups(answers))
         yield run_check("object store", lambda: judge_stores(answers))
         yield run_check("round trip", lambda: round_trip("gloo"))
         if any(answer.num_gpus for answer in answers):
@@ -73,14 +76,19 @@ def ask_nodes() -> list[NodeAnswer]:
     sent_at, refs = time.time(), [on_node(node, examine_node).remote() for node in nodes]
     answers = []
     for node, ref in zip(nodes, refs, strict=True):
-        has = node["Resources"]
-        known = NodeAnswer(
-            name=str(node["NodeManagerAddress"]),
-            store_mb=has.get("object_store_memory", 0.0) / 2**20,
-            num_gpus=int(has.get("GPU", 0)),
-        )
-        answers.append(_received(known, ref, sent_at, ray))
+        answers.append(_received(known_of(node), ref, sent_at, ray))
     return answers
+
+
+def known_of(node: Mapping[str, Any]) -> NodeAnswer:
+    """Return what Ray tells of a node without asking it."""
+    has = node["Resources"]
+    return NodeAnswer(
+        name=str(node["NodeManagerAddress"]),
+        store_mb=has.get("object_store_memory", 0.0) / 2**20,
+        num_gpus=int(has.get("GPU", 0)),
+        groups=tuple(sorted(name for name in has if is_name(name))),
+    )
 
 
 def _received(known: NodeAnswer, ref: Any, sent_at: float, ray: Any) -> NodeAnswer:

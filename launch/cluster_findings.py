@@ -78,6 +78,16 @@ def judge_token(answers: list[NodeAnswer]) -> str | Note:
     return "Ray asks for one on every node; it is sent in clear text, so keep the network private"
 
 
+def name_groups(answers: list[NodeAnswer]) -> str:
+    """Return which nodes a recipe's `node_group` reaches, by its name."""
+    nodes: dict[str, list[str]] = {}
+    for answer in answers:
+        for group in answer.groups:
+            nodes.setdefault(group, []).append(answer.name)
+    found = [f"{group} on {', '.join(names)}" for group, names in sorted(nodes.items())]
+    return "; ".join(found) or "none: no node has a resource of its own, recipes name no group"
+
+
 def judge_stores(answers: list[NodeAnswer]) -> str:
     """Return the sizes of the object stores; ValueError when one holds no group."""
     text = ", ".join(f"{answer.store_mb:,.0f} MB on {answer.name}" for answer in answers)

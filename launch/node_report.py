@@ -35,6 +35,8 @@ class NodeAnswer:
     name: str
     store_mb: float
     num_gpus: int
+    groups: tuple[str, ...] = ()
+    """Its resources that recipes name as `node_group`."""
     sent_at: float = 0.0
     received_at: float = 0.0
     report: NodeReport | None = None

@@ -22,6 +22,7 @@ from rlvid.algorithms.score_table import RewardTable
 from rlvid.bell import Bell
 from rlvid.config import Recipe
 from rlvid.config.distillation import StageName
+from rlvid.config.node_group import said_of, share_of
 from rlvid.learners import checkpoint
 from rlvid.learners.calls import LearnerLostError
 from rlvid.learners.delivery import Delivery
@@ -38,6 +39,9 @@ from rlvid.process_env import runtime_env_of
 from rlvid.records import StepPlan, StepReport, WeightsManifest
 
 __all__ = ["LearnerGroup", "LearnerLostError", "Pending"]
+
+ROOM_S = 1.0
+"""In which Ray answers whether the ranks have their places; asked with 0, it never says yes."""
 
 
 class LearnerGroup:
@@ -56,7 +60,7 @@ class LearnerGroup:
         """
         learner = settings.trainee.learner
         self._learner = learner
-        bundle = {"CPU": learner.num_cpus}
+        bundle = {"CPU": learner.num_cpus, **share_of(learner.node_group)}
         if learner.num_gpus:
             bundle["GPU"] = learner.num_gpus
         self._placement = placement_group([bundle] * learner.num_ranks, strategy="PACK")
@@ -91,6 +95,7 @@ class LearnerGroup:
             lambda: [rank.open.remote(endpoint) for rank in self._ranks],
             self._opened,
             deadline_s=math.inf,
+            explain=self._why_not_open,
         )
         self.process_ids: tuple[int, ...] = ()
         """Of the ranks, once they are ready; for those who test how they die."""
@@ -355,6 +360,13 @@ class LearnerGroup:
     def _opened(self, answers: tuple[Any, ...]) -> None:
         self.process_ids = tuple(int(answer) for answer in answers)
         self._loop.listen(lambda rank: self._ranks[rank].progress.remote())
+
+    def _why_not_open(self, error: Exception) -> Exception:
+        """Return the error of ranks that did not load, with the group they found no room in."""
+        group = said_of(self._learner.node_group, "node_group of the phase's learner section")
+        if not (group and isinstance(error, LearnerLostError)) or self._placement.wait(ROOM_S):
+            return error
+        return LearnerLostError(f"{error}. No room for all ranks was found.{group}")
 
     def _begin(self, doing: str, method: str, *arguments: Any) -> Pending[None]:
         return self._loop.begin(

@@ -95,7 +95,10 @@ class RewardPool:
             from rlvid.rewards.vllm.pool import ServerPool
 
             self._servers = ServerPool(
-                self._rewards.servers, self._cluster, run_folder=self._run_folder
+                self._rewards.servers,
+                self._cluster,
+                node_group=self._rewards.node_group,
+                run_folder=self._run_folder,
             )
             self._servers.start()
         self._loop.start()

@@ -13,6 +13,7 @@ import ray
 from rlvid.collector import paused_collector
 from rlvid.config.cluster import ClusterConfig
 from rlvid.config.model import ModelConfig
+from rlvid.config.node_group import share_of
 from rlvid.config.rewards import RewardsConfig, ScorerConfig
 from rlvid.priority import yield_to_starting
 from rlvid.process_env import runtime_env_of
@@ -142,6 +143,7 @@ class ActorSet:
         actor = RewardActor.options(  # type: ignore[attr-defined]
             num_cpus=host.num_cpus,
             num_gpus=host.num_gpus,
+            resources=share_of(host.node_group),
             runtime_env=runtime_env_of(variables, others),
             scheduling_strategy="SPREAD" if host.spread else "DEFAULT",
         ).remote(

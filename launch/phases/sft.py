@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from rlvid.config import CheckpointConfig, LearnerConfig, OfflineDpoConfig, SftConfig
+from rlvid.config.node_group import said_of, share_of
 from rlvid.launch.phases.base import Artifacts, PhaseContext, trained_policy
 from rlvid.launch.phases.students import refuse_student
 from rlvid.learners.checkpoint import find_latest
@@ -183,7 +184,12 @@ def merge(context: PhaseContext, base: Policy, plans: Sequence[AdapterPlan], nam
         device=learner_device(recipe.model, learner),
         num_threads=recipe.cluster.threads_per_role,
     )
-    task = ray.remote(num_cpus=learner.num_cpus, num_gpus=learner.num_gpus, max_retries=0)
+    task = ray.remote(
+        num_cpus=learner.num_cpus,
+        num_gpus=learner.num_gpus,
+        resources=share_of(learner.node_group),
+        max_retries=0,
+    )
     merging = task(merge_policy).remote(job)
     try:
         ray.get(merging, timeout=learner.deadline_s)
@@ -194,7 +200,7 @@ def merge(context: PhaseContext, base: Policy, plans: Sequence[AdapterPlan], nam
         raise LearnerLostError(
             f"sft.learner.deadline_s: merging {len(plans)} adapters took longer than "
             f"{learner.deadline_s:g} s; raise it, or give sft.learner.num_gpus, and resume the "
-            "run: the adapters are trained"
+            "run: the adapters are trained." + said_of(learner.node_group, "sft.learner.node_group")
         ) from error
     except RayError as error:
         raise LearnerLostError(

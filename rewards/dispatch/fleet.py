@@ -16,8 +16,9 @@ from rlvid.rewards.dispatch.processes import Action, Call, Host, Kill, Process, 
 logger = logging.getLogger(__name__)
 
 NO_ROOM = (
-    "Lower num_cpus, num_gpus or num_replicas of the scorers if the cluster has no room, or raise "
-    "cluster.start_deadline_s when a model loads slowly."
+    "Lower num_cpus, num_gpus or num_replicas of the scorers if the cluster, or the node group "
+    "they name, has no room; or raise cluster.start_deadline_s when a model loads slowly, or nodes "
+    "come slowly."
 )
 
 
@@ -225,5 +226,6 @@ class Fleet:
 
 
 def describe(host: Host) -> str:
-    """Return the names of what lives in a kind of process, for messages."""
-    return ", ".join(service or "the decoder" for service in host.services)
+    """Return the names of what lives in a kind of process and its node group, for messages."""
+    names = ", ".join(service or "the decoder" for service in host.services)
+    return names if host.node_group is None else f"{names} (node_group {host.node_group!r})"

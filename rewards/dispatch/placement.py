@@ -48,6 +48,7 @@ def plan_pool(rewards: RewardsConfig) -> tuple[dict[str, Lane], list[Host]]:
                 autoscaler=Autoscaler(
                     settings.num_replicas, settings.max_replicas, settings.batch_size
                 ),
+                node_group=config.node_group or rewards.node_group,
             )
         )
     decoder = Host(
@@ -57,6 +58,7 @@ def plan_pool(rewards: RewardsConfig) -> tuple[dict[str, Lane], list[Host]]:
         runtime_env={},
         spread=True,
         autoscaler=Autoscaler(rewards.decode_replicas, rewards.decode_replicas, 1),
+        node_group=rewards.node_group,
     )
     return lanes, [decoder, *hosts]
 
@@ -76,8 +78,11 @@ def _decoder_lane(rewards: RewardsConfig) -> Lane:
 
 
 def _may_share(config: ScorerConfig, serving: Serving) -> bool:
-    """True for a scorer that asks for nothing of its own: environment, server, device, replicas."""
-    own = (config.num_replicas, config.max_replicas, config.num_cpus, config.num_gpus)
+    """True for a scorer that asks for nothing of its own: see `RewardsConfig.colocate`."""
+    own = (
+        *(config.num_replicas, config.max_replicas, config.num_cpus, config.num_gpus),
+        config.node_group,
+    )
     if config.python or config.runtime_env or config.server or any(n is not None for n in own):
         return False
     on_cpu = (config.device or serving.device) == "cpu" and not serving.num_gpus

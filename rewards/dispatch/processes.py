@@ -71,6 +71,8 @@ class Host:
     spread: bool
     """Over the nodes, so that clips are decoded near where they were sampled."""
     autoscaler: Autoscaler
+    node_group: str | None = None
+    """Whose nodes it is on (`rlvid.config.node_group`); None is any node."""
     has_opened: bool = False
     is_scaled: bool = False
     """Its number was set by hand, which what the scorer declares does not undo."""

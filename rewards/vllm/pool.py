@@ -26,6 +26,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from rlvid.config.cluster import ClusterConfig
+from rlvid.config.node_group import said_of, share_of
 from rlvid.config.rewards import ServerConfig
 from rlvid.ray_errors import ACTOR_LOST, cause_of, first_line
 from rlvid.rewards.base import Endpoint, RewardError, RewardTimeoutError
@@ -61,12 +62,14 @@ class ServerPool:
         servers: Mapping[str, ServerConfig],
         cluster: ClusterConfig,
         *,
+        node_group: str | None = None,
         log_folder: str | Path | None = None,
         run_folder: str | Path | None = None,
     ) -> None:
         """Start nothing yet.
 
         Args:
+            node_group: of servers that name none (`rewards.node_group`).
             log_folder: gets a log file of each replica, on the node it runs; None: a new one, which
                 is kept only when a server failed.
             run_folder: of the run, or its phase, for which servers with `keep_s` are kept: another
@@ -74,6 +77,7 @@ class ServerPool:
         """
         self._servers = dict(servers)
         self._cluster = cluster
+        self._node_group = node_group
         self._log_folder = "" if log_folder is None else str(log_folder)
         self._own_folder = ""
         self._run = "" if run_folder is None else str(Path(run_folder).resolve())
@@ -287,10 +291,15 @@ class ServerPool:
     def _spawn(self, name: str, index: int) -> _Replica:
         config = self._servers[name]
         actor = VllmActor.options(  # type: ignore[attr-defined]
-            num_cpus=config.num_cpus, num_gpus=config.num_gpus
+            num_cpus=config.num_cpus,
+            num_gpus=config.num_gpus,
+            resources=share_of(self._node_group_of(name)),
         ).remote(config, name, self._keys[name], self._log_folder, index, self._run)
         question = actor.open.remote(_is_one_machine())
         return _Replica(name, index, actor, question, time.monotonic())
+
+    def _node_group_of(self, name: str) -> str | None:
+        return self._servers[name].node_group or self._node_group
 
     def _num_wanted(self, name: str) -> int:
         config = self._servers[name]
@@ -311,6 +320,10 @@ class ServerPool:
                 detail
                 or f"No actor with num_cpus {config.num_cpus:g} and num_gpus "
                 f"{config.num_gpus:g} found room in the cluster."
+                + said_of(
+                    self._node_group_of(name),
+                    f"rewards.servers.{name}.node_group, or rewards.node_group",
+                )
             )
             + f" Raise rewards.servers.{name}.start_deadline_s if it is only slow."
         )

@@ -23,7 +23,8 @@ class ClusterConfig(Section):
     threads_per_role: int = Field(default=1, ge=1)
     """torch threads of each process; two busy-waiting processes on two cores are far slower."""
     start_deadline_s: float = Field(default=240.0, gt=0.0)
-    """Seconds the actors may take to load their models."""
+    """Seconds that roles may take to find room and to load their models. Nodes that an autoscaler
+    brings for a `node_group` take minutes, of these."""
     grace_s: float = Field(default=110.0, gt=0.0)
     """Seconds between a request to make room (SIGTERM, SIGUSR1, a notice) and the kill: phase grpo
     stops issuing groups, drains, writes a checkpoint and exits with status 75 within them. Any

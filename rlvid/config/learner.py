@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rlvid.config.base import Section, default_of, is_set, refuse_unread
+from rlvid.config.node_group import NodeGroup
 
 
 class LoraConfig(Section):
@@ -123,11 +124,14 @@ class LearnerConfig(Section):
     sequence_parallel: int = Field(default=1, ge=1)
     """Ranks that share the tokens of each clip (Ulysses): consecutive ones, the same rows to each.
     Activations shrink by it, to train clips that do not fit on one device. It divides `num_ranks`,
-    the transformer's heads and a clip's tokens; `rlvid.models.sequence_parallel` has the
+    the transformer's heads and a clip's tokens; `rlvid.models.token_plans` has the
     families. The `learner` of grpo, sft and dpo only."""
     num_cpus: float = Field(default=1.0, gt=0.0)
     num_gpus: float = Field(default=0.0, ge=0.0)
     """Ray GPUs per rank."""
+    node_group: NodeGroup | None = None
+    """Ray resource that only the nodes of the ranks have, e.g. "learner"; None is any node. Each
+    phase's `learner` names its own."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload: OffloadConfig | None = None
     mode: Literal["full", "lora"] = "lora"

@@ -15,6 +15,7 @@ from rlvid.config.dpo import OfflineDpoConfig
 from rlvid.config.enhancement import PromptEnhancementConfig
 from rlvid.config.learner import LearnerConfig
 from rlvid.config.model import ModelConfig
+from rlvid.config.node_group import check_groups
 from rlvid.config.phases import EvaluateConfig, GrpoConfig, TinyBaseConfig
 from rlvid.config.prompts import PromptsConfig
 from rlvid.config.reward_model import RewardModelConfig
@@ -69,6 +70,7 @@ class Recipe(Section):
         self._check_dimensions()
         self._check_stages(trained)
         self._check_transport()
+        check_groups(self, self.cluster.address)
         self._check_early_stop(judges - trained)
         if "grpo" in self.phases:
             check_rollouts(self.algorithm, self.rollout)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from rlvid.config.aggregation import AggregationConfig
 from rlvid.config.base import Section, is_set
+from rlvid.config.node_group import NodeGroup
 
 
 class ScorerConfig(Section):
@@ -38,6 +39,8 @@ class ScorerConfig(Section):
     deadline_s: float | None = Field(default=None, gt=0.0)
     num_cpus: float | None = Field(default=None, ge=0.0)
     num_gpus: float | None = Field(default=None, ge=0.0)
+    node_group: NodeGroup | None = None
+    """Ray resource that only the nodes of its replicas have; None takes `rewards.node_group`."""
 
     @model_validator(mode="after")
     def _check(self) -> ScorerConfig:
@@ -81,6 +84,8 @@ class ServerConfig(Section):
     num_cpus: float = Field(default=1.0, ge=0.0)
     num_gpus: float = Field(default=0.0, ge=0.0)
     """Of each replica, whole devices; 0 runs vLLM's CPU build."""
+    node_group: NodeGroup | None = None
+    """Ray resource that only the nodes of its replicas have; None takes `rewards.node_group`."""
     dtype: str = "auto"
     max_model_len: int = Field(default=4096, ge=64)
     max_images: int = Field(default=32, ge=0)
@@ -121,8 +126,9 @@ class ServerConfig(Section):
 
 
 OF_OWN_SERVERS = (
-    "python", "num_replicas", "num_cpus", "num_gpus", "dtype", "max_model_len", "max_images",
-    "max_videos", "clip_fps", "engine_args", "env", "max_restarts", "answer_deadline_s", "keep_s",
+    "python", "num_replicas", "num_cpus", "num_gpus", "node_group", "dtype", "max_model_len",
+    "max_images", "max_videos", "clip_fps", "engine_args", "env", "max_restarts",
+    "answer_deadline_s", "keep_s",
 )  # fmt: skip
 """Settings of a `ServerConfig` that only a server the pool starts is given."""
 
@@ -151,10 +157,13 @@ class RewardsConfig(Section):
     """How several scorers become one reward."""
     servers: dict[str, ServerConfig] = Field(default_factory=dict)
     """Name to model server; scorers name one in `server`."""
+    node_group: NodeGroup | None = None
+    """Ray resource that only the nodes of the pool have, e.g. "rewards": of the decoders, and of
+    scorers, judges and servers that name no group of their own. None is any node."""
     colocate: bool = False
-    """Put scorers that ask for nothing of their own (environment, server, GPU, replicas, CPUs) into
-    the decoder's process: one start and 300 MB instead of one each. They then take turns, and a
-    crash of one ends all; each has a process of its own otherwise."""
+    """Put scorers that ask for nothing of their own (environment, server, GPU, replicas, CPUs, node
+    group) into the decoder's process: one start and 300 MB instead of one each. They then take
+    turns, and a crash of one ends all; each has a process of its own otherwise."""
     decode_replicas: int = Field(default=1, ge=1)
     """Actors that turn latents into clips; each clip is decoded once and shared."""
     decode_cpus: float = Field(default=1.0, ge=0.0)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from rlvid.config.base import Section, refuse_unread
 from rlvid.config.elasticity import AutoscaleConfig
 from rlvid.config.inference import InferenceConfig
+from rlvid.config.node_group import NodeGroup
 from rlvid.config.step_plan import StepPlanConfig
 
 NoiseScheduleName = Literal["flow", "dance", "flash", "truncated", "sage", "cps"]
@@ -48,7 +49,7 @@ class RolloutConfig(Section):
     sequence_parallel: int = Field(default=1, ge=1)
     """Processes that share the tokens of each clip (Ulysses), all of one actor and on one node, for
     clips whose activations do not fit on one device or take too long on it. It divides the
-    transformer's heads and a clip's tokens; `rlvid.models.sequence_parallel` has the families. Each
+    transformer's heads and a clip's tokens; `rlvid.models.token_plans` has the families. Each
     process holds the transformer; a group is what one process samples, within rounding. A forward
     may take three quarters of `stall_s`, then a process is missed."""
     num_cpus: float = Field(default=1.0, gt=0.0)
@@ -74,6 +75,8 @@ class RolloutConfig(Section):
     None: half of this machine's cores for each node, and no limit for actors with a GPU."""
     autoscale: AutoscaleConfig | None = None
     """Let the number of actors follow who waits for whom; None keeps what was asked for."""
+    node_group: NodeGroup | None = None
+    """Ray resource that only the nodes of the actors have, e.g. "rollout"; None is any node."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Ray labels of the nodes that actors go to, e.g. {"ray.io/market-type": "spot"}."""
     fallback: tuple[dict[str, str], ...] = ()

@@ -120,10 +120,10 @@ def test_kubernetes_job_runs_the_command_line() -> None:
     claim, job = documents
     assert (claim["kind"], job["kind"]) == ("PersistentVolumeClaim", "RayJob")
     command = job["spec"]["entrypoint"].split()
-    assert command[:2] == ["rlvid", "run"]
+    assert command[:4] == ["python", "-m", "rlvid.launch.cli", "run"]
     folder = command[command.index("--run-folder") + 1]
-    overrides = [part for part in command[2:] if "=" in part]
-    assert load_recipe(command[2], overrides).cluster.address == "auto"
+    overrides = [part for part in command[4:] if "=" in part]
+    assert load_recipe(command[4], overrides).cluster.address == "auto"
     cluster = job["spec"]["rayClusterSpec"]
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         pod = group["template"]["spec"]
