@@ -12,7 +12,8 @@ JOIN_DEADLINE_S = 300.0
 
 def await_cluster(address: str, deadline_s: float) -> None:
     """Join the cluster, which may still start; ClusterError when none answers in time."""
-    from rlvid.launch.cluster import ClusterError, join, keep_sigterm_handler
+    from rlvid.launch.cluster import join, keep_sigterm_handler
+    from rlvid.launch.demand import ClusterError
 
     end = time.monotonic() + deadline_s
     while True:

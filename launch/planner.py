@@ -88,7 +88,7 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def _untimed(recipe: Recipe) -> tuple[str, ...]:
-    from rlvid.launch.cluster import rewards_of
+    from rlvid.launch.demand import rewards_of
 
     if not set(recipe.phases) & set(SAMPLING_PHASES):
         return ()
@@ -250,7 +250,7 @@ def check_machine(recipe: Recipe) -> None:
     Raises:
         ClusterError: the roles ask for more CPUs or GPUs than there are.
     """
-    from rlvid.launch.cluster import check_demand, demanded
+    from rlvid.launch.demand import check_demand, demanded
 
     if recipe.cluster.address is not None:
         return

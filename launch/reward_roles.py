@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rlvid.config import Recipe
 from rlvid.config.rewards import ScorerConfig
-from rlvid.launch.cluster import rewards_of
+from rlvid.launch.demand import rewards_of
 from rlvid.launch.host_memory import HEAP
 from rlvid.launch.memory import decoder_memory, group_rows, server_memory
 from rlvid.launch.model_size import ModelSize

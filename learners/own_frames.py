@@ -10,10 +10,8 @@ from torch import Tensor
 
 from rlvid.condition import Condition
 from rlvid.flow.prompt_condition import TakesMedia
+from rlvid.media import PLACES
 from rlvid.models.base import VideoModel
-
-FRAMES = {"first_frame": 0, "last_frame": -1}
-"""Media that a clip has in itself, and where."""
 
 
 def needed_frames(model: VideoModel) -> tuple[str, ...]:
@@ -24,11 +22,11 @@ def needed_frames(model: VideoModel) -> tuple[str, ...]:
     """
     if not isinstance(model, TakesMedia):
         return ()
-    beside = sorted(model.required_media - set(FRAMES))
+    beside = sorted(model.required_media - set(PLACES))
     if beside:
         raise ValueError(
             f"model.use: {type(model).__name__} needs {beside}, which no clip has in itself: "
-            f"expected at most {sorted(FRAMES)}. Train it on prompts that name them (grpo)."
+            f"expected at most {sorted(PLACES)}. Train it on prompts that name them (grpo)."
         )
     return tuple(sorted(model.required_media))
 
@@ -45,5 +43,5 @@ def own_frames(model: VideoModel, clips: Tensor) -> Condition | None:
     names = needed_frames(model)
     if not names or not isinstance(model, TakesMedia):
         return None
-    frames = {name: clips[:, FRAMES[name]].to(model.device) for name in names}
+    frames = {name: clips[:, PLACES[name]].to(model.device) for name in names}
     return model.encode_media(frames, clips.shape[1])

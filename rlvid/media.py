@@ -25,6 +25,8 @@ SUFFIXES = {
 """What a prompt may name, and the files it may be: a picture, or a clip as long as the video."""
 CLIPS = frozenset({"control"})
 """Those that are clips."""
+PLACES = {"first_frame": 0, "last_frame": -1}
+"""Those that are frames of the video, and where."""
 _FORMATS = ("PNG", "JPEG")
 """PIL's readers; it has many more, for files that are none of these whatever their names say."""
 

@@ -56,7 +56,7 @@ def plan_of(recipe: Recipe, costs: CostModel) -> SimulationPlan:
 
 def reward_workers(recipe: Recipe) -> tuple[int, float, float]:
     """Return how many groups the pool scores at once, and the GPUs and CPUs of each of them."""
-    from rlvid.launch.cluster import rewards_of
+    from rlvid.launch.demand import rewards_of
     from rlvid.rewards.dispatch.placement import plan_pool
 
     _, hosts = plan_pool(rewards_of(recipe))

@@ -15,14 +15,19 @@ they are divided counts the frame.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from rlvid.condition import Condition
 from rlvid.flow.prompt_condition import TakesMedia
 from rlvid.flow.sde import per_row
+from rlvid.media import PLACES
 from rlvid.models.video_vae import VideoVae
 
+GREY = 0.5
+"""Of [0, 1]: 0 of a VAE's own range, which diffusers' pipelines take for no frame."""
 FIRST_FRAME_LATENTS = "first_frame_latents"
 """Name of a condition's tensor [B, C, 1, H, W] float32, of the scale that the transformer takes."""
 
@@ -33,6 +38,26 @@ def encode_first_frame(vae: VideoVae, pictures: Tensor) -> Tensor:
     One by one, so that a row does not depend on what it is batched with.
     """
     return torch.cat([vae.encode(frame) for frame in pictures[:, None, None]])
+
+
+def grey_but_for(media: Mapping[str, Tensor], num_frames: int) -> Tensor:
+    """Return clips [B, T, 3, height, width], grey but for their frames that are given.
+
+    Args:
+        media: pictures [B, 3, height, width] in [0, 1]; those of `rlvid.media.PLACES` are frames.
+        num_frames: T.
+
+    Raises:
+        ValueError: a first and a last frame of a clip that has one.
+    """
+    given = {name: picture for name, picture in media.items() if name in PLACES}
+    if len(given) > 1 and num_frames == 1:
+        raise ValueError("model.num_frames: a first and a last frame need at least 5, got 1.")
+    one = next(iter(media.values()))
+    clips = one.new_full((one.shape[0], num_frames, *one.shape[-3:]), GREY)
+    for name, picture in given.items():
+        clips[:, PLACES[name]] = picture
+    return clips
 
 
 def given_tensor(model: TakesMedia, condition: Condition, name: str) -> Tensor:

@@ -39,8 +39,8 @@ class WanModel(PipelineModel):
         height_width=((480, 832), (832, 480), (720, 1280), (1280, 720)),
         fps=16,
     )
-    """github.com/Wan-Video/Wan2.1: `SUPPORTED_SIZES` of t2v-14B, of which t2v-1.3B has the first
-    two, `frame_num` and `sample_fps`."""
+    """github.com/Wan-Video/Wan2.1: `SUPPORTED_SIZES` of t2v-14B, i2v-14B, flf2v-14B and vace-14B,
+    of which t2v-1.3B and vace-1.3B have the first two, `frame_num` and `sample_fps`."""
     _vae: WanVae
 
     def __init__(
@@ -83,13 +83,7 @@ class WanModel(PipelineModel):
 
     def velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Return the velocity [B, C, F, H, W] float32 at `sigma` [B]; differentiable."""
-        velocity: Tensor = self.transformer(
-            hidden_states=latents.to(self._dtype),
-            timestep=sigma.float() * NUM_TRAIN_TIMESTEPS,
-            encoder_hidden_states=condition[PROMPT_EMBEDS].to(self._dtype),
-            return_dict=False,
-        )[0]
-        return velocity.float()
+        return self._predict(latents, sigma.float() * NUM_TRAIN_TIMESTEPS, condition)
 
     def open_stream(self) -> Callable[[Tensor], Tensor]:
         """Return `decode` for clips that come in parts: next latents to next frames."""
@@ -105,3 +99,23 @@ class WanModel(PipelineModel):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (C, F, H, W) for a clip of that size; ValueError when it does not divide."""
         return self._vae.clip_shape(num_frames, height, width, patch=self._patch_size[1:])
+
+    def _predict(
+        self, seen: Tensor, timestep: Tensor, condition: Condition, **beside: Tensor | None
+    ) -> Tensor:
+        """Return what the transformer says [B, C, F, H, W] float32.
+
+        Args:
+            seen: latents, with further channels where the family's transformer has them.
+            timestep: [B], or of each token.
+            beside: further arguments of the transformer.
+        """
+        told = {name: None if one is None else one.to(self._dtype) for name, one in beside.items()}
+        predicted: Tensor = self.transformer(
+            hidden_states=seen.to(self._dtype),
+            timestep=timestep,
+            encoder_hidden_states=condition[PROMPT_EMBEDS].to(self._dtype),
+            return_dict=False,
+            **told,
+        )[0]
+        return predicted.float()

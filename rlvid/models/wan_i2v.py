@@ -7,16 +7,15 @@ CLIP's view of them as further tokens (arXiv:2503.20314).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlvid.condition import Condition
 from rlvid.media import to_picture
-from rlvid.models.given_frames import given_tensor
-from rlvid.models.native import NativeRange
-from rlvid.models.wan import MAX_SEQUENCE_LENGTH, NUM_TRAIN_TIMESTEPS, PROMPT_EMBEDS, WanModel
+from rlvid.models.given_frames import given_tensor, grey_but_for
+from rlvid.models.wan import MAX_SEQUENCE_LENGTH, NUM_TRAIN_TIMESTEPS, WanModel
 
 IMAGE_LATENTS = "image_latents"
 """[B, 4 + C, F, H, W] float32: which of the 4 pixel frames of each latent frame are given, then the
@@ -37,13 +36,6 @@ class WanImageToVideoModel(WanModel):
     """
 
     PIPELINE = "WanImageToVideoPipeline"
-    NATIVE: ClassVar[NativeRange] = NativeRange(
-        num_frames=(None, 81),
-        height_width=((480, 832), (832, 480), (720, 1280), (1280, 720)),
-        fps=16,
-    )
-    """github.com/Wan-Video/Wan2.1: `SUPPORTED_SIZES` of i2v-14B and flf2v-14B, `frame_num` and
-    `sample_fps`."""
 
     media = frozenset({"first_frame"})
     required_media = media
@@ -72,14 +64,9 @@ class WanImageToVideoModel(WanModel):
             num_frames: of the video to be made.
         """
         first, last = media["first_frame"], media.get("last_frame")
-        if last is not None and num_frames == 1:
-            raise ValueError("model.num_frames: a first and a last frame need at least 5, got 1.")
-        grey = first.new_full((first.shape[0], num_frames, *first.shape[1:]), 0.5)
-        grey[:, 0] = first
-        if last is not None:
-            grey[:, -1] = last
+        clips = grey_but_for(media, num_frames)
         # One by one, so that a row does not depend on what it is batched with.
-        latents = torch.cat([self._vae.encode(clip[None]) for clip in grey])
+        latents = torch.cat([self._vae.encode(clip[None]) for clip in clips])
         rows, _, *size = latents.shape
         given = latents.new_zeros((rows, self._vae.scale_factor_temporal, *size))
         given[:, :, 0] = 1.0  # The first latent frame stands for one pixel frame.
@@ -94,17 +81,13 @@ class WanImageToVideoModel(WanModel):
         """Return the velocity [B, C, F, H, W] float32 at `sigma` [B]; differentiable."""
         given = given_tensor(self, condition, IMAGE_LATENTS)
         embeds = condition[IMAGE_EMBEDS] if self._sees_images else None
-        velocity: Tensor = self.transformer(
-            hidden_states=torch.cat([latents, given], dim=1).to(self._dtype),
-            timestep=sigma.float() * NUM_TRAIN_TIMESTEPS,
-            encoder_hidden_states=condition[PROMPT_EMBEDS].to(self._dtype),
+        return self._predict(
+            torch.cat([latents, given], dim=1),
+            sigma.float() * NUM_TRAIN_TIMESTEPS,
+            condition,
             # The transformer takes the P pictures of a clip one behind the other.
-            encoder_hidden_states_image=(
-                None if embeds is None else embeds.flatten(0, 1).to(self._dtype)
-            ),
-            return_dict=False,
-        )[0]
-        return velocity.float()
+            encoder_hidden_states_image=None if embeds is None else embeds.flatten(0, 1),
+        )
 
     def _image_embeds(self, frames: Sequence[Tensor]) -> Tensor:
         """P pictures [B, 3, height, width] each -> [B, P, L, D], each row by itself."""

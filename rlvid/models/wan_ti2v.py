@@ -24,7 +24,7 @@ from rlvid.models.given_frames import (
 )
 from rlvid.models.native import NativeRange
 from rlvid.models.pipeline_model import read_index
-from rlvid.models.wan import NUM_TRAIN_TIMESTEPS, PROMPT_EMBEDS, WanModel
+from rlvid.models.wan import NUM_TRAIN_TIMESTEPS, WanModel
 
 
 class WanTextImageModel(WanModel):
@@ -60,13 +60,9 @@ class WanTextImageModel(WanModel):
         if FIRST_FRAME_LATENTS not in set(condition):
             return super().velocity(latents, sigma, condition)
         first = condition[FIRST_FRAME_LATENTS]
-        predicted: Tensor = self.transformer(
-            hidden_states=show_first_frame(latents, first).to(self._dtype),
-            timestep=self._timesteps(latents, sigma),
-            encoder_hidden_states=condition[PROMPT_EMBEDS].to(self._dtype),
-            return_dict=False,
-        )[0]
-        return hold_first_frame(predicted.float(), latents, first, sigma)
+        seen, timestep = show_first_frame(latents, first), self._timesteps(latents, sigma)
+        predicted = self._predict(seen, timestep, condition)
+        return hold_first_frame(predicted, latents, first, sigma)
 
     def _timesteps(self, latents: Tensor, sigma: Tensor) -> Tensor:
         """Return the timestep [B, tokens] of each token, 0 for those of the first frame."""

@@ -8,22 +8,21 @@ own reads both and adds to the other blocks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from rlvid.condition import Condition
+from rlvid.media import PLACES
+from rlvid.models.given_frames import GREY, grey_but_for
 from rlvid.models.input_shapes import InputShapes
-from rlvid.models.native import NativeRange
 from rlvid.models.wan import NUM_TRAIN_TIMESTEPS, PROMPT_EMBEDS, WanModel
 
 CONTROL_LATENTS = "control_latents"
 """[B, 2 C + s * s, F, H, W] float32, s the VAE's pixels each way for a latent one: latents of the
 frames to keep, of the frames to follow, grey in place of the others, and the mask of the latter."""
-GREY = 0.5
-"""Of [0, 1]: 0 of the VAE's own range, which diffusers' WanVACEPipeline takes for no frame."""
 
 
 class WanControlModel(WanModel):
@@ -35,13 +34,6 @@ class WanControlModel(WanModel):
     """
 
     PIPELINE = "WanVACEPipeline"
-    NATIVE: ClassVar[NativeRange] = NativeRange(
-        num_frames=(None, 81),
-        height_width=((480, 832), (832, 480), (720, 1280), (1280, 720)),
-        fps=16,
-    )
-    """github.com/Wan-Video/Wan2.1: `SUPPORTED_SIZES` of vace-14B, of which vace-1.3B has the first
-    two, `frame_num` and `sample_fps`."""
 
     media = frozenset({"control", "first_frame", "last_frame"})
     required_media: frozenset[str] = frozenset()
@@ -77,19 +69,12 @@ class WanControlModel(WanModel):
                 width], in [0, 1]; at least one of them.
             num_frames: T, of the video to be made.
         """
-        if {"first_frame", "last_frame"} <= set(media) and num_frames == 1:
-            raise ValueError("model.num_frames: a first and a last frame need at least 5, got 1.")
-        one = next(iter(media.values()))
-        to_follow = media.get("control")
-        if to_follow is None:
-            to_follow = one.new_full((one.shape[0], num_frames, *one.shape[1:]), GREY)
-        kept, to_follow = torch.full_like(to_follow, GREY), to_follow.clone()
-        is_made = to_follow.new_ones(num_frames)
-        for name, place in (("first_frame", 0), ("last_frame", -1)):
-            if name in media:
-                kept[:, place] = media[name]
-                to_follow[:, place] = GREY
-                is_made[place] = 0.0
+        kept = grey_but_for(media, num_frames)
+        to_follow = media["control"].clone() if "control" in media else torch.full_like(kept, GREY)
+        is_made = kept.new_ones(num_frames)
+        for name in PLACES.keys() & media.keys():
+            to_follow[:, PLACES[name]] = GREY
+            is_made[PLACES[name]] = 0.0
         # One by one, so that a row does not depend on what it is batched with.
         rows = [
             torch.cat([self._vae.encode(clip[None]) for clip in pair], dim=1)
@@ -107,14 +92,8 @@ class WanControlModel(WanModel):
             told = condition[CONTROL_LATENTS]
         else:
             told = self._told_nothing(latents).expand(len(latents), -1, -1, -1, -1)
-        velocity: Tensor = self.transformer(
-            hidden_states=latents.to(self._dtype),
-            timestep=sigma.float() * NUM_TRAIN_TIMESTEPS,
-            encoder_hidden_states=condition[PROMPT_EMBEDS].to(self._dtype),
-            control_hidden_states=told.to(self._dtype),
-            return_dict=False,
-        )[0]
-        return velocity.float()
+        timestep = sigma.float() * NUM_TRAIN_TIMESTEPS
+        return self._predict(latents, timestep, condition, control_hidden_states=told)
 
     @property
     def _num_channels(self) -> int:

@@ -40,11 +40,7 @@ def strict(node: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("type", "enum", "pattern", "required", "minimum", "maximum", "minLength", "maxLength",
             "minItems", "maxItems", "minProperties", "maxProperties")  # fmt: skip
     schema: dict[str, Any] = {key: node[key] for key in kept if key in node}
-    for combination in (
-        "anyOf",
-        "oneOf",
-        "allOf",
-    ):  # they constrain, and name no fields of their own
+    for combination in ("anyOf", "oneOf", "allOf"):  # they constrain, and name no fields
         if combination in node:
             schema[combination] = [dict(one) for one in node[combination]]
     if "not" in node:

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from rlvid.launch.cluster import ClusterError, join
+from rlvid.launch.cluster import join
 from rlvid.launch.cluster_nodes import await_cluster
+from rlvid.launch.demand import ClusterError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from rlvid.config.loader import load_recipe
 from rlvid.launch.artifact_names import check_dataset, with_artifacts
-from rlvid.launch.cluster import demanded
+from rlvid.launch.demand import demanded
 from rlvid.launch.phases.base import open_phase
 from rlvid.launch.phases.dpo import OfflineDpo
 from rlvid.launch.planner import forwards_per_step, plan

@@ -18,7 +18,7 @@ from rlvid.enhancement.lexicon import load_lexicon
 from rlvid.enhancement.rewriter import Rewrite
 from rlvid.enhancement.sampling import SampledAnswer
 from rlvid.launch.artifact_names import check_enhancer, with_artifacts
-from rlvid.launch.cluster import demanded
+from rlvid.launch.demand import demanded
 from rlvid.launch.enhancement.checks import check_enhancement
 from rlvid.launch.enhancement.heldout import examples_table, rewrite_heldout
 from rlvid.launch.enhancement.rendering import rendering_of, score_rewrites, scores_of

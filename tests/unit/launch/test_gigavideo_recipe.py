@@ -10,7 +10,7 @@ from rlvid.config import Recipe
 from rlvid.config.loader import find_recipe, load_recipe
 from rlvid.launch.artifact_names import check_dataset
 from rlvid.launch.cli_plan import print_plan
-from rlvid.launch.cluster import ClusterError, demanded
+from rlvid.launch.demand import ClusterError, demanded
 from rlvid.launch.estimate.assumptions import Assumptions
 from rlvid.launch.estimate.phases import estimate, misfits
 from rlvid.launch.estimate.render import phase_lines

@@ -12,7 +12,7 @@ import pytest
 from rlvid.config import Recipe
 from rlvid.config.loader import find_recipe, load_recipe
 from rlvid.flow.sigmas import shifted_sigmas
-from rlvid.launch.cluster import demanded
+from rlvid.launch.demand import demanded
 from rlvid.launch.estimate.assumptions import Assumptions, read_assumptions
 from rlvid.launch.estimate.phases import PhaseEstimate, estimate, misfits
 from rlvid.launch.estimate.render import figure, phase_lines

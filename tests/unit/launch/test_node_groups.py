@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rlvid.config import Recipe
-from rlvid.launch.cluster import ClusterError, check_demand, demanded, short_groups
 from rlvid.launch.cluster_findings import name_groups
+from rlvid.launch.demand import ClusterError, check_demand, demanded, short_groups
 from rlvid.launch.node_report import NodeAnswer
 from rlvid.launch.run_folder import RunFolderError, open_run_folder
 

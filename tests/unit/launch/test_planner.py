@@ -11,7 +11,7 @@ import pytest
 from rlvid.config import LearnerConfig, ModelConfig, Recipe
 from rlvid.config.loader import RECIPE_FOLDER, load_recipe
 from rlvid.launch import planner
-from rlvid.launch.cluster import ClusterError
+from rlvid.launch.demand import ClusterError
 from rlvid.launch.estimate.assumptions import Assumptions
 from rlvid.launch.estimate.phases import estimate
 from rlvid.launch.host_memory import PROCESS_MIB, node_has_mib, node_needs_mib

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from rlvid.launch.cluster import demanded
+from rlvid.launch.demand import demanded
 from rlvid.launch.preflight import preflight
 from tests.unit.launch.hand_made import recipe
 

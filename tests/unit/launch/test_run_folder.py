@@ -9,7 +9,7 @@ import pytest
 
 from rlvid.config import Recipe
 from rlvid.launch import run_folder
-from rlvid.launch.cluster import ClusterError, check_demand
+from rlvid.launch.demand import ClusterError, check_demand
 from rlvid.launch.run_folder import RunFolderError, began_at, open_run_folder
 
 

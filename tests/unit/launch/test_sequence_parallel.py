@@ -9,7 +9,7 @@ import pytest
 
 from rlvid.actors.pool_settings import GANG_FRAC, gang_settings
 from rlvid.config.loader import load_recipe
-from rlvid.launch.cluster import demanded
+from rlvid.launch.demand import demanded
 from rlvid.launch.estimate.cluster_split import best_split
 from rlvid.launch.estimate.gpu_cluster import assume_cluster, read_cluster
 from rlvid.launch.estimate.recipe_split import overrides, split_problem

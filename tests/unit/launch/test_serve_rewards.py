@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlvid.config import Recipe
-from rlvid.launch.cluster import demanded
+from rlvid.launch.demand import demanded
 from rlvid.launch.serve_rewards import (
     is_loopback,
     read_token,
