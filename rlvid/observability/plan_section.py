@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NO_PEAK = "no peak known for this device"
+NO_PEAK = "no peak"
 """Beside a role without a known GPU: of a CPU nobody wrote one down, and a guess would look like a
 measurement."""
 
