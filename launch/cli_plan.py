@@ -166,7 +166,9 @@ def print_plan(
     if measure:
         from rlvid.launch.estimate.render_cpu_step import cpu_step_lines
 
-        console.print("", *cpu_step_lines(recipe), sep="\n", highlight=False, soft_wrap=True)
+        with console.status("each role does a few groups on the cores here"):
+            lines = cpu_step_lines(recipe)
+        console.print("", *lines, sep="\n", highlight=False, soft_wrap=True)
     if misfits:
         raise ValueError("\n".join(misfits))
     if gpus is None:

@@ -52,16 +52,15 @@ def scorer_memory(
     """Return what the scorers of a process need.
 
     Args:
-        group_size: clips of a group, the most that a call may take.
+        group_size: clips of a call to a group-wise scorer; one to another may take clips of several
+            groups, as many as its batch size.
     """
     pixels = size.clip_numbers / 3
     scoring, on_gpu, not_counted = 0.0, 0.0, []
     for config in scorers:
         scorer_class = _class_of(config)
         settings = LaneSettings.of(config, declared_serving(config))
-        clips = group_size
-        if not takes_groups(scorer_class):
-            clips = min(settings.batch_size, group_size)
+        clips = group_size if takes_groups(scorer_class) else settings.batch_size
         working = working_bytes_of(scorer_class)
         if working is None:
             not_counted.append(config.label)

@@ -2,8 +2,9 @@
 
 A group is sampled, decoded, scored by each scorer and learned from, each by a process of its role
 as soon as one is free. What a process takes for it is measured (`cpu_rates.py`). The learner takes
-the groups of a chunk once all of them are scored. Left out: starting, Ray's messages, publishing,
-the optimiser's step and whatever the driver does beside.
+the groups of a chunk once all of them are scored, and after the last its step, which it publishes.
+What driver and Ray do for a group is `MESSAGES_S`, between sampling and decoding. Left out:
+starting, and what processes lose that take turns on a core.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from rlvid.config import Recipe
 from rlvid.launch.estimate.shared_cores import Task, finish_s
 from rlvid.launch.loop.schedule import chunk_size, chunks_of
 
-ACTORS, LEARNER = "actors", "learner"
+ACTORS, LEARNER, MESSAGES = "actors", "learner", "messages"
+MESSAGES_S = 0.06
+"""CPU seconds for each group of the driver, the keeper of groups, Ray, and of its calls in the
+processes of all roles: of a run whose roles only sleep, on two x86-64 cores, by
+`python -m tests.bench.plan_against_measured --messages`. A group of real clips takes many times as
+long, so another machine's figure matters little."""
 STEPS = 4
 """That are laid end to end, twice as many once more: a step is what each of them adds."""
 
@@ -31,6 +37,8 @@ class GroupSeconds:
     """By label; of scorers that ask nobody."""
     learn: float
     """Forwards and backwards, over all ranks."""
+    update: float
+    """Of a step, by each rank: the optimiser's, and publishing it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +62,12 @@ def cpu_step(recipe: Recipe, group: GroupSeconds, num_cores: float) -> CpuStep:
     return CpuStep(
         actors_s=number * group.sample,
         rewards_s=number * (group.decode + sum(group.score.values())),
-        learner_s=number * group.learn,
+        learner_s=number * group.learn + recipe.learner.num_ranks * group.update,
         step_s=(many - few) / STEPS,
     )
 
 
-def _last_s(recipe: Recipe, group: GroupSeconds, num_steps: int, num_cores: float) -> float:
-    tasks = list(_tasks(recipe, group, num_steps))
-    return max(finish_s(tasks, _processes(recipe), num_cores / recipe.cluster.threads_per_role))
-
-
-def _processes(recipe: Recipe) -> dict[str, int]:
+def processes_of(recipe: Recipe) -> dict[str, int]:
     """Return the processes of each role: of the pool's, by the first service of each."""
     from rlvid.rewards.dispatch.placement import plan_pool
 
@@ -73,6 +76,12 @@ def _processes(recipe: Recipe) -> dict[str, int]:
     for host in hosts:
         found[_role_of(host.services[0])] += host.autoscaler.low
     return dict(found)
+
+
+def _last_s(recipe: Recipe, group: GroupSeconds, num_steps: int, num_cores: float) -> float:
+    tasks = list(_tasks(recipe, group, num_steps))
+    processes = {**processes_of(recipe), MESSAGES: recipe.rollout.groups_per_step}
+    return max(finish_s(tasks, processes, num_cores / recipe.cluster.threads_per_role))
 
 
 def _role_of(service: str) -> str:
@@ -101,8 +110,9 @@ def _tasks(recipe: Recipe, group: GroupSeconds, num_steps: int) -> Iterator[Task
         scored = list[tuple[int, ...]]()
         for _ in range(rollout.groups_per_step):
             yield Task(role=ACTORS, seconds=group.sample, after=issued)
-            yield Task(role=hosted[DECODER], seconds=group.decode, after=(place,))
-            place += 2
+            yield Task(role=MESSAGES, seconds=MESSAGES_S, after=(place,))
+            yield Task(role=hosted[DECODER], seconds=group.decode, after=(place + 1,))
+            place += 3
             for label, seconds in group.score.items():
                 yield Task(role=hosted[label], seconds=seconds, after=(place - 1,))
             last = place + len(group.score)
@@ -119,4 +129,7 @@ def _tasks(recipe: Recipe, group: GroupSeconds, num_steps: int) -> Iterator[Task
                 yield Task(role=LEARNER, seconds=share, after=needed)
             before = tuple(range(place, place + learner.num_ranks))
             place += learner.num_ranks
-        learned.append(before)
+        for _ in range(learner.num_ranks):
+            yield Task(role=LEARNER, seconds=group.update, after=before)
+        learned.append(tuple(range(place, place + learner.num_ranks)))
+        place += learner.num_ranks

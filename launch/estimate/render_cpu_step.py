@@ -37,7 +37,7 @@ def cpu_step_lines(recipe: Recipe) -> list[str]:
         f"a step of grpo, timed on the cores here ({rates.num_cores}): {figure(step.step_s)} s; "
         f"busy: actors {figure(step.actors_s)} s, rewards {figure(step.rewards_s)} s, learner "
         f"{figure(step.learner_s)} s",
-        "starting, Ray's messages, publishing and the optimiser's step are left out",
+        "left out: starting, and what processes lose that take turns on a core",
     ]
     if rates.not_measured:
         lines.append(f"not timed, and not in it: the scorers {', '.join(rates.not_measured)}")

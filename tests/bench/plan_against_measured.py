@@ -2,14 +2,15 @@
 
     python -m tests.bench.plan_against_measured              # two cases
     python -m tests.bench.plan_against_measured --processes  # what a process takes without a model
+    python -m tests.bench.plan_against_measured --messages   # what a group takes of driver and Ray
 
 Memory: the peak resident set of every process of a run (VmHWM), by role, the worst of each; the
 plan has what `launch/host_memory.py` says of the process and `launch/memory.py` of the model. The
 constants of the former come from `--processes`, a run with next to nothing to compute. Case
 `quickstart` is the shipped recipe; `large` has 33 frames of 96x96, where activations show.
 
-Step time: that of `rlvid plan --measure` (`launch/estimate/cpu_step.py`), whose forwards, decode,
-trained rows and scorers are timed here right after the run, all cores at once. Use a quiet machine.
+Step time: that of `rlvid plan --measure` (`launch/estimate/cpu_step.py`), which times the roles'
+work right after the run, all cores at once. Use a quiet machine.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ KINDS = {
     b"ray::LearnerActor": "learner rank",
 }
 """How Ray names a worker that runs a role."""
+BESIDE = "beside"
+"""The kind of all others."""
 BASE = ("phases=[grpo]", "grpo.evaluate_every=0")
 CASES = {
     "quickstart": (*BASE,),
@@ -66,6 +69,14 @@ CASES = {
         "rollout.group_size=4",
     ),
 }
+SLEEPING = (
+    *BASE,
+    "rollout.worker=sleeping",
+    "rollout.worker_options={sample_s: 0.3}",
+    "learner.worker=sleeping",
+    "rewards={colocate: true, scorers: [{use: sleeping, name: a}, {use: sleeping, name: b}]}",
+)
+"""Clips are of noise, and decoded as ever."""
 LEAST = (
     *BASE,
     "model.num_frames=5",
@@ -74,13 +85,26 @@ LEAST = (
 )
 
 
-def run_recipe(overrides: Sequence[str], folder: Path) -> dict[str, float]:
-    """Run the quickstart and return the peak MiB by kind of process, "beside" being the others'."""
+@dataclass(slots=True)
+class Seen:
+    """What was read of one process, last or at most."""
+
+    kind: str = BESIDE
+    peak_mib: float = 0.0
+    cpu_s: float = 0.0
+
+
+def run_recipe(
+    overrides: Sequence[str],
+    folder: Path,
+    look: Callable[[Iterable[Seen]], None] = lambda processes: None,
+) -> list[Seen]:
+    """Run the quickstart and return all of its processes."""
     tag = uuid.uuid4().hex
     command = [sys.executable, "-m", "rlvid.launch.cli", "run", "quickstart_cpu", *overrides]
     command += ["--run-folder", str(folder)]
     log = folder.with_suffix(".log")
-    peaks: dict[int, tuple[str, float]] = {}
+    seen: dict[int, Seen] = defaultdict(Seen)
     until = time.monotonic() + DEADLINE_S
     with log.open("w") as output:
         run = subprocess.Popen(
@@ -90,18 +114,16 @@ def run_recipe(overrides: Sequence[str], folder: Path) -> dict[str, float]:
             if time.monotonic() > until:
                 run.terminate()
                 raise RuntimeError(f"{' '.join(command)}: not at its end in {DEADLINE_S:g} s")
-            note_peaks(tag.encode(), peaks)
+            note_processes(tag.encode(), seen)
+            look(seen.values())
             time.sleep(LOOK_S)
     if run.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}")
-    found: dict[str, float] = defaultdict(float)
-    for kind, mib in peaks.values():
-        found[kind] = found[kind] + mib if kind == "beside" else max(found[kind], mib)
-    return dict(found)
+    return list(seen.values())
 
 
-def note_peaks(tag: bytes, peaks: dict[int, tuple[str, float]]) -> None:
-    """Take down kind and peak MiB so far of every process of a run."""
+def note_processes(tag: bytes, seen: dict[int, Seen]) -> None:
+    """Take down kind, peak and CPU time so far of every process of a run."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal():
             continue
@@ -110,12 +132,24 @@ def note_peaks(tag: bytes, peaks: dict[int, tuple[str, float]]) -> None:
                 continue
             command = (folder / "cmdline").read_bytes()
             peak = peak_bytes_of(folder)
+            times = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has ended, or is somebody else's
-        pid, (kind, mib) = int(folder.name), peaks.get(int(folder.name), ("beside", 0.0))
-        kind = next((name for start, name in KINDS.items() if command.startswith(start)), kind)
-        if peak is not None:
-            peaks[pid] = (kind, max(mib, peak / MIB))
+        process = seen[int(folder.name)]
+        process.kind = next(
+            (kind for name, kind in KINDS.items() if command.startswith(name)), process.kind
+        )
+        process.peak_mib = max(process.peak_mib, (peak or 0) / MIB)
+        process.cpu_s = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
+
+def peaks_of(processes: Sequence[Seen]) -> dict[str, float]:
+    """Return the peak MiB by kind of process, of BESIDE that of all together."""
+    found: dict[str, float] = defaultdict(float)
+    for process in processes:
+        kind, mib = process.kind, process.peak_mib
+        found[kind] = found[kind] + mib if kind == BESIDE else max(found[kind], mib)
+    return dict(found)
 
 
 def planned_roles(recipe: Recipe) -> dict[str, RolePlan]:
@@ -139,16 +173,20 @@ def compare_memory(recipe: Recipe, peaks: Mapping[str, float]) -> dict[str, Any]
 
 def measured_step(folder: Path) -> dict[str, float]:
     """Return the medians over the steps behind the first, which has starts in it."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line)["metrics"] for line in lines]
-    steps = [row for row in rows if "time/step/seconds" in row][1:]
+    steps = [row["metrics"] for row in steps_of(folder)[1:]]
     names = {
         "actors_s": "time/rollout_actors/seconds",
         "rewards_s": "time/reward_pool/seconds",
-        "learner_s": "learner/forwards/seconds",
+        "learner_s": "time/learner_update/seconds",
         "step_s": "time/step/seconds",
     }
     return {key: statistics.median(row[name] for row in steps) for key, name in names.items()}
+
+
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the line of each step in a run's metrics."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "time/step/seconds" in line["metrics"]]
 
 
 def run_case(overrides: Sequence[str], num_steps: int) -> dict[str, Any]:
@@ -158,14 +196,14 @@ def run_case(overrides: Sequence[str], num_steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         folder = Path(name) / "run"
         load = os.getloadavg()[0]
-        peaks = run_recipe(overrides, folder)
+        peaks = peaks_of(run_recipe(overrides, folder))
         measured = measured_step(folder)
     rates = measure_rates(recipe)
     predicted = asdict(cpu_step(recipe, group_seconds(recipe, rates), rates.num_cores))
     return {
         "overrides": overrides,
         "memory": compare_memory(recipe, peaks),
-        "beside_mib": round(peaks.get("beside", 0.0), 1),
+        "beside_mib": round(peaks.get(BESIDE, 0.0), 1),
         "rates": asdict(rates),
         "predicted": {key: round(value, 3) for key, value in predicted.items()},
         "measured": {key: round(value, 3) for key, value in measured.items()},
@@ -178,10 +216,28 @@ def measure_processes() -> dict[str, float]:
     """Return MiB of a process of each kind without its model: next to nothing is computed."""
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         overrides = [*LEAST, "grpo.num_steps=4"]
-        peaks = run_recipe(overrides, Path(name) / "run")
+        peaks = peaks_of(run_recipe(overrides, Path(name) / "run"))
     roles = planned_roles(load_recipe("quickstart_cpu", overrides))
     models = {kind: role.host_total_mib - process_mib(role.role) for kind, role in roles.items()}
     return {kind: round(mib - models.get(kind, 0.0), 1) for kind, mib in peaks.items()}
+
+
+def measure_messages(num_steps: int = 40) -> float:
+    """Return CPU seconds of a group in a run whose roles sleep, without those of its decoding."""
+    looks = list[tuple[float, float]]()
+
+    def look(processes: Iterable[Seen]) -> None:
+        looks.append((time.time(), sum(process.cpu_s for process in processes)))
+
+    with tempfile.TemporaryDirectory(prefix="plan-") as name:
+        folder = Path(name) / "run"
+        run_recipe([*SLEEPING, f"grpo.num_steps={num_steps}"], folder, look)
+        times = [float(row["time_s"]) for row in steps_of(folder)]
+        rows = [row["metrics"] for row in steps_of(folder)[1:]]
+    decode_s = sum(float(row["reward_pool/decode/seconds"]) for row in rows)
+    first, last = (max(cpu_s for at, cpu_s in looks if at <= end) for end in (times[0], times[-1]))
+    groups = load_recipe("quickstart_cpu", SLEEPING).rollout.groups_per_step
+    return (last - first - decode_s) / (groups * (num_steps - 1))
 
 
 def is_accepted(case: Mapping[str, Any]) -> bool:
@@ -192,12 +248,16 @@ def is_accepted(case: Mapping[str, Any]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--processes", action="store_true")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--messages", action="store_true")
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if arguments.processes:
         sys.stdout.write(json.dumps(measure_processes(), indent=1) + "\n")
+        return 0
+    if arguments.messages:
+        sys.stdout.write(f"{measure_messages():.3f} s\n")
         return 0
     cases: dict[str, Any] = {}
     for name in arguments.cases.split(","):

@@ -90,11 +90,15 @@ def clip_of(num_frames: int, side: int) -> Tensor:
 
 
 def test_scorers_of_a_process_take_turns() -> None:
-    """8 clips of a batch at 27 bytes a pixel, and one clip at what the neediest works in."""
+    """8 clips of a batch at 27 bytes a pixel, and one clip at what the neediest works in.
+
+    A batch of smaller groups has clips of several.
+    """
     size = tiny_size()
     pixels = 17 * 32 * 32
     scorers = [ScorerConfig(use="realism"), ScorerConfig(use="physics")]
     needs = scorer_memory(scorers, size, group_size=16)
+    assert needs == scorer_memory(scorers, size, group_size=4)
     neediest = working_bytes_of(resolve("physics", BUILTIN, where="use"))
     assert neediest is not None
     assert needs.scoring * MIB == pytest.approx(pixels * (8 * 27 + neediest))
@@ -111,7 +115,7 @@ def test_weights_are_files_or_what_a_folders_name_says(tmp_path: Path) -> None:
     ):
         needs = scorer_memory([config], tiny_size(), group_size=4)
         assert needs.weights * MIB == pytest.approx(expected)
-        assert needs.on_gpu * MIB == 4 * 17 * 32 * 32 * 12
+        assert needs.on_gpu * MIB == 8 * 17 * 32 * 32 * 12
         assert needs.not_counted == ("hpsv3",)
     (tmp_path / "HPSv3").mkdir()
     (tmp_path / "HPSv3" / "HPSv3.safetensors").write_bytes(bytes(1000))
