@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from rlvid.launch.model_size import ModelSize
     from rlvid.launch.role_plan import RolePlan
 
-PROCESS_MIB = {"rollout actor": 553.0, "rewards": 540.0, "learner rank": 641.0}
+PROCESS_MIB = {"rollout actor": 550.0, "rewards": 536.0, "learner rank": 640.0}
 """Of one process, before it has a model. Ranks of every phase are taken as equal."""
 HEAP = 2.5
 """RAM for each byte of tensors that come and go, without a GPU."""
 PASSING = ("activations", "decoding", "clips", "scoring")
 """What of a role's memory does."""
-BESIDE_MIB = 1711.0
+BESIDE_MIB = 1360.0
 """Of the driver, the keeper of groups, and Ray's own processes on its node, together."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 

@@ -4,10 +4,12 @@
     python -m tests.bench.plan_against_measured --processes  # what a process takes without a model
     python -m tests.bench.plan_against_measured --messages   # what a group takes of driver and Ray
 
-Memory: the peak resident set of every process of a run (VmHWM), by role, the worst of each; the
-plan has what `launch/host_memory.py` says of the process and `launch/memory.py` of the model. The
-constants of the former come from `--processes`, a run with next to nothing to compute. Case
-`quickstart` is the shipped recipe; `large` has 33 frames of 96x96, where activations show.
+Memory: the peak of every process of a run without Ray's object store, by role, the worst of each;
+the plan has what `launch/host_memory.py` says of the process and `launch/memory.py` of the model.
+The constants of the former come from `--processes`, a run with next to nothing to compute. Case
+`quickstart` is the shipped recipe; `large` has 33 frames of 96x96, where activations show. A group
+is a scorer's batch in both: with smaller ones a call takes clips of one group or of two, as they
+come, and the peak is that of the fullest call there was, where the plan counts a full batch.
 
 Step time: that of `rlvid plan --measure` (`launch/estimate/cpu_step.py`), which times the roles'
 work right after the run, all cores at once. Use a quiet machine.
@@ -37,10 +39,9 @@ from rlvid.config.loader import load_recipe
 from rlvid.launch.estimate.cpu_rates import group_seconds, measure_rates
 from rlvid.launch.estimate.cpu_step import cpu_step
 from rlvid.launch.host_memory import process_mib
-from rlvid.launch.memory import MIB
 from rlvid.launch.planner import plan
 from rlvid.launch.role_plan import RolePlan
-from tests.bench.memory_group import peak_bytes_of
+from rlvid.observability.memory_peak import OwnPeak
 from tests.bench.timing import environment
 
 RESULTS = Path(__file__).parent / "results" / "cpu_plan_against_measured.json"
@@ -66,7 +67,7 @@ CASES = {
         "model.height=96",
         "model.width=96",
         "rollout.groups_per_step=2",
-        "rollout.group_size=4",
+        "rollout.num_denoising_steps=4",
     ),
 }
 SLEEPING = (
@@ -89,8 +90,8 @@ LEAST = (
 class Seen:
     """What was read of one process, last or at most."""
 
+    peak: OwnPeak
     kind: str = BESIDE
-    peak_mib: float = 0.0
     cpu_s: float = 0.0
 
 
@@ -104,7 +105,7 @@ def run_recipe(
     command = [sys.executable, "-m", "rlvid.launch.cli", "run", "quickstart_cpu", *overrides]
     command += ["--run-folder", str(folder)]
     log = folder.with_suffix(".log")
-    seen: dict[int, Seen] = defaultdict(Seen)
+    seen: dict[int, Seen] = {}
     until = time.monotonic() + DEADLINE_S
     with log.open("w") as output:
         run = subprocess.Popen(
@@ -131,15 +132,14 @@ def note_processes(tag: bytes, seen: dict[int, Seen]) -> None:
             if tag not in (folder / "environ").read_bytes():
                 continue
             command = (folder / "cmdline").read_bytes()
-            peak = peak_bytes_of(folder)
             times = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+            process = seen.setdefault(int(folder.name), Seen(OwnPeak(folder)))
+            process.peak.look()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has ended, or is somebody else's
-        process = seen[int(folder.name)]
         process.kind = next(
             (kind for name, kind in KINDS.items() if command.startswith(name)), process.kind
         )
-        process.peak_mib = max(process.peak_mib, (peak or 0) / MIB)
         process.cpu_s = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
 
@@ -147,7 +147,7 @@ def peaks_of(processes: Sequence[Seen]) -> dict[str, float]:
     """Return the peak MiB by kind of process, of BESIDE that of all together."""
     found: dict[str, float] = defaultdict(float)
     for process in processes:
-        kind, mib = process.kind, process.peak_mib
+        kind, mib = process.kind, process.peak.mib
         found[kind] = found[kind] + mib if kind == BESIDE else max(found[kind], mib)
     return dict(found)
 
@@ -249,7 +249,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--processes", action="store_true")
     parser.add_argument("--messages", action="store_true")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
