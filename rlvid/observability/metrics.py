@@ -129,7 +129,7 @@ METRICS: dict[str, Metric] = {
     "learner/data_loss/mean": Metric("1", (0, None), "flow-matching loss of the clips beside"),
     "learner/differentiable_reward/mean": Metric("1", None, "what refl's own reward says"),
     "learner/devices/peak_tflops": Metric("TFLOP/s", None, "dense bf16 of all ranks, where known"),
-    "learner/memory/peak_mb": Metric("MB", None, "most a rank held on its GPU, or in RAM"),
+    "learner/memory/peak_mb": Metric("MB", None, "most a rank held on its GPU, or its own in RAM"),
     "rollout/memory/peak_mb": Metric("MB", None, "likewise an actor"),
     "reward_pool/devices/peak_tflops": Metric("TFLOP/s", None, "dense bf16 of all that decode"),
     "reward_pool/memory/peak_mb": Metric("MB", None, "likewise a process that decodes"),
