@@ -75,10 +75,13 @@ class _Rounds:
     """The opened workers of one process."""
 
     def __init__(self, recipe: Recipe, meet: Callable[[], object]) -> None:
+        import cv2
+
         from rlvid.data.prompts import load_prompts
         from rlvid.rewards.decoding import open_decode_worker
         from rlvid.rewards.scoring import open_scorer_worker
 
+        cv2.setNumThreads(recipe.cluster.threads_per_role)  # as the pool's processes do
         self._recipe, self._meet = recipe, meet
         self._prompts = load_prompts(recipe.prompts)
         self._actor, self._learner = _open_actor(recipe), _open_learner(recipe)
