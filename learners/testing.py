@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from rlvid.config import Recipe
 from rlvid.flow.guidance import guided_velocity
 from rlvid.flow.sampler import sample_group
 from rlvid.flow.step_plans import make_step_plan
+from rlvid.learners.local_gang import local_gang
 from rlvid.learners.rl import RlSettings, rl_settings
 from rlvid.models.base import VideoModel
 from rlvid.models.noise_levels import sampling_sigmas
@@ -143,15 +143,7 @@ def run_ranks(script: Path, num_ranks: int, *arguments: str, timeout_s: float = 
     Raises:
         TimeoutError: a rank outlived the limit; all are killed.
     """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    environment = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(num_ranks),
-        "LOCAL_RANK": "0",
-    }
+    environment = local_gang(num_ranks)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED_ONCE)
     ranks = [

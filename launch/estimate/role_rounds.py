@@ -7,8 +7,6 @@ rewards and publishes. Several processes do the same at the same time, see `cpu_
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -191,21 +189,12 @@ def _open_actor(recipe: Recipe) -> Worker:
 
 def _open_learner(recipe: Recipe) -> RlLearner:
     """Open the learner as its only rank."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    os.environ.update(
-        RANK="0",
-        WORLD_SIZE="1",
-        LOCAL_RANK="0",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        DS_ACCELERATOR="cpu",  # read when DeepSpeed is imported
-    )
+    from rlvid.learners.local_gang import join_alone
     from rlvid.learners.rl import rl_settings
     from rlvid.learners.workers import open_learner
     from rlvid.models.policy import Policy
 
+    join_alone()
     alone = recipe.learner.model_copy(update={"num_ranks": 1, "sequence_parallel": 1})
     recipe = recipe.model_copy(update={"learner": alone})
     learner: RlLearner = open_learner(rl_settings(recipe, Policy(model_path=recipe.model.path)))

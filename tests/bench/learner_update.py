@@ -10,8 +10,6 @@ tempered ratio rounds to 1 long before velocities agree bit for bit; the gradien
 from __future__ import annotations
 
 import json
-import os
-import socket
 import statistics
 import sys
 import time
@@ -23,6 +21,7 @@ from typing import Any
 import torch
 
 from rlvid.config import ModelConfig, Recipe
+from rlvid.learners.local_gang import join_alone
 from rlvid.learners.rl import RlLearner
 from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
 from rlvid.models import load_model
@@ -33,21 +32,6 @@ from tests.bench.timing import environment
 
 REPEATS = 4
 NUM_GROUPS = 4
-
-
-def join_alone() -> None:
-    """Describe a gang of one rank."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    os.environ.update(
-        RANK="0",
-        WORLD_SIZE="1",
-        LOCAL_RANK="0",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        DS_ACCELERATOR="cpu",
-    )
 
 
 def recipe_of(replay: str, num_steps: int, mode: str) -> Recipe:

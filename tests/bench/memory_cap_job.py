@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from rlvid.config import Recipe, RolloutConfig
+from rlvid.learners.local_gang import join_alone
 from rlvid.learners.rl import RlLearner
 from rlvid.learners.testing import tiny_groups, tiny_recipe, tiny_rewards, tiny_settings
-from tests.bench.learner_update import join_alone
 from tests.bench.memory_group import own_peak_bytes
 from tests.bench.wan_flops import TINY, WAN_1_3B
 from tests.bench.wan_model import BenchSettings, ShapeModel

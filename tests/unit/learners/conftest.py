@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
-
 import pytest
+
+from rlvid.learners.local_gang import join_alone
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_rank() -> None:
     """Describe a gang of one; kept for the session, since DeepSpeed joins once per process."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    os.environ.update(
-        RANK="0",
-        WORLD_SIZE="1",
-        LOCAL_RANK="0",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        DS_ACCELERATOR="cpu",
-    )
+    join_alone()
